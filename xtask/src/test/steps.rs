@@ -1,0 +1,92 @@
+//! The table of what `cargo xtask test` runs. To add a step, add an entry: a name, cargo's arguments, and the
+//! [`Proof`] by which we believe that it did its work.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::Size;
+
+/// One call of cargo.
+pub(super) struct Step {
+    pub(super) name: &'static str,
+    pub(super) arguments: Vec<String>,
+    pub(super) environment: Vec<(&'static str, OsString)>,
+    pub(super) proof: Proof,
+}
+
+/// What a step must print, besides exiting with 0, to count as passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// The test harness's `test result:` lines; every test counts on its own.
+    TestResults,
+    /// `checked: N crashes, 0 violations`, with at least so many crashes; the step counts as one test.
+    Crashes(u64),
+    /// A line that starts with `checked:`; the step counts as one test.
+    Checked,
+}
+
+impl Step {
+    fn new(name: &'static str, arguments: &str, proof: Proof) -> Step {
+        let arguments = arguments.split_whitespace().map(str::to_owned).collect();
+        Step { name, arguments, environment: Vec::new(), proof }
+    }
+
+    fn with(mut self, key: &'static str, value: impl Into<OsString>) -> Step {
+        self.environment.push((key, value.into()));
+        self
+    }
+
+    /// The step as one would type it.
+    pub(super) fn shown(&self) -> String {
+        let environment = self.environment.iter().map(|(key, value)| format!("{key}={:?} ", value.to_string_lossy()));
+        format!("{}cargo {}", environment.collect::<String>(), self.arguments.join(" "))
+    }
+}
+
+/// Every step, in the order of running: what fails most often and soonest comes first.
+pub(super) fn steps(root: &Path, size: Size) -> Vec<Step> {
+    let crashes = match size {
+        Size::Full => 100_000,
+        Size::Quick => 5_000,
+    };
+    let simulate = format!("run --release --locked -p oncelog-sim -- run --crashes {crashes}");
+    vec![
+        Step::new("tests", "test --workspace --locked --no-fail-fast", Proof::TestResults),
+        Step::new("simulation", &simulate, Proof::Crashes(crashes)),
+        // Built with switches that break the engine on purpose; apart, so that the two builds do not undo each other.
+        Step::new("mutants", "run --release --locked -p oncelog-sim -- mutants", Proof::Checked)
+            .with("RUSTFLAGS", mutant_flags(std::env::var("RUSTFLAGS").ok()))
+            .with("CARGO_TARGET_DIR", target_dir(root).join("mutants")),
+    ]
+}
+
+fn mutant_flags(given: Option<String>) -> String {
+    let given = given.unwrap_or_default();
+    format!("{given} --cfg oncelog_mutants").trim_start().to_owned()
+}
+
+fn target_dir(root: &Path) -> PathBuf {
+    root.join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quick_simulates_less_and_asks_for_less_proof() {
+        let quick = steps(Path::new("/repo"), Size::Quick);
+        let full = steps(Path::new("/repo"), Size::Full);
+        assert_eq!(quick.len(), full.len());
+        assert!(
+            quick.iter().any(|step| step.proof == Proof::Crashes(5_000) && step.shown().contains("--crashes 5000"))
+        );
+        assert!(full.iter().any(|step| step.proof == Proof::Crashes(100_000) && step.shown().contains("100000")));
+    }
+
+    #[test]
+    fn given_flags_are_kept() {
+        assert_eq!(mutant_flags(None), "--cfg oncelog_mutants");
+        assert_eq!(mutant_flags(Some("-g".to_owned())), "-g --cfg oncelog_mutants");
+    }
+}
