@@ -1,0 +1,119 @@
+//! Everything a disk is, under one lock: each call of the two traits goes through the faults, does its work on the
+//! names and inodes, and leaves a mark in the trace.
+
+mod files;
+mod names;
+
+use std::io;
+
+use super::dice::Dice;
+use super::faults::{Call, Faults, Verdict, dead};
+use super::survival::{Plan, Survival, Time};
+use super::trace::Trace;
+use super::tree::{Ino, Tree};
+
+/// The state of a simulated disk.
+#[derive(Clone, Debug)]
+pub(super) struct World {
+    dice: Dice,
+    pub(super) tree: Tree,
+    pub(super) faults: Faults,
+    trace: Trace,
+    /// Counts crashes: a handle of another generation is dead.
+    generation: u64,
+    next_handle: u64,
+}
+
+/// What an open file knows of itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Handle {
+    ino: Ino,
+    id: u64,
+    generation: u64,
+    writes: bool,
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> Self {
+        World {
+            dice: Dice::new(seed),
+            tree: Tree::default(),
+            faults: Faults::default(),
+            trace: Trace::default(),
+            generation: 0,
+            next_handle: 0,
+        }
+    }
+
+    pub(super) fn reseed(&mut self, seed: u64) {
+        self.dice = Dice::new(seed);
+    }
+
+    pub(super) fn trace_hash(&self) -> u64 {
+        self.trace.hash()
+    }
+
+    /// The same disk for another machine: names and bytes, cached and durable, and no one who has them open.
+    pub(super) fn copy(&self) -> Self {
+        let mut copy = self.clone();
+        copy.process_kill();
+        copy
+    }
+
+    pub(super) fn power_cut(&mut self, survival: Option<Survival>) -> Survival {
+        let now = self.faults.ops;
+        let oldest = self.tree.unsynced_since().unwrap_or(now);
+        let plan = Plan::draw(&mut self.dice, survival, oldest, now);
+        self.trace.note(&[0x1000, plan.survival() as u64, plan.seed()]);
+        self.tree.power_cut(&plan);
+        self.start_again();
+        plan.survival()
+    }
+
+    pub(super) fn process_kill(&mut self) {
+        self.trace.note(&[0x1001]);
+        self.tree.close_all();
+        self.start_again();
+    }
+
+    fn start_again(&mut self) {
+        self.generation += 1;
+        self.faults.clear();
+    }
+
+    fn now(&self) -> Time {
+        self.faults.ops
+    }
+
+    /// What a sync that fails has saved all the same.
+    fn plan_of_failed_sync(&mut self) -> Plan {
+        let now = self.now();
+        let oldest = self.tree.unsynced_since().unwrap_or(now);
+        Plan::draw(&mut self.dice, None, oldest, now)
+    }
+
+    /// A call that is done whole or not at all. Where the machine stops in the middle of it, the dice say which.
+    fn call(
+        &mut self,
+        call: Call,
+        subject: &[u64],
+        work: impl FnOnce(&mut Self) -> io::Result<u64>,
+    ) -> io::Result<u64> {
+        let outcome = match self.faults.admit(call) {
+            Verdict::Go => work(self),
+            Verdict::Pretend => Ok(0),
+            Verdict::Fail(error) => Err(error),
+            Verdict::Crash => {
+                if self.dice.one_in(2) {
+                    let _done_and_not_told = work(self);
+                }
+                Err(dead())
+            }
+            Verdict::Dead => Err(dead()),
+        };
+        self.trace.note(&[call.code()]);
+        self.trace.note(subject);
+        self.trace.note_outcome(&outcome);
+        outcome
+    }
+}
