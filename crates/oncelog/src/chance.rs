@@ -1,0 +1,39 @@
+//! The only source of chance: salts and identities. Seeded by the operating system, or by a given number so that a
+//! simulated run can be repeated. Not for secrets.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::wake::Mutex;
+
+/// A stream of numbers from one seed (SplitMix64, Steele, Lea and Flood 2014).
+#[derive(Debug)]
+pub struct Chance {
+    state: Mutex<u64>,
+}
+
+impl Chance {
+    /// The stream that belongs to `seed`, always the same.
+    #[must_use]
+    pub fn from_seed(seed: u64) -> Chance {
+        Chance { state: Mutex::new(seed) }
+    }
+
+    /// A stream that nobody can foretell.
+    ///
+    /// # Errors
+    /// `Unavailable`: the operating system gave no random bytes.
+    pub fn from_os() -> Result<Chance> {
+        let seed = getrandom::u64()
+            .map_err(|error| Error::new(ErrorKind::Unavailable, format!("no random bytes to be had: {error}")))?;
+        Ok(Chance::from_seed(seed))
+    }
+
+    /// The next number, any of 2^64.
+    pub fn next_u64(&self) -> u64 {
+        let mut state = self.state.lock();
+        *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = *state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+}

@@ -1,0 +1,94 @@
+//! CRC-32C, and the one place where a stored checksum is compared with a computed one.
+//!
+//! Every comparison names its [`CheckSite`], so that a test build can skip the checks of one place and see that
+//! something notices.
+
+/// Where a checksum is compared, and so what it protects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum CheckSite {
+    /// The head of a journal file.
+    JournalFile,
+    /// The head of a frame, with the file's salt, the place and the frame before.
+    FrameHead,
+    /// What a frame holds.
+    FrameBody,
+    /// The head of a segment.
+    SegmentHead,
+    /// The place of a batch in its segment, with the fields that Kafka's own checksum omits.
+    BatchPlace,
+    /// What a batch holds (Kafka's checksum).
+    BatchBody,
+    /// A copy of the manifest.
+    Manifest,
+    /// A chunk of the state at the trim point.
+    Snapshot,
+    /// The file that makes a directory a store.
+    StoreFile,
+    /// The claim that names a topic's owner and id.
+    TopicClaim,
+}
+
+impl CheckSite {
+    /// Every site, for tests that skip each in turn.
+    pub const ALL: [CheckSite; 10] = [
+        CheckSite::JournalFile,
+        CheckSite::FrameHead,
+        CheckSite::FrameBody,
+        CheckSite::SegmentHead,
+        CheckSite::BatchPlace,
+        CheckSite::BatchBody,
+        CheckSite::Manifest,
+        CheckSite::Snapshot,
+        CheckSite::StoreFile,
+        CheckSite::TopicClaim,
+    ];
+}
+
+/// CRC-32C (Castagnoli) of `bytes`.
+#[must_use]
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes)
+}
+
+/// CRC-32C of `parts` one after the other.
+#[must_use]
+pub fn crc32c_of(parts: &[&[u8]]) -> u32 {
+    parts.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part))
+}
+
+/// Whether a stored checksum is the computed one.
+#[cfg(not(oncelog_mutants))]
+#[inline]
+pub(crate) fn same(_site: CheckSite, stored: u32, computed: u32) -> bool {
+    stored == computed
+}
+
+/// Whether a stored checksum is the computed one, or the mutant under test does not look.
+#[cfg(oncelog_mutants)]
+pub(crate) fn same(site: CheckSite, stored: u32, computed: u32) -> bool {
+    stored == computed || SKIPPED.load(std::sync::atomic::Ordering::SeqCst) == site as usize + 1
+}
+
+#[cfg(oncelog_mutants)]
+static SKIPPED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
+/// Makes the checks of one site pass always; `None` mends them. Only in builds with `--cfg oncelog_mutants`.
+#[cfg(oncelog_mutants)]
+pub fn skip_check(site: Option<CheckSite>) {
+    SKIPPED.store(site.map_or(0, |site| site as usize + 1), std::sync::atomic::Ordering::SeqCst);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_castagnoli() {
+        // RFC 3720, B.4: 32 bytes of zeros, 32 bytes of ones, and the check value of the polynomial's catalogue entry.
+        assert_eq!(crc32c(&[0; 32]), 0x8A91_36AA);
+        assert_eq!(crc32c(&[0xFF; 32]), 0x62A8_AB43);
+        assert_eq!(crc32c(b"123456789"), 0xE306_9283);
+        assert_eq!(crc32c_of(&[b"1234", b"", b"56789"]), crc32c(b"123456789"));
+    }
+}

@@ -1,0 +1,14 @@
+//! Numbers, lengths, checksums and typed values to bytes and back. Pure: no I/O, no state.
+//!
+//! Reading never panics and never allocates by what a length field claims: [`Input`] hands out slices of what is there.
+
+mod checksum;
+mod input;
+mod value;
+
+pub(crate) use checksum::same;
+#[cfg(oncelog_mutants)]
+pub use checksum::skip_check;
+pub use checksum::{CheckSite, crc32c, crc32c_of};
+pub(crate) use input::{Input, put_bytes, put_varint, varint_len, zigzag, zigzag_back};
+pub use value::{Bytes, Codec, CodecError, Postcard, U64, Utf8};

@@ -1,0 +1,155 @@
+//! A disk in memory, for stores that live as long as the process: `Store::in_memory` and the tests of users.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{Disk, DiskFile, OpenMode, SyncSite};
+use crate::wake::{Arc, AtomicBool, Mutex, Ordering, RwLock};
+
+/// Files and directories in memory. Everything is gone with the last handle.
+#[derive(Debug, Default)]
+pub struct MemoryDisk {
+    tree: Mutex<Tree>,
+}
+
+#[derive(Debug, Default)]
+struct Tree {
+    files: BTreeMap<PathBuf, Arc<Content>>,
+    dirs: BTreeSet<PathBuf>,
+}
+
+#[derive(Debug, Default)]
+struct Content {
+    bytes: RwLock<Vec<u8>>,
+    locked: AtomicBool,
+}
+
+struct MemoryFile {
+    content: Arc<Content>,
+    holds_lock: AtomicBool,
+}
+
+impl Tree {
+    fn has_dir(&self, dir: &Path) -> bool {
+        dir.as_os_str().is_empty() || dir.parent().is_none() || self.dirs.contains(dir)
+    }
+
+    fn has_parent_of(&self, path: &Path) -> io::Result<()> {
+        match path.parent() {
+            Some(parent) if !self.has_dir(parent) => Err(io::ErrorKind::NotFound.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Disk for MemoryDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
+        let mut tree = self.tree.lock();
+        let content = match (tree.files.get(path), mode) {
+            (Some(_), OpenMode::CreateNew) => return Err(io::ErrorKind::AlreadyExists.into()),
+            (Some(content), _) => Arc::clone(content),
+            (None, OpenMode::Read | OpenMode::Write) => return Err(io::ErrorKind::NotFound.into()),
+            (None, OpenMode::Create | OpenMode::CreateNew) => {
+                tree.has_parent_of(path)?;
+                Arc::clone(tree.files.entry(path.to_owned()).or_default())
+            }
+        };
+        Ok(Box::new(MemoryFile { content, holds_lock: AtomicBool::new(false) }))
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        let tree = self.tree.lock();
+        if !tree.has_dir(dir) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(tree.files.keys().chain(&tree.dirs).filter(|path| path.parent() == Some(dir)).cloned().collect())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut tree = self.tree.lock();
+        tree.has_parent_of(to)?;
+        let content = tree.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        tree.files.insert(to.to_owned(), content);
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.tree.lock().files.remove(path).map(drop).ok_or(io::ErrorKind::NotFound.into())
+    }
+
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut tree = self.tree.lock();
+        tree.has_parent_of(dir)?;
+        if tree.files.contains_key(dir) || !tree.dirs.insert(dir.to_owned()) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        Ok(())
+    }
+
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut tree = self.tree.lock();
+        let full = tree.files.keys().chain(&tree.dirs).any(|path| path.parent() == Some(dir));
+        if full {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        if tree.dirs.remove(dir) { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+
+    fn sync_dir(&self, _dir: &Path, _site: SyncSite) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl DiskFile for MemoryFile {
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        let bytes = self.content.bytes.read();
+        let start = usize::try_from(position).unwrap_or(usize::MAX).min(bytes.len());
+        let count = buffer.len().min(bytes.len() - start);
+        buffer[..count].copy_from_slice(&bytes[start..start + count]);
+        Ok(count)
+    }
+
+    fn write_at(&self, new: &[u8], position: u64) -> io::Result<usize> {
+        let start = usize::try_from(position).map_err(io::Error::other)?;
+        let mut bytes = self.content.bytes.write();
+        let end = start + new.len();
+        if bytes.len() < end {
+            bytes.resize(end, 0);
+        }
+        bytes[start..end].copy_from_slice(new);
+        Ok(new.len())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.content.bytes.read().len() as u64)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        self.content.bytes.write().resize(len, 0);
+        Ok(())
+    }
+
+    fn preallocate(&self, _end: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync(&self, _site: SyncSite) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        let taken = !self.content.locked.swap(true, Ordering::SeqCst);
+        self.holds_lock.fetch_or(taken, Ordering::SeqCst);
+        Ok(taken)
+    }
+}
+
+impl Drop for MemoryFile {
+    fn drop(&mut self) {
+        if self.holds_lock.load(Ordering::SeqCst) {
+            self.content.locked.store(false, Ordering::SeqCst);
+        }
+    }
+}

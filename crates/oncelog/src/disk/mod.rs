@@ -1,0 +1,172 @@
+//! The two I/O traits and the disks behind them. Every byte the store reads or writes goes through [`Disk`].
+//!
+//! ```text
+//! store, journal, segment  ->  Disk, DiskFile  ->  RealDisk | MemoryDisk | the simulator's disk
+//! ```
+//!
+//! What the rest of the crate assumes of a disk, and nothing more:
+//! * written bytes may be lost, in any subset of 512-byte sectors, until a `sync` of that file returns `Ok`;
+//! * a new, renamed or removed name may be lost until a `sync_dir` of its directory returns `Ok`;
+//! * after a `sync` that failed nothing is known of the bytes since the last good one, and what is read back from the
+//!   page cache proves nothing. No sync is ever retried.
+//!
+//! Every sync says from where it is called ([`SyncSite`]): so a test can drop the syncs of one place and see that
+//! something notices.
+
+mod memory;
+mod real;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use memory::MemoryDisk;
+pub use real::RealDisk;
+
+/// How to open a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// For reading; the file must exist.
+    Read,
+    /// For reading and writing; the file must exist.
+    Write,
+    /// For reading and writing; made if it does not exist.
+    Create,
+    /// For reading and writing; `AlreadyExists` if it does.
+    CreateNew,
+}
+
+/// Where in the store a sync is asked for, and so what it protects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum SyncSite {
+    /// A group of frames: the moment of truth of every durable commit.
+    JournalGroup,
+    /// The end of a full journal file, before the first frame goes to the next.
+    JournalRotate,
+    /// A new or recycled journal file, before a frame names it.
+    JournalFile,
+    /// The directory entry of a new journal file.
+    JournalDir,
+    /// Segment bytes, before the trim point passes the frames that hold them.
+    Segment,
+    /// The directory entries of new segments.
+    SegmentDir,
+    /// The directory entries of a new partition or topic.
+    TopicDir,
+    /// The claim that names a topic's owner and id.
+    TopicClaim,
+    /// The state at the trim point.
+    Snapshot,
+    /// The directory entry of the state at the trim point.
+    SnapshotDir,
+    /// The first copy of the manifest.
+    ManifestFirst,
+    /// The second copy of the manifest, written only when the first is safe.
+    ManifestSecond,
+    /// The file that makes a directory a store.
+    StoreFile,
+    /// The directories of a new store.
+    StoreDir,
+}
+
+impl SyncSite {
+    /// Every site, for tests that drop each in turn.
+    pub const ALL: [SyncSite; 14] = [
+        SyncSite::JournalGroup,
+        SyncSite::JournalRotate,
+        SyncSite::JournalFile,
+        SyncSite::JournalDir,
+        SyncSite::Segment,
+        SyncSite::SegmentDir,
+        SyncSite::TopicDir,
+        SyncSite::TopicClaim,
+        SyncSite::Snapshot,
+        SyncSite::SnapshotDir,
+        SyncSite::ManifestFirst,
+        SyncSite::ManifestSecond,
+        SyncSite::StoreFile,
+        SyncSite::StoreDir,
+    ];
+}
+
+/// A file system, or something that behaves like one.
+pub trait Disk: Send + Sync {
+    /// Opens a file. See [`OpenMode`] for what must exist.
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>>;
+    /// Full paths of the files and directories in `dir`, in no order. `NotFound` when there is no such directory.
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>>;
+    /// Gives a file another name, replacing what had it.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file. Open handles to it stay usable.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes a directory. `AlreadyExists` when there is something of that name, `NotFound` when there is no parent.
+    fn create_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Removes an empty directory.
+    fn remove_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Makes the names in `dir` durable: what was created, renamed and removed there.
+    fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()>;
+}
+
+/// An open file. All methods take `&self`; positions are given, there is no cursor.
+pub trait DiskFile: Send + Sync {
+    /// Reads some bytes at `position`; 0 at or after the end. May read less than asked, may say `Interrupted`.
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize>;
+    /// Writes some bytes at `position`. May write less than asked, may say `Interrupted`.
+    fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize>;
+    /// Length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Cuts or extends (with zeros) to `len`, and gives back space preallocated beyond.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Takes space for bytes `0..end` without changing the length, so that writing them cannot fail for want of space.
+    fn preallocate(&self, end: u64) -> io::Result<()>;
+    /// Makes everything written so far durable, with the length (`fdatasync`). `Ok` is a promise; after an error
+    /// nothing is known and it must not be tried again.
+    fn sync(&self, site: SyncSite) -> io::Result<()>;
+    /// Takes the advisory lock of this file if it is free: `true` when it is now held. Freed when the file is dropped.
+    fn try_lock(&self) -> io::Result<bool>;
+}
+
+/// The loops over short and interrupted reads and writes, in one place.
+impl dyn DiskFile + '_ {
+    /// Reads until `buffer` is full or the file ends; gives how much was read.
+    pub fn read_full_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match self.read_at(&mut buffer[done..], position + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes all of `bytes`.
+    pub fn write_all_at(&self, mut bytes: &[u8], mut position: u64) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.write_at(bytes, position) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    bytes = &bytes[count..];
+                    position += count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The whole file, refusing one longer than `bytes_max`.
+    pub fn read_whole(&self, bytes_max: u64) -> io::Result<Vec<u8>> {
+        let len = self.len()?;
+        if len > bytes_max {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{len} bytes, more than {bytes_max}")));
+        }
+        let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+        let read = self.read_full_at(&mut bytes, 0)?;
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+}
