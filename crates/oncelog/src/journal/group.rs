@@ -1,0 +1,620 @@
+//! Group commit: frames queue up with their LSN and place, one leader at a time writes all that wait and syncs once.
+//!
+//! No timer adds latency: a caller that finds no leader leads at once, and while it syncs the next group forms. A group
+//! has its own condition variable, so a finished sync wakes its own callers and one next leader, nobody else (waking
+//! everybody halves the rate at 64 threads).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::JournalOptions;
+use super::file::{FILE_HEAD_BYTES, FileName, JournalFile, JournalPosition};
+use super::frame::{self, HEAD_BYTES, Kind, ROTATE_BYTES, frame_bytes};
+use crate::chance::Chance;
+use crate::disk::{Disk, OpenMode, SyncSite};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Epoch, Lsn, StoreId};
+use crate::wake::{Arc, AtomicU64, Condvar, Mutex, Ordering};
+
+/// What an answer about a frame means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// The frame's group is synced before the answer.
+    Synced,
+    /// The frame is written and applied; a later sync makes it durable.
+    Written,
+}
+
+/// Takes groups of frames that are written, in LSN order.
+pub(crate) trait Apply: Send {
+    /// What rides along with a frame from `enqueue` to `apply`; never stored.
+    type Context: Send;
+    /// Applies `frames`; the journal is durable up to `durable`. An error ends the journal.
+    fn apply(&mut self, frames: &mut [Placed<Self::Context>], durable: Lsn) -> Result<()>;
+}
+
+/// A frame with its LSN and its place.
+pub(crate) struct Placed<C> {
+    pub(crate) lsn: Lsn,
+    /// [`HEAD_BYTES`] of room for the head, then the body.
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) context: C,
+    durability: Durability,
+    file: Arc<JournalFile>,
+    position: u64,
+    /// Set when this is the first frame in its file: the file before, and where its last frame goes.
+    rotates: Option<(Arc<JournalFile>, u64)>,
+}
+
+impl<C> Placed<C> {
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.bytes[HEAD_BYTES..]
+    }
+}
+
+/// What `enqueue` gives: the frame's LSN, and something to wait on.
+#[must_use]
+pub(crate) struct Ticket {
+    pub(crate) lsn: Lsn,
+    group: Arc<Group>,
+}
+
+#[derive(Default)]
+struct Group {
+    state: Mutex<GroupState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct GroupState {
+    done: Option<Done>,
+    /// The last leader asks one waiter of this group to lead.
+    baton: bool,
+    waiters: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    Applied,
+    /// The write or sync of this very group failed.
+    InDoubt,
+    /// An earlier group failed; this one was never written.
+    NotWritten,
+}
+
+/// The journal of one owner.
+pub(crate) struct Journal<A: Apply> {
+    disk: Arc<dyn Disk>,
+    chance: Arc<Chance>,
+    store: StoreId,
+    epoch: Epoch,
+    options: JournalOptions,
+    queue: Mutex<Queue<A::Context>>,
+    writer: Mutex<Writer>,
+    applier: Mutex<A>,
+    /// One maker of files at a time, outside the queue's lock.
+    maker: Mutex<u32>,
+    /// Somebody should lead, and nobody waits to do it.
+    idle: (Mutex<bool>, Condvar),
+    /// Bytes of frames placed since the journal was opened.
+    placed_bytes: AtomicU64,
+}
+
+struct Queue<C> {
+    next_lsn: Lsn,
+    file: Arc<JournalFile>,
+    position: u64,
+    spares: VecDeque<JournalFile>,
+    /// Files that hold frames not yet trimmed, oldest first; the last is `file`.
+    live: VecDeque<Arc<JournalFile>>,
+    frames: Vec<Placed<C>>,
+    frames_bytes: usize,
+    group: Arc<Group>,
+    leading: bool,
+    /// Takes no more frames, in order.
+    closed: bool,
+    failed: bool,
+}
+
+struct Writer {
+    chain: u32,
+    /// What the syncs so far cover, to the frame.
+    durable: Lsn,
+    /// The same, to the group: what readers may see. In the middle of a group some partitions would be ahead of others.
+    settled: Lsn,
+    written: Lsn,
+    /// Where the next frame will be.
+    end: JournalPosition,
+    buffer: Vec<u8>,
+}
+
+impl<A: Apply> Journal<A> {
+    /// A journal that continues at `start`, in a file that must be there.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        chance: Arc<Chance>,
+        store: StoreId,
+        epoch: Epoch,
+        options: JournalOptions,
+        start: JournalPosition,
+        applier: A,
+    ) -> Result<Journal<A>> {
+        let file = JournalFile::open(&*disk, &options.dir, store, start.file, start.salt, OpenMode::Write)?;
+        Ok(Self::at(disk, chance, store, epoch, options, start, 1, file, applier))
+    }
+
+    /// A journal that starts in a new file, after frame `next_lsn - 1` of files that are given up.
+    pub(crate) fn create(
+        disk: Arc<dyn Disk>,
+        chance: Arc<Chance>,
+        store: StoreId,
+        epoch: Epoch,
+        options: JournalOptions,
+        next_lsn: Lsn,
+        applier: A,
+    ) -> Result<Journal<A>> {
+        let name = FileName { epoch, slot: 1 };
+        let salt = chance.next_u64();
+        let file = JournalFile::create(&*disk, &options.dir, store, name, salt, options.file_bytes)?;
+        let start = JournalPosition { file: name, salt, position: FILE_HEAD_BYTES, next_lsn, chain: 0 };
+        Ok(Self::at(disk, chance, store, epoch, options, start, 2, file, applier))
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the one constructor behind the two above")]
+    fn at(
+        disk: Arc<dyn Disk>,
+        chance: Arc<Chance>,
+        store: StoreId,
+        epoch: Epoch,
+        options: JournalOptions,
+        start: JournalPosition,
+        next_slot: u32,
+        file: JournalFile,
+        applier: A,
+    ) -> Journal<A> {
+        let file = Arc::new(file);
+        let durable = Lsn(start.next_lsn.0 - 1);
+        let queue = Queue {
+            next_lsn: start.next_lsn,
+            file: Arc::clone(&file),
+            position: start.position,
+            spares: VecDeque::new(),
+            live: VecDeque::from([file]),
+            frames: Vec::new(),
+            frames_bytes: 0,
+            group: Arc::default(),
+            leading: false,
+            closed: false,
+            failed: false,
+        };
+        let writer =
+            Writer { chain: start.chain, durable, settled: durable, written: durable, end: start, buffer: Vec::new() };
+        Journal {
+            disk,
+            chance,
+            store,
+            epoch,
+            options,
+            queue: Mutex::new(queue),
+            writer: Mutex::new(writer),
+            applier: Mutex::new(applier),
+            maker: Mutex::new(next_slot),
+            idle: (Mutex::new(false), Condvar::new()),
+            placed_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Makes sure that a frame with a body of `body_bytes` has a place, making a file if need be. A later `enqueue` of
+    /// as much finds it unless another thread was faster.
+    ///
+    /// # Errors
+    /// `Full`, `Unavailable`: no room could be had; nothing has changed.
+    fn make_room(&self, body_bytes: usize) -> Result<()> {
+        let mut next_slot = self.maker.lock();
+        let wanted = self
+            .options
+            .file_bytes
+            .max((FILE_HEAD_BYTES + frame_bytes(body_bytes) + ROTATE_BYTES).next_multiple_of(4 << 10));
+        if self.queue.lock().spares.front().is_some_and(|spare| spare.bytes >= wanted) {
+            return Ok(());
+        }
+        let name = FileName { epoch: self.epoch, slot: *next_slot };
+        let salt = self.chance.next_u64();
+        let made = JournalFile::create(&*self.disk, &self.options.dir, self.store, name, salt, wanted)?;
+        *next_slot += 1;
+        self.queue.lock().spares.push_front(made);
+        Ok(())
+    }
+
+    /// Keeps one spare file ready, so that no append has to wait for its zeros.
+    pub(crate) fn prepare_spare(&self) -> Result<()> {
+        let ready = {
+            let queue = self.queue.lock();
+            queue.failed || !queue.spares.is_empty()
+        };
+        if ready { Ok(()) } else { self.make_room(0) }
+    }
+
+    /// Gives a frame its LSN and place. `bytes` hold [`HEAD_BYTES`] of room and the body. Does not wait for the disk
+    /// unless a new file must be made or too much is queued already.
+    ///
+    /// # Errors
+    /// `Full`, `Unavailable`: no room in the journal; `Closed`: it has failed before. The frame does not exist then.
+    pub(crate) fn enqueue(&self, bytes: Vec<u8>, context: A::Context, durability: Durability) -> Result<Ticket> {
+        let body_bytes = bytes.len() - HEAD_BYTES;
+        let need = frame_bytes(body_bytes);
+        while self.queue.lock().frames_bytes > self.options.queue_bytes_max {
+            if !self.lead() {
+                self.wait_for_room();
+            }
+        }
+        loop {
+            let mut queue = self.queue.lock();
+            if queue.failed || queue.closed {
+                return Err(Error::closed());
+            }
+            let Some((file, position, rotates)) = queue.place(need) else {
+                drop(queue);
+                self.make_room(body_bytes)?;
+                continue;
+            };
+            let lsn = queue.next_lsn;
+            queue.next_lsn = lsn.next();
+            queue.frames_bytes += bytes.len();
+            self.placed_bytes.fetch_add(need, Ordering::Relaxed);
+            let new_file = rotates.is_some();
+            queue.frames.push(Placed { lsn, bytes, context, durability, file, position, rotates });
+            let ticket = Ticket { lsn, group: Arc::clone(&queue.group) };
+            drop(queue);
+            if new_file {
+                // The background makes the next spare.
+                self.wake_background();
+            }
+            return Ok(ticket);
+        }
+    }
+
+    /// Waits until the queue may have room again.
+    fn wait_for_room(&self) {
+        let group = Arc::clone(&self.queue.lock().group);
+        let state = group.state.lock();
+        if state.done.is_none() {
+            drop(group.changed.wait_timeout(state, Duration::from_millis(1)));
+        }
+    }
+
+    /// Waits until the frame is as durable as it asked to be, applied and visible; leads if nobody does.
+    ///
+    /// # Errors
+    /// `InDoubt`: the disk failed under this frame. `Closed`: under an earlier one; this frame was not written.
+    pub(crate) fn wait(&self, ticket: &Ticket) -> Result<()> {
+        let group = &ticket.group;
+        loop {
+            if let Some(done) = group.state.lock().done {
+                return done.answer();
+            }
+            if self.lead() {
+                continue;
+            }
+            let mut state = group.state.lock();
+            state.waiters += 1;
+            while state.done.is_none() && !state.baton {
+                state = group.changed.wait(state);
+            }
+            state.waiters -= 1;
+            state.baton = false;
+        }
+    }
+
+    /// Whether the frame has its answer already.
+    pub(crate) fn is_done(ticket: &Ticket) -> bool {
+        ticket.group.state.lock().done.is_some()
+    }
+
+    /// Asks the background to lead, for a caller that will not wait itself.
+    pub(crate) fn nudge(&self) {
+        if !self.queue.lock().leading {
+            self.wake_background();
+        }
+    }
+
+    /// Ends [`Journal::wait_for_work`] early.
+    pub(crate) fn wake_background(&self) {
+        let (flag, changed) = &self.idle;
+        *flag.lock() = true;
+        changed.notify_one();
+    }
+
+    /// For the background: waits until there is a group that nobody leads, or `limit` is over.
+    pub(crate) fn wait_for_work(&self, limit: Duration) {
+        let (flag, changed) = &self.idle;
+        let mut nudged = flag.lock();
+        if !*nudged {
+            nudged = changed.wait_timeout(nudged, limit);
+        }
+        *nudged = false;
+    }
+
+    /// Writes, syncs and applies all frames that wait, as their leader. `false`: there were none, or another leads.
+    pub(crate) fn lead(&self) -> bool {
+        let (mut frames, group, failed_before) = {
+            let mut queue = self.queue.lock();
+            if queue.leading || queue.frames.is_empty() {
+                return false;
+            }
+            queue.leading = true;
+            queue.frames_bytes = 0;
+            (std::mem::take(&mut queue.frames), std::mem::take(&mut queue.group), queue.failed)
+        };
+        let mut writer = self.writer.lock();
+        let written = if failed_before { Ok(Lsn(0)) } else { writer.write(&mut frames) };
+        // Taken before the writer is free: groups are applied in LSN order, and whoever holds both sees all that is
+        // written applied.
+        let mut applier = self.applier.lock();
+        drop(writer);
+        self.pass_on(written.is_err());
+        let done = match written {
+            _ if failed_before => Done::NotWritten,
+            Ok(durable) => match applier.apply(&mut frames, durable) {
+                Ok(()) => Done::Applied,
+                Err(error) => {
+                    tracing::error!(%error, "a durable group could not be applied; the store must be reopened");
+                    self.queue.lock().failed = true;
+                    Done::InDoubt
+                }
+            },
+            Err(error) => {
+                tracing::error!(%error, "the journal could not be written; the store must be reopened");
+                Done::InDoubt
+            }
+        };
+        drop(applier);
+        group.finish(done);
+        true
+    }
+
+    fn pass_on(&self, failed: bool) {
+        let mut queue = self.queue.lock();
+        queue.leading = false;
+        queue.failed |= failed;
+        if queue.frames.is_empty() {
+            return;
+        }
+        let group = Arc::clone(&queue.group);
+        drop(queue);
+        if !group.pass_baton() {
+            self.wake_background();
+        }
+    }
+
+    /// The orderly end: takes no more frames, and makes those it has taken durable.
+    ///
+    /// # Errors
+    /// `InDoubt`, `Closed`: the disk failed, now or before.
+    pub(crate) fn close(&self) -> Result<()> {
+        self.queue.lock().closed = true;
+        loop {
+            while self.lead() {}
+            // Waits for another leader, if there is one.
+            let mut writer = self.writer.lock();
+            let mut applier = self.applier.lock();
+            if !self.queue.lock().frames.is_empty() {
+                continue;
+            }
+            if self.has_failed() {
+                return Err(Error::closed());
+            }
+            let synced = writer.settle(&self.queue.lock().file).and_then(|durable| applier.apply(&mut [], durable));
+            return synced.inspect_err(|_| self.fail());
+        }
+    }
+
+    /// Refuses every later frame.
+    pub(crate) fn fail(&self) {
+        self.queue.lock().failed = true;
+    }
+
+    /// Whether an earlier failure has ended the journal.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.queue.lock().failed
+    }
+
+    /// LSN of the newest frame that has its place, durable or not.
+    pub(crate) fn head(&self) -> Lsn {
+        Lsn(self.queue.lock().next_lsn.0 - 1)
+    }
+
+    /// Whether frames are written that no sync has covered yet.
+    pub(crate) fn has_unsynced(&self) -> bool {
+        let writer = self.writer.lock();
+        writer.settled < writer.written
+    }
+
+    /// Bytes of frames placed since opening, to know when a trim is due.
+    pub(crate) fn placed_bytes(&self) -> u64 {
+        self.placed_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Runs `with` while nothing is applied, written or led; it gets the applier and where the next frame will be
+    /// written. Frames may be enqueued meanwhile.
+    pub(crate) fn at_rest<R>(&self, with: impl FnOnce(&mut A, JournalPosition) -> R) -> R {
+        // The order of a leader: writer, then applier.
+        let writer = self.writer.lock();
+        let mut applier = self.applier.lock();
+        with(&mut applier, writer.end)
+    }
+
+    /// Gives up the files before `trim`, which must be durable as the place where replay starts. Files that this
+    /// opening made are kept as spares, up to two; others may still be open in a process that lost its lock, so they
+    /// are removed.
+    pub(crate) fn release_before(&self, trim: JournalPosition) -> Result<()> {
+        loop {
+            let (file, spare_wanted) = {
+                let mut queue = self.queue.lock();
+                let first = queue.live.front().map(|file| (file.name, file.salt));
+                if first == Some((trim.file, trim.salt)) || queue.live.len() <= 1 {
+                    return Ok(());
+                }
+                let wanted = queue.spares.len() < 2;
+                (queue.live.pop_front(), wanted)
+            };
+            let Some(file) = file else { return Ok(()) };
+            let ours = file.name.epoch == self.epoch && file.bytes == self.options.file_bytes;
+            match Arc::try_unwrap(file) {
+                Ok(file) if ours && spare_wanted => {
+                    let fresh = file.recycle(self.store, self.chance.next_u64())?;
+                    self.queue.lock().spares.push_back(fresh);
+                }
+                Ok(file) => self.remove(&file)?,
+                Err(shared) => self.remove(&shared)?,
+            }
+        }
+    }
+
+    fn remove(&self, file: &JournalFile) -> Result<()> {
+        self.disk.remove(&file.path).map_err(|error| Error::io(&file.path, "remove a journal file", error))
+    }
+
+    /// The paths of the files in use, for whoever sweeps away the others.
+    pub(crate) fn file_names(&self) -> Vec<FileName> {
+        let queue = self.queue.lock();
+        queue.live.iter().map(|file| file.name).chain(queue.spares.iter().map(|file| file.name)).collect()
+    }
+}
+
+impl<C> Queue<C> {
+    /// Decides where the next frame of `need` bytes goes; `None` when there is no file for it yet.
+    #[allow(clippy::type_complexity, reason = "the fields of Placed that it decides")]
+    fn place(&mut self, need: u64) -> Option<(Arc<JournalFile>, u64, Option<(Arc<JournalFile>, u64)>)> {
+        let mut rotates = None;
+        if self.position + need + ROTATE_BYTES > self.file.bytes {
+            let fits = self.spares.front().is_some_and(|file| FILE_HEAD_BYTES + need + ROTATE_BYTES <= file.bytes);
+            let next = Arc::new(if fits { self.spares.pop_front()? } else { return None });
+            self.live.push_back(Arc::clone(&next));
+            rotates = Some((std::mem::replace(&mut self.file, next), self.position));
+            self.position = FILE_HEAD_BYTES;
+        }
+        let position = self.position;
+        self.position += need;
+        Some((Arc::clone(&self.file), position, rotates))
+    }
+}
+
+impl Writer {
+    /// Writes `frames` where they belong, and syncs if one of them asks for it. Gives how far the journal is durable.
+    fn write<C>(&mut self, frames: &mut [Placed<C>]) -> Result<Lsn> {
+        let wants_sync = frames.iter().any(|frame| frame.durability == Durability::Synced);
+        self.buffer.clear();
+        for frame in frames.iter_mut() {
+            if let Some((full, position)) = frame.rotates.take() {
+                self.write_run(&full)?;
+                self.rotate(&full, position, frame)?;
+            }
+            if self.buffer.is_empty() {
+                self.end.position = frame.position;
+            }
+            let durable = self.durable;
+            let chain = frame::seal(
+                &mut frame.bytes,
+                Kind::Data,
+                frame.lsn,
+                durable,
+                self.chain,
+                frame.file.salt,
+                frame.position,
+            );
+            self.chain = chain;
+            self.buffer.extend_from_slice(&frame.bytes);
+            self.buffer.resize(self.buffer.len().next_multiple_of(frame::STEP), 0);
+            self.written = frame.lsn;
+        }
+        let Some(file) = frames.last().map(|frame| Arc::clone(&frame.file)) else { return Ok(self.settled) };
+        self.write_run(&file)?;
+        if wants_sync {
+            self.settle(&file)?;
+        }
+        self.end = JournalPosition {
+            file: file.name,
+            salt: file.salt,
+            position: self.end.position,
+            next_lsn: self.written.next(),
+            chain: self.chain,
+        };
+        Ok(self.settled)
+    }
+
+    /// Writes what is in the buffer at `end.position`, and behind it the zeros that mark the end: a place that holds
+    /// neither zeros nor a frame is then known to be damaged, also in a recycled file.
+    fn write_run(&mut self, file: &JournalFile) -> Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let run = self.buffer.len() as u64;
+        let room = file.bytes - self.end.position - run;
+        let mark = usize::try_from(room.min(HEAD_BYTES as u64)).unwrap_or(HEAD_BYTES);
+        self.buffer.resize(self.buffer.len() + mark, 0);
+        file.file
+            .write_all_at(&self.buffer, self.end.position)
+            .map_err(|error| Error::io(&file.path, "write the journal", error))?;
+        self.end.position += run;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Ends `full` with the frame that names the file of `next`, and makes all of it durable.
+    fn rotate<C>(&mut self, full: &JournalFile, position: u64, next: &Placed<C>) -> Result<()> {
+        let mut bytes = frame::rotate_frame(next.file.name, next.file.salt);
+        self.chain = frame::seal(&mut bytes, Kind::Rotate, next.lsn, self.durable, self.chain, full.salt, position);
+        full.file.write_all_at(&bytes, position).map_err(|error| Error::io(&full.path, "write the journal", error))?;
+        sync(full, SyncSite::JournalRotate)?;
+        self.durable = Lsn(next.lsn.0 - 1);
+        Ok(())
+    }
+}
+
+impl Writer {
+    /// Makes what is written durable.
+    fn settle(&mut self, file: &JournalFile) -> Result<Lsn> {
+        if self.settled < self.written {
+            sync(file, SyncSite::JournalGroup)?;
+            self.durable = self.written;
+            self.settled = self.written;
+        }
+        Ok(self.settled)
+    }
+}
+
+fn sync(file: &JournalFile, site: SyncSite) -> Result<()> {
+    file.file.sync(site).map_err(|error| Error::io(&file.path, "sync the journal", error))
+}
+
+impl Group {
+    fn finish(&self, done: Done) {
+        self.state.lock().done = Some(done);
+        self.changed.notify_all();
+    }
+
+    /// Asks one of those who wait for this group to lead it; `false` when nobody waits yet.
+    fn pass_baton(&self) -> bool {
+        let mut state = self.state.lock();
+        state.baton = true;
+        if state.waiters == 0 {
+            return false;
+        }
+        self.changed.notify_one();
+        true
+    }
+}
+
+impl Done {
+    fn answer(self) -> Result<()> {
+        match self {
+            Done::Applied => Ok(()),
+            Done::InDoubt => Err(Error::new(
+                ErrorKind::InDoubt,
+                "the disk failed while this was made durable; it may be there or not: reopen the store and look",
+            )),
+            Done::NotWritten => Err(Error::closed()),
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The contract with whatever keeps tables: atomic batches, each with the LSN that it brings the state to.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+use crate::error::Result;
+use crate::ids::{Lsn, ShardId, TableId};
+
+/// Keeps the rows of all tables of one owner.
+///
+/// Rows have one flat, ordered key: table id and shard id (four bytes each, most significant first), then the row's own
+/// key bytes.
+pub trait StateBackend: Send + Sync {
+    /// The row of that flat key.
+    ///
+    /// # Errors
+    /// `Corrupt` when what is stored fails its checksum: never a wrong value.
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>>;
+
+    /// At most `limit` rows from `start` on, below `end`, in key order.
+    ///
+    /// # Errors
+    /// As [`StateBackend::get`].
+    fn scan(&self, start: Bound<&[u8]>, end: Bound<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Bytes)>>;
+
+    /// Brings the state to `lsn` by all of `batch`, or changes nothing; durable on return.
+    ///
+    /// # Errors
+    /// `Full`, `Unavailable`: nothing has changed.
+    fn apply(&self, batch: &StateBatch, lsn: Lsn) -> Result<()>;
+
+    /// The LSN of the last batch that was applied; 0 when there was none.
+    fn applied_lsn(&self) -> Lsn;
+}
+
+/// Rows by flat key; `None` deletes.
+pub type StateBatch = BTreeMap<Vec<u8>, Option<Bytes>>;
+
+/// A flat key.
+pub(crate) struct StateKey;
+
+impl StateKey {
+    pub(crate) const PREFIX_BYTES: usize = 8;
+
+    pub(crate) fn prefix(table: TableId, shard: ShardId) -> [u8; Self::PREFIX_BYTES] {
+        let mut prefix = [0; Self::PREFIX_BYTES];
+        prefix[..4].copy_from_slice(&table.0.to_be_bytes());
+        prefix[4..].copy_from_slice(&shard.0.to_be_bytes());
+        prefix
+    }
+
+    pub(crate) fn of(table: TableId, shard: ShardId, key: &[u8]) -> Vec<u8> {
+        [&Self::prefix(table, shard)[..], key].concat()
+    }
+}
+
+/// The flat bounds of a range of keys within one shard.
+pub(crate) fn state_range(
+    table: TableId,
+    shard: ShardId,
+    start: Bound<&[u8]>,
+    end: Bound<&[u8]>,
+) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+    let flat = |key: &[u8]| StateKey::of(table, shard, key);
+    let start = match start {
+        Bound::Unbounded => Bound::Included(flat(&[])),
+        other => other.map(flat),
+    };
+    let end = match end {
+        Bound::Unbounded => match shard.0.checked_add(1) {
+            Some(next) => Bound::Excluded(StateKey::of(table, ShardId(next), &[])),
+            None => Bound::Excluded(StateKey::of(TableId(table.0 + 1), ShardId(0), &[])),
+        },
+        other => other.map(flat),
+    };
+    (start, end)
+}

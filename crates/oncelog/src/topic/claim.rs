@@ -1,0 +1,81 @@
+//! The claim on a topic's name: a directory made exclusively, and in it a small file that says whose it is and which.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::codec::{CheckSite, Input, crc32c, put_bytes, same};
+use crate::disk::{Disk, OpenMode, SyncSite};
+use crate::error::{Error, Result};
+use crate::ids::{StoreId, TopicId};
+
+const MAGIC: [u8; 8] = *b"OLCLAIM1";
+
+/// What a claim says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Claim {
+    pub(crate) store: StoreId,
+    pub(crate) topic: TopicId,
+    pub(crate) owner: String,
+    pub(crate) name: String,
+}
+
+impl Claim {
+    pub(crate) fn path(topic_dir: &Path) -> PathBuf {
+        topic_dir.join("CLAIM")
+    }
+}
+
+/// Makes the topic's directory, which nobody else can have made; durable on return with what is above it.
+///
+/// # Errors
+/// `Invalid`: the name is taken.
+pub(crate) fn claim_dir(disk: &dyn Disk, topics: &Path, topic_dir: &Path) -> Result<()> {
+    disk.create_dir(topic_dir).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => Error::invalid("the topic's name is taken by another owner").in_file(topic_dir),
+        _ => Error::io(topic_dir, "make a topic", error),
+    })?;
+    disk.sync_dir(topics, SyncSite::TopicDir).map_err(|error| Error::io(topics, "sync the topics", error))
+}
+
+/// Writes the claim of a new topic; durable on return.
+pub(crate) fn write_claim(disk: &dyn Disk, topic_dir: &Path, claim: &Claim) -> Result<()> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend_from_slice(&claim.store.0);
+    bytes.extend_from_slice(&claim.topic.0.to_le_bytes());
+    put_bytes(&mut bytes, claim.owner.as_bytes());
+    put_bytes(&mut bytes, claim.name.as_bytes());
+    let sum = crc32c(&bytes);
+    bytes.extend_from_slice(&sum.to_le_bytes());
+    let path = Claim::path(topic_dir);
+    let written = disk.open(&path, OpenMode::Create).and_then(|file| {
+        file.set_len(0)?;
+        file.write_all_at(&bytes, 0)?;
+        file.sync(SyncSite::TopicClaim)
+    });
+    written.map_err(|error| Error::io(&path, "claim a topic", error))?;
+    disk.sync_dir(topic_dir, SyncSite::TopicDir).map_err(|error| Error::io(topic_dir, "sync a topic", error))
+}
+
+/// Reads the claim of a topic that is known to exist.
+pub(crate) fn read_claim(disk: &dyn Disk, topic_dir: &Path) -> Result<Claim> {
+    let path = Claim::path(topic_dir);
+    let file = disk.open(&path, OpenMode::Read).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Error::corrupt(&path, 0, "the claim of a topic is gone"),
+        _ => Error::io(&path, "open the claim of a topic", error),
+    })?;
+    let bytes = file.read_whole(64 << 10).map_err(|error| Error::io(&path, "read the claim of a topic", error))?;
+    let damaged = || Error::corrupt(&path, 0, "the claim of a topic is damaged");
+    let (summed, sum) = bytes.split_last_chunk::<4>().ok_or_else(damaged)?;
+    if !same(CheckSite::TopicClaim, u32::from_le_bytes(*sum), crc32c(summed)) {
+        return Err(damaged());
+    }
+    let mut input = Input::new(summed);
+    let parsed = (|| {
+        let magic: [u8; 8] = input.array()?;
+        let (store, topic) = (StoreId(input.array()?), TopicId(input.u32()?));
+        let owner = std::str::from_utf8(input.bytes()?).ok()?.to_owned();
+        let name = std::str::from_utf8(input.bytes()?).ok()?.to_owned();
+        (magic == MAGIC && input.is_empty()).then_some(Claim { store, topic, owner, name })
+    })();
+    parsed.ok_or_else(damaged)
+}

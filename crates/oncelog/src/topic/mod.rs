@@ -1,0 +1,106 @@
+//! Topics and their partitions: ordered segments, the turn to append, the end that readers see.
+//!
+//! ```text
+//! turn (offsets and places decided) -> journal -> apply (bytes copied, end moved) -> PartitionReader
+//! ```
+//!
+//! Invariants: log offsets are given out under the partition's turn and never twice. The segments of a partition are in
+//! order of their base offsets; where one ends below the base of the next, the records between are lost, and readers get
+//! a typed gap. Neighbours: `segment` below; `transaction` above takes the turns and applies frames.
+
+mod claim;
+mod partition;
+mod reader;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use claim::{Claim, claim_dir, read_claim, write_claim};
+pub(crate) use partition::{Partition, PartitionState, Placement, Plan, SegmentMaker, SegmentRow, Turn};
+pub(crate) use reader::{PartitionReader, Polled};
+
+use crate::error::{Error, Result};
+use crate::ids::{self, PartitionId, TopicId};
+use crate::wake::Arc;
+
+/// What a topic is: stored with it, and compared when it is opened again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicSpec {
+    /// The name, as the user gives it.
+    pub name: String,
+    /// How many partitions it has, at least 1.
+    pub partitions: u32,
+    /// [`Codec::ID`](crate::Codec::ID) of its keys.
+    pub key_codec: String,
+    /// [`Codec::ID`](crate::Codec::ID) of its values.
+    pub value_codec: String,
+    /// A segment that would grow beyond this many bytes is ended and the next begun.
+    pub file_roll_size: u64,
+}
+
+impl TopicSpec {
+    /// Most partitions that a topic can have.
+    pub const PARTITIONS_MAX: u32 = 1 << 16;
+
+    /// # Errors
+    /// `Invalid`: a name, a number or a size that no topic can have.
+    pub(crate) fn check(&self) -> Result<()> {
+        let complain = |what: &dyn fmt::Display| Err(Error::invalid(format!("topic {:?}: {what}", self.name)));
+        if let Some(complaint) = ids::name_complaint(&self.name) {
+            return complain(&format_args!("bad name: {complaint}"));
+        }
+        if self.partitions == 0 || self.partitions > Self::PARTITIONS_MAX {
+            return complain(&format_args!("{} partitions, must be 1 to {}", self.partitions, Self::PARTITIONS_MAX));
+        }
+        if self.file_roll_size < 1024 {
+            return complain(&"file_roll_size must be at least 1024 bytes");
+        }
+        Ok(())
+    }
+
+    /// Whether a topic that exists as `self` can be used as `wanted`.
+    pub(crate) fn admit(&self, wanted: &TopicSpec) -> Result<()> {
+        let differ = |what: &str, is: &dyn fmt::Display, asked: &dyn fmt::Display| {
+            Err(Error::invalid(format!("topic {:?} has {what} {is}, not {asked}", self.name)))
+        };
+        if self.partitions != wanted.partitions {
+            return differ("a number of partitions of", &self.partitions, &wanted.partitions);
+        }
+        if self.key_codec != wanted.key_codec {
+            return differ("the key codec", &self.key_codec, &wanted.key_codec);
+        }
+        if self.value_codec != wanted.value_codec {
+            return differ("the value codec", &self.value_codec, &wanted.value_codec);
+        }
+        Ok(())
+    }
+}
+
+/// A topic that is open.
+pub(crate) struct Topic {
+    pub(crate) id: TopicId,
+    pub(crate) spec: TopicSpec,
+    pub(crate) partitions: Vec<Arc<Partition>>,
+}
+
+impl Topic {
+    /// The partition of that number.
+    pub(crate) fn partition(&self, id: PartitionId) -> Result<&Arc<Partition>> {
+        self.partitions.get(id.0 as usize).ok_or_else(|| {
+            let count = self.spec.partitions;
+            Error::invalid(format!("topic {:?} has {count} partitions, there is no {id}", self.spec.name))
+        })
+    }
+}
+
+/// The directory of the topic with that name.
+pub(crate) fn topic_dir(topics: &Path, name: &str) -> PathBuf {
+    topics.join(ids::escape_name(name))
+}
+
+/// The directory of a partition.
+pub(crate) fn partition_dir(topic: &Path, partition: PartitionId) -> PathBuf {
+    topic.join(format!("{:06}", partition.0))
+}
