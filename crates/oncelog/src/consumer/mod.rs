@@ -1,0 +1,120 @@
+//! How records are consumed: the styles, what a processing function answers, and when a record is tried again. Pure.
+
+use std::time::Duration;
+
+/// Who gets which records, and what is remembered of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConsumerStyle {
+    /// Each record once for this consumer id: its progress is committed in the same step as the effects of the record.
+    ClientTx(String),
+}
+
+/// What a processing function answers for a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Done: progress and effects become one commit.
+    Commit,
+    /// Hand me the same record again, after the back-off; its effects are taken back.
+    Retry,
+    /// Done, without effects.
+    Skip,
+    /// Stop here: this record stays unprocessed, its effects are taken back.
+    Break,
+}
+
+/// When and how often a record is tried again after [`Outcome::Retry`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RetryPolicy {
+    /// The first pause; doubled with each further attempt.
+    pub backoff: Duration,
+    /// The longest pause.
+    pub backoff_max: Duration,
+    /// How often a record is tried in all; without end when `None`.
+    pub attempts_max: Option<u32>,
+}
+
+impl Default for RetryPolicy {
+    /// From 10 ms, doubling to 5 s, without end.
+    fn default() -> RetryPolicy {
+        RetryPolicy { backoff: Duration::from_millis(10), backoff_max: Duration::from_secs(5), attempts_max: None }
+    }
+}
+
+impl RetryPolicy {
+    /// The default policy.
+    #[must_use]
+    pub fn new() -> RetryPolicy {
+        RetryPolicy::default()
+    }
+
+    /// Sets the first and the longest pause.
+    #[must_use]
+    pub fn backoff(self, first: Duration, longest: Duration) -> RetryPolicy {
+        RetryPolicy { backoff: first, backoff_max: longest, ..self }
+    }
+
+    /// Sets how often a record is tried in all.
+    #[must_use]
+    pub fn attempts_max(self, attempts: u32) -> RetryPolicy {
+        RetryPolicy { attempts_max: Some(attempts), ..self }
+    }
+
+    /// The pause after `attempts` that asked for another; `None` when there shall be no more.
+    #[must_use]
+    pub fn pause_after(&self, attempts: u32) -> Option<Duration> {
+        if self.attempts_max.is_some_and(|max| attempts >= max) {
+            return None;
+        }
+        let doubled = self.backoff.saturating_mul(1 << attempts.saturating_sub(1).min(30));
+        Some(doubled.min(self.backoff_max))
+    }
+}
+
+/// Answers [`Outcome::Commit`] from a processing function.
+#[macro_export]
+macro_rules! commit {
+    () => {
+        return ::std::result::Result::Ok($crate::Outcome::Commit)
+    };
+}
+
+/// Answers [`Outcome::Retry`] from a processing function.
+#[macro_export]
+macro_rules! retry {
+    () => {
+        return ::std::result::Result::Ok($crate::Outcome::Retry)
+    };
+}
+
+/// Answers [`Outcome::Skip`] from a processing function.
+#[macro_export]
+macro_rules! skip {
+    () => {
+        return ::std::result::Result::Ok($crate::Outcome::Skip)
+    };
+}
+
+/// Answers [`Outcome::Break`] from a processing function.
+#[macro_export]
+macro_rules! stop {
+    () => {
+        return ::std::result::Result::Ok($crate::Outcome::Break)
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_attempts_end() {
+        let policy = RetryPolicy::new().backoff(Duration::from_millis(10), Duration::from_millis(35)).attempts_max(4);
+        let pauses: Vec<_> = (1..=4).map(|attempts| policy.pause_after(attempts).map(|p| p.as_millis())).collect();
+        assert_eq!(pauses, [Some(10), Some(20), Some(35), None]);
+        assert_eq!(RetryPolicy::new().pause_after(u32::MAX), Some(Duration::from_secs(5)));
+    }
+}

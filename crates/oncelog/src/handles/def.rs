@@ -1,0 +1,147 @@
+//! Definitions: the name, shape and codecs of a topic or table, as constants that know no engine.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+use crate::codec::Codec;
+use crate::ids::{PartitionId, ShardId};
+use crate::record::partition_of;
+use crate::table::TableSpec;
+use crate::topic::TopicSpec;
+
+/// Segments are ended before they grow beyond this unless the topic says otherwise: 256 MiB.
+const FILE_ROLL_SIZE: u64 = 256 << 20;
+
+/// A topic by name, with the codecs of its keys and values.
+///
+/// ```
+/// use oncelog::{TopicDef, U64, Utf8};
+/// const ALERTS: TopicDef<Utf8, U64> = TopicDef::new("alerts").partitions(4);
+/// ```
+pub struct TopicDef<K, V> {
+    name: Cow<'static, str>,
+    partitions: u32,
+    file_roll_size: u64,
+    codecs: PhantomData<fn() -> (K, V)>,
+}
+
+impl<K, V> TopicDef<K, V> {
+    /// A topic of one partition.
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        TopicDef { name: Cow::Borrowed(name), partitions: 1, file_roll_size: FILE_ROLL_SIZE, codecs: PhantomData }
+    }
+
+    /// A topic whose name is known at run time only.
+    #[must_use]
+    pub fn named(name: impl Into<String>) -> Self {
+        TopicDef { name: Cow::Owned(name.into()), ..Self::new("") }
+    }
+
+    /// Sets how many partitions it has, at least 1. Fixed once the topic exists.
+    #[must_use]
+    pub const fn partitions(mut self, partitions: u32) -> Self {
+        self.partitions = partitions;
+        self
+    }
+
+    /// Sets the bytes at which a segment file is ended and the next begun; at least 1024, 256 MiB unless set.
+    #[must_use]
+    pub const fn file_roll_size(mut self, bytes: u64) -> Self {
+        self.file_roll_size = bytes;
+        self
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl<K: Codec, V: Codec> TopicDef<K, V> {
+    /// What an engine is asked for.
+    #[must_use]
+    pub fn spec(&self) -> TopicSpec {
+        TopicSpec {
+            name: self.name.clone().into_owned(),
+            partitions: self.partitions,
+            key_codec: K::ID.to_owned(),
+            value_codec: V::ID.to_owned(),
+            file_roll_size: self.file_roll_size,
+        }
+    }
+}
+
+impl<K, V> Clone for TopicDef<K, V> {
+    fn clone(&self) -> Self {
+        TopicDef { name: self.name.clone(), codecs: PhantomData, ..*self }
+    }
+}
+
+impl<K, V> fmt::Debug for TopicDef<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TopicDef").field("name", &self.name).field("partitions", &self.partitions).finish()
+    }
+}
+
+/// A table by name, with the codecs of its keys and values.
+pub struct TableDef<K, V> {
+    name: Cow<'static, str>,
+    codecs: PhantomData<fn() -> (K, V)>,
+}
+
+impl<K, V> TableDef<K, V> {
+    /// A table of that name.
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        TableDef { name: Cow::Borrowed(name), codecs: PhantomData }
+    }
+
+    /// A table whose name is known at run time only.
+    #[must_use]
+    pub fn named(name: impl Into<String>) -> Self {
+        TableDef { name: Cow::Owned(name.into()), codecs: PhantomData }
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl<K: Codec, V: Codec> TableDef<K, V> {
+    /// What an engine is asked for.
+    #[must_use]
+    pub fn spec(&self, shards: u32) -> TableSpec {
+        TableSpec {
+            name: self.name.clone().into_owned(),
+            shards,
+            key_codec: K::ID.to_owned(),
+            value_codec: V::ID.to_owned(),
+        }
+    }
+}
+
+impl<K, V> Clone for TableDef<K, V> {
+    fn clone(&self) -> Self {
+        TableDef { name: self.name.clone(), codecs: PhantomData }
+    }
+}
+
+impl<K, V> fmt::Debug for TableDef<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TableDef").field("name", &self.name).finish()
+    }
+}
+
+/// The shard that a row of this key belongs to: the same rule that routes records to partitions.
+pub(crate) fn shard_of(key: &[u8], shards: u32) -> ShardId {
+    if shards == 1 {
+        return ShardId(0);
+    }
+    let PartitionId(partition) = partition_of(key, shards);
+    ShardId(partition)
+}

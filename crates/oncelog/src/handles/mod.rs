@@ -1,0 +1,25 @@
+//! What users hold: definitions of topics and tables, producers, transactions, consumers, processors. They know an engine
+//! only by its traits, so the same code runs on any.
+//!
+//! ```text
+//! Producer, Transaction --append--> EngineTx        Consumer, Processor: Source --record--> your function --Tx--> EngineTx
+//! ```
+//!
+//! Invariant: a handle never decides what is durable or visible; it encodes, asks the engine, and decodes.
+
+mod consumer;
+mod def;
+mod processor;
+mod producer;
+mod record;
+mod tx;
+mod worker;
+
+pub use consumer::Consumer;
+pub(crate) use def::shard_of;
+pub use def::{TableDef, TopicDef};
+pub use processor::{AsEngine, Processor, ProcessorHandle, ProcessorTask};
+pub use producer::{Pending, Producer, SyncPolicy};
+pub use record::RecordRef;
+pub use tx::{Table, Transaction, Tx};
+pub(crate) use tx::{decode_row, encode};

@@ -1,0 +1,304 @@
+//! A transaction in the user's types.
+
+use std::marker::PhantomData;
+use std::ops::{Bound, RangeBounds};
+
+use bytes::Bytes;
+
+use super::def::{TableDef, TopicDef, shard_of};
+use super::producer::Pending;
+use crate::codec::Codec;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{PartitionId, ShardId, TableId, TopicId};
+use crate::table::TableSpec;
+use crate::transaction::{Committed, Engine, EngineTx, NewRecord};
+use crate::wake::Arc;
+
+/// Rows that one call to the engine asks for in a scan.
+const SCAN_ROWS: usize = 256;
+
+/// What definitions became when they were first used: so that using one costs no lookup by name in the engine.
+#[derive(Default)]
+pub(crate) struct Bindings {
+    topics: Vec<(Binding, TopicId)>,
+    tables: Vec<(Binding, TableId, u32)>,
+}
+
+/// A name with the codecs it was used with.
+struct Binding {
+    name: String,
+    key_codec: &'static str,
+    value_codec: &'static str,
+}
+
+impl Binding {
+    fn of<K: Codec, V: Codec>(name: &str) -> Binding {
+        Binding { name: name.to_owned(), key_codec: K::ID, value_codec: V::ID }
+    }
+
+    fn is<K: Codec, V: Codec>(&self, name: &str) -> bool {
+        self.name == name && self.key_codec == K::ID && self.value_codec == V::ID
+    }
+}
+
+impl Bindings {
+    pub(crate) fn topic<K: Codec, V: Codec>(&mut self, engine: &dyn Engine, def: &TopicDef<K, V>) -> Result<TopicId> {
+        if let Some((_, id)) = self.topics.iter().find(|(bound, _)| bound.is::<K, V>(def.name())) {
+            return Ok(*id);
+        }
+        let id = engine.open_topic(&def.spec())?;
+        self.topics.push((Binding::of::<K, V>(def.name()), id));
+        Ok(id)
+    }
+
+    /// The table, made with one shard if there is none.
+    fn table<K: Codec, V: Codec>(&mut self, engine: &dyn Engine, def: &TableDef<K, V>) -> Result<(TableId, u32)> {
+        if let Some((_, id, shards)) = self.tables.iter().find(|(bound, ..)| bound.is::<K, V>(def.name())) {
+            return Ok((*id, *shards));
+        }
+        let shards = engine.find_table(def.name())?.map_or(1, |(_, spec): (_, TableSpec)| spec.shards);
+        let id = engine.open_table(&def.spec(shards))?;
+        self.tables.push((Binding::of::<K, V>(def.name()), id, shards));
+        Ok((id, shards))
+    }
+}
+
+/// The view of a transaction that a processing function gets.
+///
+/// Everything done through it happens in one atomic step with the record's consumption, or not at all.
+pub struct Tx<'a> {
+    pub(crate) engine: &'a dyn Engine,
+    pub(crate) inner: &'a mut dyn EngineTx,
+    pub(crate) bindings: &'a mut Bindings,
+    /// In a processor: the input partition of the record at hand. Sharded tables take only keys that belong to it.
+    pub(crate) scope: Option<PartitionId>,
+}
+
+impl Tx<'_> {
+    /// Stages a record for the topic, which is made if it does not exist. It goes to the partition of its key.
+    ///
+    /// # Errors
+    /// `Invalid`: over a limit, no encoding, or another definition of the topic.
+    pub fn append<K: Codec, V: Codec>(
+        &mut self,
+        topic: TopicDef<K, V>,
+        key: &K::Value,
+        value: &V::Value,
+    ) -> Result<()> {
+        let id = self.bindings.topic(self.engine, &topic)?;
+        let key = encode::<K>(key)?;
+        let value = encode::<V>(value)?;
+        self.append_bytes(id, NewRecord { key: Some(&key), value: Some(&value), ..NewRecord::default() })
+    }
+
+    /// Stages a record without a key.
+    ///
+    /// # Errors
+    /// As [`Tx::append`].
+    pub fn append_value<K: Codec, V: Codec>(&mut self, topic: TopicDef<K, V>, value: &V::Value) -> Result<()> {
+        let id = self.bindings.topic(self.engine, &topic)?;
+        let value = encode::<V>(value)?;
+        self.append_bytes(id, NewRecord { value: Some(&value), ..NewRecord::default() })
+    }
+
+    fn append_bytes(&mut self, topic: TopicId, record: NewRecord<'_>) -> Result<()> {
+        self.inner.append(topic, None, record).map(|_| ())
+    }
+
+    /// The table, which is made if it does not exist. It reads its own writes.
+    ///
+    /// # Errors
+    /// `Invalid`: it exists with other codecs.
+    pub fn table<K: Codec, V: Codec>(&mut self, table: TableDef<K, V>) -> Result<Table<'_, K, V>> {
+        let (id, shards) = self.bindings.table(self.engine, &table)?;
+        Ok(Table { tx: self.inner, id, shards, scope: self.scope, codecs: PhantomData })
+    }
+}
+
+/// A table within a transaction.
+pub struct Table<'a, K, V> {
+    tx: &'a mut dyn EngineTx,
+    id: TableId,
+    shards: u32,
+    scope: Option<PartitionId>,
+    codecs: PhantomData<fn() -> (K, V)>,
+}
+
+impl<K: Codec, V: Codec> Table<'_, K, V> {
+    /// The value of a row, own writes included. Becomes part of what must not change until the commit.
+    ///
+    /// # Errors
+    /// `Invalid`: the key belongs to another partition, or the bytes are none of this codec; `Corrupt`.
+    pub fn get(&mut self, key: &K::Value) -> Result<Option<V::Owned>> {
+        let (shard, key) = self.route(key)?;
+        let value = self.tx.get(self.id, shard, &key)?;
+        value.map(|bytes| V::decode_owned(&bytes).map_err(|reason| bad_row("value", reason))).transpose()
+    }
+
+    /// Stages a row.
+    ///
+    /// # Errors
+    /// `Invalid`: over a limit, no encoding, or the key belongs to another partition.
+    pub fn put(&mut self, key: &K::Value, value: &V::Value) -> Result<()> {
+        let (shard, key) = self.route(key)?;
+        let value = encode::<V>(value)?;
+        self.tx.put(self.id, shard, &key, Some(Bytes::from(value)))
+    }
+
+    /// Stages the removal of a row, there or not.
+    ///
+    /// # Errors
+    /// As [`Table::put`].
+    pub fn delete(&mut self, key: &K::Value) -> Result<()> {
+        let (shard, key) = self.route(key)?;
+        self.tx.put(self.id, shard, &key, None)
+    }
+
+    /// Replaces a row by what `change` makes of it; gives the new value.
+    ///
+    /// # Errors
+    /// As [`Table::get`] and [`Table::put`].
+    pub fn update(&mut self, key: &K::Value, change: impl FnOnce(Option<V::Owned>) -> V::Owned) -> Result<V::Owned>
+    where
+        V::Owned: std::borrow::Borrow<V::Value>,
+    {
+        let new = change(self.get(key)?);
+        self.put(key, std::borrow::Borrow::borrow(&new))?;
+        Ok(new)
+    }
+
+    /// The rows whose keys lie in `range`, in the order of their encoded keys, own writes included. Of a sharded table a
+    /// processor sees the shard of its record; elsewhere the shards follow one another.
+    ///
+    /// # Errors
+    /// As [`Table::get`].
+    pub fn scan<'k>(&mut self, range: impl RangeBounds<&'k K::Value>) -> Result<Vec<(K::Owned, V::Owned)>>
+    where
+        K::Value: 'k,
+    {
+        let start = encode_bound::<K>(range.start_bound())?;
+        let end = encode_bound::<K>(range.end_bound())?;
+        let shards = match self.scope {
+            Some(PartitionId(partition)) if self.shards > 1 => partition..partition + 1,
+            _ => 0..self.shards,
+        };
+        let mut rows = Vec::new();
+        for shard in shards {
+            let mut from = start.clone();
+            loop {
+                let (start, end) = (from.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
+                let page = self.tx.scan(self.id, ShardId(shard), start, end, SCAN_ROWS)?;
+                for (key, value) in &page {
+                    rows.push(decode_row::<K, V>(key, value)?);
+                }
+                match page.into_iter().nth(SCAN_ROWS - 1) {
+                    Some((last, _)) => from = Bound::Excluded(last),
+                    None => break,
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    fn route(&self, key: &K::Value) -> Result<(ShardId, Vec<u8>)> {
+        let key = encode::<K>(key)?;
+        let shard = shard_of(&key, self.shards);
+        match self.scope {
+            Some(PartitionId(partition)) if self.shards > 1 && shard.0 != partition => Err(Error::invalid(format!(
+                "the key belongs to partition {shard} and the record at hand is of partition {partition}: a processor's \
+                 tables are keyed like its input"
+            ))),
+            _ => Ok((shard, key)),
+        }
+    }
+}
+
+/// A transaction in the long form: fill it, then commit. Dropping it aborts it.
+#[must_use]
+pub struct Transaction {
+    engine: Arc<dyn Engine>,
+    inner: Box<dyn EngineTx>,
+    bindings: Bindings,
+}
+
+impl Transaction {
+    pub(crate) fn begin(engine: Arc<dyn Engine>) -> Result<Transaction> {
+        let inner = engine.begin()?;
+        Ok(Transaction { engine, inner, bindings: Bindings::default() })
+    }
+
+    /// The view through which it is filled.
+    pub fn tx(&mut self) -> Tx<'_> {
+        Tx { engine: &*self.engine, inner: &mut *self.inner, bindings: &mut self.bindings, scope: None }
+    }
+
+    /// Stages a record, as [`Tx::append`].
+    ///
+    /// # Errors
+    /// As [`Tx::append`].
+    pub fn append<K: Codec, V: Codec>(
+        &mut self,
+        topic: TopicDef<K, V>,
+        key: &K::Value,
+        value: &V::Value,
+    ) -> Result<()> {
+        self.tx().append(topic, key, value)
+    }
+
+    /// The table, as [`Tx::table`].
+    ///
+    /// # Errors
+    /// As [`Tx::table`].
+    pub fn table<K: Codec, V: Codec>(&mut self, table: TableDef<K, V>) -> Result<Table<'_, K, V>> {
+        let (id, shards) = self.bindings.table(&*self.engine, &table)?;
+        Ok(Table { tx: &mut *self.inner, id, shards, scope: None, codecs: PhantomData })
+    }
+
+    /// Makes all of it happen; durable on return.
+    ///
+    /// # Errors
+    /// `Conflict`: something it read has changed, run it again; `Full`, `Closed`: it did not happen; `InDoubt`: the disk
+    /// failed, reopen the store and look.
+    pub fn commit(self) -> Result<Committed> {
+        self.inner.submit()?.wait()
+    }
+
+    /// Hands it over without waiting: it has its place, and later transactions of this store come after it.
+    ///
+    /// # Errors
+    /// As [`Transaction::commit`], but for `InDoubt`, which [`Pending::wait`] tells.
+    pub fn submit(self) -> Result<Pending<Committed>> {
+        let pending = self.inner.submit()?;
+        pending.hand_over();
+        Ok(Pending::new(pending, |committed| committed))
+    }
+
+    /// Gives it up. Nothing of it was ever visible.
+    pub fn abort(self) {}
+}
+
+pub(crate) fn encode<C: Codec>(value: &C::Value) -> Result<Vec<u8>> {
+    let mut out = Vec::new();
+    C::encode(value, &mut out)
+        .map_err(|reason| Error::invalid(format!("the value has no encoding as {}", C::ID)).because(reason))?;
+    Ok(out)
+}
+
+fn encode_bound<C: Codec>(bound: Bound<&&C::Value>) -> Result<Bound<Vec<u8>>> {
+    Ok(match bound {
+        Bound::Included(key) => Bound::Included(encode::<C>(key)?),
+        Bound::Excluded(key) => Bound::Excluded(encode::<C>(key)?),
+        Bound::Unbounded => Bound::Unbounded,
+    })
+}
+
+/// A row in the user's types.
+pub(crate) fn decode_row<K: Codec, V: Codec>(key: &[u8], value: &[u8]) -> Result<(K::Owned, V::Owned)> {
+    let key = K::decode_owned(key).map_err(|reason| bad_row("key", reason))?;
+    let value = V::decode_owned(value).map_err(|reason| bad_row("value", reason))?;
+    Ok((key, value))
+}
+
+fn bad_row(part: &str, reason: crate::codec::CodecError) -> Error {
+    Error::new(ErrorKind::Invalid, format!("the {part} of a row cannot be decoded")).because(reason)
+}

@@ -1,0 +1,70 @@
+//! The one thread of a store: leads groups that nobody waits for, syncs lax appends in time, moves the trim point.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::Core;
+use crate::error::{Error, ErrorKind, Result};
+use crate::wake::{Arc, AtomicBool, Ordering};
+
+/// The running thread. Dropping it ends and joins it.
+pub(super) struct Background {
+    core: Arc<Core>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// It is woken for work; this bounds how late it notices that lax appends are to be synced.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
+impl Background {
+    pub(super) fn start(core: &Arc<Core>) -> Result<Background> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (theirs, their_core) = (Arc::clone(&stop), Arc::clone(core));
+        let run = move || {
+            let ran = catch_unwind(AssertUnwindSafe(|| run(&their_core, &theirs)));
+            if ran.is_err() {
+                tracing::error!("the background thread panicked; the store must be reopened");
+                their_core.pipeline.journal.fail();
+            }
+        };
+        let thread = std::thread::Builder::new().name("oncelog".to_owned()).spawn(run);
+        let thread = thread.map_err(|error| {
+            Error::new(ErrorKind::Unavailable, "no thread for the background of the store").because(error)
+        })?;
+        Ok(Background { core: Arc::clone(core), stop, thread: Some(thread) })
+    }
+}
+
+fn run(core: &Core, stop: &AtomicBool) {
+    let wait = WAIT_MAX.min(core.options.os_sync_interval);
+    while !stop.load(Ordering::SeqCst) {
+        match core.duties() {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Full => tracing::warn!(%error, "no space for background work"),
+            Err(error) => {
+                if error.kind() != ErrorKind::Closed {
+                    tracing::error!(%error, "background work failed");
+                }
+                // Frames that are still waiting get their answer from those who wait for them.
+                while core.pipeline.journal.lead() {}
+                if core.pipeline.journal.has_failed() {
+                    return;
+                }
+            }
+        }
+        core.pipeline.journal.wait_for_work(wait);
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.core.pipeline.journal.wake_background();
+        if let Some(thread) = self.thread.take() {
+            // Its panics are caught and told inside.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Topics and tables of the owner: looked up in memory, made by a transaction on the store's own tables.
+
+use super::Core;
+use super::layout::{OWNER, make_dir};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{LogOffset, PartitionId, TableId, TopicId};
+use crate::journal::Durability;
+use crate::table::{FIRST_USER_TABLE, TableSpec};
+use crate::topic::{
+    self, Claim, Partition, PartitionState, SegmentMaker, SegmentRow, Topic, TopicSpec, partition_dir, topic_dir,
+};
+use crate::transaction::system::{self, CatalogueKey, NextIds};
+use crate::transaction::{EngineTx, StoreTx};
+use crate::wake::Arc;
+
+impl Core {
+    /// The topic of that name, made if there is none; durable on return.
+    pub(super) fn open_topic(&self, spec: &TopicSpec) -> Result<TopicId> {
+        self.check_open()?;
+        if let Some(topic) = self.pipeline.topics.find(&spec.name) {
+            topic.spec.admit(spec)?;
+            return Ok(topic.id);
+        }
+        spec.check()?;
+        let _one_at_a_time = self.creating.lock();
+        if let Some(topic) = self.pipeline.topics.find(&spec.name) {
+            topic.spec.admit(spec)?;
+            return Ok(topic.id);
+        }
+        self.create_topic(spec)
+    }
+
+    fn create_topic(&self, spec: &TopicSpec) -> Result<TopicId> {
+        let mut tx = self.begin();
+        let mut next = self.next_ids(&mut tx)?;
+        let id = TopicId(next.topic);
+        next.topic += 1;
+        self.claim(id, spec)?;
+        self.put_row(&mut tx, CatalogueKey::NextIds, &next)?;
+        self.put_row(&mut tx, CatalogueKey::Topic(id), spec)?;
+        Box::new(tx).submit()?.wait()?;
+        let topic = self.topic_parts().topic(id, spec.clone(), |_| (PartitionState::default(), Vec::new()), true);
+        self.pipeline.topics.insert(Arc::new(topic));
+        Ok(id)
+    }
+
+    /// Claims the name and makes the directories; a claim of our own that no catalogue knows is the rest of an attempt
+    /// that failed, and is taken over.
+    fn claim(&self, id: TopicId, spec: &TopicSpec) -> Result<()> {
+        let disk = &*self.disk;
+        let dir = topic_dir(&self.layout.topics, &spec.name);
+        if let Err(error) = topic::claim_dir(disk, &self.layout.topics, &dir) {
+            let ours =
+                topic::read_claim(disk, &dir).is_ok_and(|claim| claim.owner == OWNER && claim.store == self.store);
+            if error.kind() != ErrorKind::Invalid || !ours {
+                return Err(error);
+            }
+        }
+        for partition in 0..spec.partitions {
+            let path = partition_dir(&dir, PartitionId(partition));
+            make_dir(disk, &path).map_err(|error| Error::io(&path, "make a partition", error))?;
+        }
+        let (owner, name) = (OWNER.to_owned(), spec.name.clone());
+        topic::write_claim(disk, &dir, &Claim { store: self.store, topic: id, owner, name })
+    }
+
+    /// The table of that name, made if there is none; durable on return.
+    pub(super) fn open_table(&self, spec: &TableSpec) -> Result<TableId> {
+        self.check_open()?;
+        spec.check()?;
+        let _one_at_a_time = self.creating.lock();
+        if let Some((id, found)) = self.find_table(&spec.name)? {
+            found.admit(spec)?;
+            return Ok(id);
+        }
+        let mut tx = self.begin();
+        let mut next = self.next_ids(&mut tx)?;
+        let id = TableId(next.table);
+        next.table += 1;
+        self.put_row(&mut tx, CatalogueKey::NextIds, &next)?;
+        self.put_row(&mut tx, CatalogueKey::Table(id), spec)?;
+        Box::new(tx).submit()?.wait()?;
+        Ok(id)
+    }
+
+    /// The table of that name.
+    pub(super) fn find_table(&self, name: &str) -> Result<Option<(TableId, TableSpec)>> {
+        let rows = self.tables.shard(system::CATALOGUE, system::SHARD);
+        let rows = rows.scan(
+            std::ops::Bound::Included(&CatalogueKey::Table(TableId(0)).encode()),
+            std::ops::Bound::Included(&CatalogueKey::Table(TableId(u32::MAX)).encode()),
+            usize::MAX,
+            self.pipeline.view.visible(),
+        )?;
+        for (key, value) in rows {
+            let spec: TableSpec = system::decode_row(&value)?;
+            if let (Some(CatalogueKey::Table(id)), true) = (CatalogueKey::decode(&key), spec.name == name) {
+                return Ok(Some((id, spec)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next offset that `consumer` will read, as visible.
+    pub(super) fn committed(&self, consumer: &str, topic: TopicId, partition: PartitionId) -> Result<LogOffset> {
+        let rows = self.tables.shard(system::PROGRESS, system::SHARD);
+        let row = rows.get(&system::progress_key(consumer, topic, partition), self.pipeline.view.visible())?;
+        row.map_or(Ok(LogOffset(0)), |row| system::decode_row(&row))
+    }
+
+    pub(super) fn begin(&self) -> StoreTx {
+        StoreTx::new(Arc::clone(&self.pipeline), Durability::Synced)
+    }
+
+    fn next_ids(&self, tx: &mut StoreTx) -> Result<NextIds> {
+        let row = tx.get(system::CATALOGUE, system::SHARD, &CatalogueKey::NextIds.encode())?;
+        row.map_or(Ok(NextIds { topic: 1, table: FIRST_USER_TABLE }), |row| system::decode_row(&row))
+    }
+
+    fn put_row(&self, tx: &mut StoreTx, key: CatalogueKey, row: &impl serde::Serialize) -> Result<()> {
+        let value = system::encode_row(row)?;
+        tx.put(system::CATALOGUE, system::SHARD, &key.encode(), Some(value.into()))
+    }
+
+    pub(super) fn topic_parts(&self) -> TopicParts {
+        TopicParts {
+            disk: Arc::clone(&self.disk),
+            chance: Arc::clone(&self.chance),
+            store: self.store,
+            epoch: self.epoch,
+            topics: self.layout.topics.clone(),
+            view: Arc::clone(&self.pipeline.view),
+        }
+    }
+}
+
+/// What it takes to put a topic together.
+pub(super) struct TopicParts {
+    pub(super) disk: Arc<dyn crate::disk::Disk>,
+    pub(super) chance: Arc<crate::chance::Chance>,
+    pub(super) store: crate::ids::StoreId,
+    pub(super) epoch: crate::ids::Epoch,
+    pub(super) topics: std::path::PathBuf,
+    pub(super) view: Arc<crate::view::View>,
+}
+
+impl TopicParts {
+    /// The topic with its partitions as `known` says; with `continues`, their last segments are written on.
+    pub(super) fn topic(
+        &self,
+        id: TopicId,
+        spec: TopicSpec,
+        known: impl Fn(PartitionId) -> (PartitionState, Vec<SegmentRow>),
+        continues: bool,
+    ) -> Topic {
+        let dir = topic_dir(&self.topics, &spec.name);
+        let partition = |number| {
+            let partition = PartitionId(number);
+            let maker = SegmentMaker {
+                disk: Arc::clone(&self.disk),
+                chance: Arc::clone(&self.chance),
+                store: self.store,
+                epoch: self.epoch,
+                dir: partition_dir(&dir, partition),
+                file_roll_size: spec.file_roll_size,
+            };
+            let (state, rows) = known(partition);
+            let view = Arc::clone(&self.view);
+            Arc::new(Partition::recovered((id, &spec.name), partition, maker, view, state, &rows, continues))
+        };
+        let partitions = (0..spec.partitions).map(partition).collect();
+        Topic { id, spec, partitions }
+    }
+
+    /// Makes sure that the directories of a topic that a replayed frame made are there, as they must be.
+    pub(super) fn check_dirs(&self, spec: &TopicSpec) -> Result<()> {
+        let dir = topic_dir(&self.topics, &spec.name);
+        for number in 0..spec.partitions {
+            let path = partition_dir(&dir, PartitionId(number));
+            self.disk.list(&path).map_err(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => Error::corrupt(&path, 0, "the directory of a partition is gone"),
+                _ => Error::io(&path, "list a partition", error),
+            })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,70 @@
+//! The store as an engine.
+
+use std::time::Duration;
+
+use super::Store;
+use super::source::StoreSource;
+use crate::error::Result;
+use crate::ids::{TableId, TopicId};
+use crate::journal::Durability;
+use crate::table::TableSpec;
+use crate::topic::TopicSpec;
+use crate::transaction::{Engine, EngineTx, Source, StoreTx};
+use crate::wake::Arc;
+
+/// A store behind the handles.
+pub(super) struct StoreEngine(pub(super) Store);
+
+impl StoreEngine {
+    fn begin(&self, durability: Durability) -> Result<Box<dyn EngineTx>> {
+        let core = &self.0.inner.core;
+        core.check_open()?;
+        Ok(Box::new(StoreTx::new(Arc::clone(&core.pipeline), durability)))
+    }
+}
+
+impl Engine for StoreEngine {
+    fn open_topic(&self, spec: &TopicSpec) -> Result<TopicId> {
+        self.0.inner.core.open_topic(spec)
+    }
+
+    fn find_topic(&self, name: &str) -> Result<Option<(TopicId, TopicSpec)>> {
+        Ok(self.0.inner.core.pipeline.topics.find(name).map(|topic| (topic.id, topic.spec.clone())))
+    }
+
+    fn open_table(&self, spec: &TableSpec) -> Result<TableId> {
+        self.0.inner.core.open_table(spec)
+    }
+
+    fn find_table(&self, name: &str) -> Result<Option<(TableId, TableSpec)>> {
+        self.0.inner.core.find_table(name)
+    }
+
+    fn begin(&self) -> Result<Box<dyn EngineTx>> {
+        StoreEngine::begin(self, Durability::Synced)
+    }
+
+    fn begin_lax(&self) -> Result<Box<dyn EngineTx>> {
+        StoreEngine::begin(self, Durability::Written)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.0.flush()
+    }
+
+    fn source(&self, consumer: &str, topics: &[TopicId]) -> Result<Box<dyn Source>> {
+        Ok(Box::new(StoreSource::claim(&self.0, consumer, topics)?))
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.0.inner.core.options.clock.now_ms()
+    }
+
+    fn pause(&self, pause: Duration) {
+        self.0.inner.core.options.clock.sleep(pause);
+    }
+
+    fn wake(&self) {
+        self.0.inner.core.pipeline.view.news.raise();
+    }
+}

@@ -1,0 +1,177 @@
+//! Where things are in a store directory, and how one comes to be.
+//!
+//! A directory is a store from the moment that the file `STORE` is there, which is put in its place last. Before, it holds
+//! only what an interrupted making may leave, and the making starts over.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::manifest::ManifestFile;
+use crate::chance::Chance;
+use crate::codec::{CheckSite, Input, crc32c, same};
+use crate::disk::{Disk, OpenMode, SyncSite};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::StoreId;
+
+const MAGIC: [u8; 8] = *b"ONCELOG\0";
+/// The format of the whole directory.
+pub(super) const FORMAT: u32 = 1;
+const SUMMED_BYTES: usize = 28;
+
+/// The paths of a store and of its owner `main`.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    pub(super) dir: PathBuf,
+    pub(super) store_file: PathBuf,
+    pub(super) owners: PathBuf,
+    pub(super) owner: PathBuf,
+    pub(super) manifest: PathBuf,
+    pub(super) journal: PathBuf,
+    pub(super) state: PathBuf,
+    pub(super) aside: PathBuf,
+    pub(super) topics: PathBuf,
+}
+
+/// The owner that [`Store::open`](super::Store::open) takes.
+pub(super) const OWNER: &str = "main";
+
+impl Layout {
+    pub(super) fn of(dir: &Path) -> Layout {
+        let owners = dir.join("owners");
+        let owner = owners.join(OWNER);
+        Layout {
+            dir: dir.to_owned(),
+            store_file: dir.join("STORE"),
+            manifest: owner.join("MANIFEST"),
+            journal: owner.join("journal"),
+            state: owner.join("state"),
+            aside: owner.join("aside"),
+            topics: dir.join("topics"),
+            owners,
+            owner,
+        }
+    }
+
+    /// Makes the store if `dir` holds none.
+    ///
+    /// # Errors
+    /// `Invalid`: `dir` is a file or holds something else; `Locked`: another process is making it.
+    pub(super) fn ensure_store(&self, disk: &dyn Disk, chance: &Chance, may_create: bool) -> Result<()> {
+        if let Err(error) = disk.list(&self.dir) {
+            return match error.kind() {
+                io::ErrorKind::NotFound if may_create => self.create(disk, chance),
+                io::ErrorKind::NotFound => Err(Error::new(ErrorKind::NotFound, "there is no store").in_file(&self.dir)),
+                io::ErrorKind::NotADirectory => {
+                    Err(Error::invalid("this is a file, a store is a directory").in_file(&self.dir))
+                }
+                _ => Err(Error::io(&self.dir, "list the store", error)),
+            };
+        }
+        let found = disk.list(&self.dir).map_err(|error| Error::io(&self.dir, "list the store", error))?;
+        if found.contains(&self.store_file) {
+            return Ok(());
+        }
+        let is_ours = |path: &PathBuf| *path == self.owners || *path == self.topics || *path == self.new_store_file();
+        if let Some(foreign) = found.iter().find(|path| !is_ours(path)) {
+            let what = "the directory is not a store and holds something else; name another or an empty one";
+            return Err(Error::invalid(what).in_file(foreign));
+        }
+        if may_create {
+            self.create(disk, chance)
+        } else {
+            Err(Error::new(ErrorKind::NotFound, "there is no store").in_file(&self.dir))
+        }
+    }
+
+    fn new_store_file(&self) -> PathBuf {
+        self.dir.join("STORE.new")
+    }
+
+    fn create(&self, disk: &dyn Disk, chance: &Chance) -> Result<()> {
+        let doing = |error| Error::io(&self.dir, "make the store", error);
+        make_dir_all(disk, &self.dir).map_err(doing)?;
+        for dir in [&self.owners, &self.owner, &self.journal, &self.state, &self.aside, &self.topics] {
+            make_dir(disk, dir).map_err(|error| Error::io(dir, "make the store", error))?;
+        }
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&chance.next_u64().to_le_bytes());
+        id[8..].copy_from_slice(&chance.next_u64().to_le_bytes());
+        let store = StoreId(id);
+        let mut manifest = ManifestFile::lock(disk, &self.manifest, OpenMode::Create)?;
+        // Looked at under the lock: another process may have made the store meanwhile, or somebody removed STORE.
+        let names = disk.list(&self.dir).map_err(doing)?;
+        if names.contains(&self.store_file) {
+            return Ok(());
+        }
+        if !disk.list(&self.journal).map_err(doing)?.is_empty() {
+            return Err(Error::corrupt(&self.store_file, 0, "the file that makes this a store is gone"));
+        }
+        manifest.begin(store, OWNER)?;
+        for dir in [&self.owner, &self.owners, &self.dir] {
+            disk.sync_dir(dir, SyncSite::StoreDir).map_err(doing)?;
+        }
+        self.write_store_file(disk, store)
+    }
+
+    fn write_store_file(&self, disk: &dyn Disk, store: StoreId) -> Result<()> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&FORMAT.to_le_bytes());
+        bytes.extend_from_slice(&store.0);
+        let sum = crc32c(&bytes);
+        bytes.extend_from_slice(&sum.to_le_bytes());
+        let new = self.new_store_file();
+        let written = disk.open(&new, OpenMode::Create).and_then(|file| {
+            file.set_len(0)?;
+            file.write_all_at(&bytes, 0)?;
+            file.sync(SyncSite::StoreFile)?;
+            disk.rename(&new, &self.store_file)?;
+            disk.sync_dir(&self.dir, SyncSite::StoreDir)
+        });
+        written.map_err(|error| Error::io(&self.store_file, "make the store", error))
+    }
+
+    /// The identity of the store, checked.
+    pub(super) fn read_store_file(&self, disk: &dyn Disk) -> Result<StoreId> {
+        let path = &self.store_file;
+        let file = disk.open(path, OpenMode::Read).map_err(|error| Error::io(path, "open the store", error))?;
+        let bytes = file.read_whole(4096).map_err(|error| Error::io(path, "read the store", error))?;
+        let mut input = Input::new(&bytes);
+        let parsed = (|| {
+            let (magic, format): ([u8; 8], u32) = (input.array()?, input.u32()?);
+            Some((magic, format, StoreId(input.array()?), input.u32()?))
+        })();
+        let damaged = || Error::corrupt(path, 0, "the file that makes this a store is damaged");
+        let (magic, format, store, sum) = parsed.ok_or_else(damaged)?;
+        if magic != MAGIC || !input.is_empty() || !same(CheckSite::StoreFile, sum, crc32c(&bytes[..SUMMED_BYTES])) {
+            return Err(damaged());
+        }
+        if format != FORMAT {
+            let what = format!("the store has format {format}, this program knows {FORMAT}");
+            return Err(Error::new(ErrorKind::UnsupportedVersion, what).in_file(path));
+        }
+        Ok(store)
+    }
+}
+
+/// Makes `dir`, there or not.
+pub(super) fn make_dir(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    match disk.create_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes `dir` with the directories above it, durably.
+fn make_dir_all(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    match disk.create_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let Some(parent) = parent else { return Err(error) };
+            make_dir_all(disk, parent)?;
+            make_dir(disk, dir)?;
+        }
+        other => other?,
+    }
+    disk.sync_dir(parent.unwrap_or(Path::new(".")), SyncSite::StoreDir)
+}

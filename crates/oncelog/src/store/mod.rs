@@ -1,0 +1,299 @@
+//! The embedded engine: a store directory, the owner taken in it, recovery, background duties, orderly close.
+//!
+//! ```text
+//! DIR/STORE                  makes it a store: format, identity
+//! DIR/owners/main/MANIFEST   lock, epoch, trim point: updated in place, never renamed over
+//! DIR/owners/main/journal/   frames since the trim point      DIR/owners/main/state/   tables at the trim point
+//! DIR/topics/NAME/CLAIM      whose the name is                DIR/topics/NAME/PARTITION/   segments
+//! ```
+//!
+//! Invariants: one process has an owner at a time, and taking it is recovery; every opening takes the next epoch; after
+//! an unclean stop nothing old is written again, and what recovery accepted is durable in new places before it is served.
+//! Highest floor: uses every room below, implements [`Engine`](crate::transaction::Engine) for the handles.
+
+mod background;
+mod catalogue;
+mod engine;
+mod layout;
+mod manifest;
+mod open;
+mod options;
+mod report;
+mod snapshot;
+mod source;
+mod trim;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::Path;
+
+pub use options::{StoreMode, StoreOptions};
+pub use report::{LostOffsets, RecoveryReport, TornTailReport};
+pub use snapshot::Snapshot;
+
+use crate::chance::Chance;
+use crate::codec::Codec;
+use crate::consumer::{ConsumerStyle, RetryPolicy};
+use crate::disk::{Disk, MemoryDisk};
+use crate::error::{Error, ErrorKind, Result};
+use crate::handles::{AsEngine, Consumer, Producer, TopicDef, Transaction, Tx};
+use crate::ids::{Epoch, LogOffset, PartitionId, StoreId};
+use crate::table::{SnapshotBackend, Tables};
+use crate::transaction::{Committed, Engine, Pipeline};
+use crate::wake::{Arc, AtomicBool, Mutex, Ordering};
+use background::Background;
+use layout::Layout;
+use manifest::ManifestFile;
+
+/// An open store. Cheap to clone; `Send + Sync`. The last clone closes it when dropped, as [`Store::close`] does but
+/// without telling of errors.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+/// What all handles of an open store share; without the background thread, which holds it too.
+pub(crate) struct Core {
+    disk: Arc<dyn Disk>,
+    layout: Layout,
+    options: StoreOptions,
+    chance: Arc<Chance>,
+    store: StoreId,
+    epoch: Epoch,
+    pipeline: Arc<Pipeline>,
+    backend: Arc<SnapshotBackend>,
+    tables: Arc<Tables>,
+    manifest: Mutex<ManifestFile>,
+    /// Creating topics and tables goes one at a time.
+    creating: Mutex<()>,
+    /// Consumers that a handle of this store is at work for.
+    consumers: Mutex<BTreeSet<String>>,
+    /// One trim at a time.
+    trimming: Mutex<()>,
+    /// When it was first seen that something written is not synced.
+    unsynced_since: Mutex<Option<std::time::Duration>>,
+    report: RecoveryReport,
+    closed: AtomicBool,
+}
+
+struct Inner {
+    core: Arc<Core>,
+    background: Mutex<Option<Background>>,
+}
+
+impl Store {
+    /// Opens the store in `dir`, making it if there is none, and takes its owner `main`. What a crash left is recovered
+    /// before this returns: see [`Store::recovery_report`].
+    ///
+    /// # Errors
+    /// `Locked`: another process has it, see [`Error::holder_pid`]. `Corrupt`: something on disk is not what was written,
+    /// the error names file and position; nothing was changed. `UnsupportedVersion`: written by a newer Oncelog, nothing
+    /// was changed. `Invalid`: `dir` is a file, or a directory with something else in it. `Full`, `Unavailable`.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Store> {
+        StoreOptions::new().open(dir)
+    }
+
+    /// Options for opening a store.
+    #[must_use]
+    pub fn options() -> StoreOptions {
+        StoreOptions::new()
+    }
+
+    /// A store that lives as long as the process, for tests.
+    ///
+    /// # Errors
+    /// `Unavailable`: no random numbers or no thread to be had.
+    pub fn in_memory() -> Result<Store> {
+        StoreOptions::new().journal_file_bytes(1 << 20).disk(Arc::new(MemoryDisk::default())).open("/memory")
+    }
+
+    /// Appends to `topic`, which is made if it does not exist.
+    ///
+    /// # Errors
+    /// `Invalid`: the topic exists and differs; `Full`, `InDoubt`, `Closed`.
+    pub fn producer<K: Codec, V: Codec>(&self, topic: TopicDef<K, V>) -> Result<Producer<K, V>> {
+        Producer::open(self.as_engine(), &topic)
+    }
+
+    /// Reads `topic`, which is made if it does not exist, in the given style.
+    ///
+    /// # Errors
+    /// `Locked`: another handle consumes under this id; `Invalid`: the topic exists and differs, or a bad name.
+    pub fn consumer<K: Codec, V: Codec>(&self, topic: TopicDef<K, V>, style: ConsumerStyle) -> Result<Consumer<K, V>> {
+        Consumer::open(self.as_engine(), &topic, &style)
+    }
+
+    /// As [`Store::consumer`], with a say in when a record is tried again.
+    ///
+    /// # Errors
+    /// As [`Store::consumer`].
+    pub fn consumer_with_retry<K: Codec, V: Codec>(
+        &self,
+        topic: TopicDef<K, V>,
+        style: ConsumerStyle,
+        retry: RetryPolicy,
+    ) -> Result<Consumer<K, V>> {
+        Consumer::with_retry(self.as_engine(), &topic, &style, retry)
+    }
+
+    /// A transaction in the long form.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub fn begin(&self) -> Result<Transaction> {
+        Transaction::begin(self.as_engine())
+    }
+
+    /// Runs `change` in a transaction and commits it; runs it again as often as it meets a `Conflict`. Durable on return.
+    ///
+    /// # Errors
+    /// Whatever `change` fails with: nothing happened then. `Full`, `Closed`: nothing happened. `InDoubt`: the disk
+    /// failed, reopen the store and look.
+    pub fn transact<T>(&self, mut change: impl FnMut(&mut Tx<'_>) -> Result<T>) -> Result<T> {
+        loop {
+            let mut transaction = self.begin()?;
+            let made = match change(&mut transaction.tx()) {
+                Ok(made) => made,
+                Err(error) if error.kind() == ErrorKind::Conflict => continue,
+                Err(error) => return Err(error),
+            };
+            match transaction.commit() {
+                Ok(Committed { .. }) => return Ok(made),
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// One state of all tables and topics, as of the last durable commit; stays as it is however long it is kept.
+    /// Costs nothing to make; while it lives, rows that change keep their older version in memory.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        self.inner.core.check_open()?;
+        Ok(Snapshot::take(&self.inner.core))
+    }
+
+    /// The first offset that is kept and the offset behind the last visible record of a partition.
+    ///
+    /// # Errors
+    /// `NotFound`: no such topic; `Invalid`: no such partition.
+    pub fn offsets(&self, topic: &str, partition: PartitionId) -> Result<(LogOffset, LogOffset)> {
+        let core = &self.inner.core;
+        let found = core.pipeline.topics.find(topic);
+        let topic = found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no topic {topic:?}")))?;
+        let partition = topic.partition(partition)?;
+        Ok((partition.start(), partition.end_at(core.pipeline.view.visible())))
+    }
+
+    /// The next offset that `consumer` will read of each partition of `topic`, as committed; 0 where it has read nothing.
+    ///
+    /// # Errors
+    /// `NotFound`: no such topic; `Corrupt`.
+    pub fn committed_offsets(&self, consumer: &str, topic: &str) -> Result<Vec<LogOffset>> {
+        let core = &self.inner.core;
+        let found = core.pipeline.topics.find(topic);
+        let topic = found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no topic {topic:?}")))?;
+        topic.partitions.iter().map(|partition| core.committed(consumer, topic.id, partition.id)).collect()
+    }
+
+    /// Makes every append and commit that was answered so far durable.
+    ///
+    /// # Errors
+    /// `InDoubt`: the sync failed; `Closed`.
+    pub fn flush(&self) -> Result<()> {
+        self.inner.core.check_open()?;
+        self.inner.core.pipeline.flush()
+    }
+
+    /// What the opening found and did.
+    #[must_use]
+    pub fn recovery_report(&self) -> &RecoveryReport {
+        &self.inner.core.report
+    }
+
+    /// The store's identity, given when it was made.
+    #[must_use]
+    pub fn id(&self) -> StoreId {
+        self.inner.core.store
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.inner.core.layout.dir
+    }
+
+    /// Does what the background thread would do now: leads waiting groups, syncs lax appends, trims when due. Only needed
+    /// with [`StoreOptions::manual_duties`].
+    ///
+    /// # Errors
+    /// `Full`: the trim had no space and will be tried again; `InDoubt`, `Closed`: the disk failed.
+    pub fn run_duties(&self) -> Result<()> {
+        self.inner.core.check_open()?;
+        self.inner.core.duties()
+    }
+
+    /// Moves the trim point to the newest durable frame now, so that a later recovery has nothing to replay.
+    ///
+    /// # Errors
+    /// `Full`: no space, nothing has changed; `InDoubt`, `Closed`: the disk failed.
+    pub fn trim(&self) -> Result<()> {
+        self.inner.core.check_open()?;
+        self.inner.core.trim(manifest::State::Open)
+    }
+
+    /// Ends all handles of this store in order: what was answered is durable, the trim point is at the end, the lock is
+    /// free. Later calls on any handle answer `Closed`.
+    ///
+    /// # Errors
+    /// `InDoubt`, `Full`, `Unavailable`: the disk failed on the way; the next opening recovers.
+    pub fn close(self) -> Result<()> {
+        self.inner.close()
+    }
+}
+
+impl AsEngine for Store {
+    fn as_engine(&self) -> Arc<dyn Engine> {
+        Arc::new(engine::StoreEngine(self.clone()))
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("dir", &self.dir()).field("epoch", &self.inner.core.epoch).finish()
+    }
+}
+
+impl Core {
+    fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::SeqCst) || self.pipeline.journal.has_failed() {
+            return Err(Error::closed());
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn close(&self) -> Result<()> {
+        if self.core.closed.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let background = self.background.lock().take();
+        drop(background);
+        let closed = self.core.finish();
+        self.core.pipeline.journal.fail();
+        self.core.pipeline.view.news.raise();
+        self.core.manifest.lock().unlock();
+        closed
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::warn!(%error, dir = %self.core.layout.dir.display(), "a store was not closed in order; the next opening recovers");
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! Opening: take the owner, load the trim point, replay what came after, make the result durable, serve.
+
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+
+use super::background::Background;
+use super::catalogue::TopicParts;
+use super::layout::{Layout, OWNER};
+use super::manifest::{Manifest, ManifestFile, State};
+use super::options::StoreOptions;
+use super::report::{LostOffsets, RecoveryReport, TornTailReport};
+use super::{Core, Inner, Store};
+use crate::chance::Chance;
+use crate::disk::OpenMode;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Epoch, Lsn, PartitionId, StoreId, TopicId};
+use crate::journal::{self, FileName, Journal, JournalOptions, TornTail};
+use crate::table::{SnapshotBackend, SnapshotName, StateBackend, Tables};
+use crate::topic::{PartitionState, SegmentRow, TopicSpec};
+use crate::transaction::system::{self, CatalogueKey};
+use crate::transaction::{Applier, Limits, Pipeline, Replayer, Topics};
+use crate::view::View;
+use crate::wake::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex};
+
+pub(super) fn open(options: StoreOptions, dir: &Path) -> Result<Store> {
+    let disk = Arc::clone(&options.disk);
+    let layout = Layout::of(dir);
+    let chance = Arc::new(match options.seed {
+        Some(seed) => Chance::from_seed(seed),
+        None => Chance::from_os()?,
+    });
+    layout.ensure_store(&*disk, &chance, options.create)?;
+    let store = layout.read_store_file(&*disk)?;
+    let mut manifest = ManifestFile::lock(&*disk, &layout.manifest, OpenMode::Write)?;
+    let (found, manifest_repaired) = manifest.read(store, OWNER)?;
+    let epoch = Epoch(found.epoch.0 + 1);
+    manifest.update(|next| {
+        next.epoch = epoch;
+        next.state = State::Open;
+    })?;
+    manifest.write_holder(std::process::id())?;
+
+    let mut opening = Opening::new(options, layout, chance, store, epoch)?;
+    opening.report.manifest_repaired = manifest_repaired;
+    let core = Arc::new(opening.recover(manifest, &found)?);
+    if !core.report.clean {
+        core.trim(State::Open)?;
+    }
+    let core = with_sweep(core)?;
+    if !core.report.clean {
+        tracing::info!(dir = %core.layout.dir.display(), "{}", core.report);
+    }
+    let background = if core.options.manual_duties { None } else { Some(Background::start(&core)?) };
+    Ok(Store { inner: Arc::new(Inner { core, background: Mutex::new(background) }) })
+}
+
+/// Removes what nothing names. Only after the trim point is durable, since until then the old files are the truth.
+fn with_sweep(core: Arc<Core>) -> Result<Arc<Core>> {
+    let swept = core.sweep(!core.report.clean)?;
+    let mut core = Arc::try_unwrap(core).map_err(|_| Error::closed())?;
+    if !core.report.clean {
+        core.report.swept = swept;
+    }
+    Ok(Arc::new(core))
+}
+
+/// An owner on its way from the trim point to serving.
+struct Opening {
+    options: StoreOptions,
+    layout: Layout,
+    store: StoreId,
+    epoch: Epoch,
+    chance: Arc<Chance>,
+    view: Arc<View>,
+    backend: Arc<SnapshotBackend>,
+    tables: Arc<Tables>,
+    topics: Arc<Topics>,
+    report: RecoveryReport,
+}
+
+impl Opening {
+    fn new(
+        options: StoreOptions,
+        layout: Layout,
+        chance: Arc<Chance>,
+        store: StoreId,
+        epoch: Epoch,
+    ) -> Result<Opening> {
+        let view = Arc::new(View::default());
+        let salts = Arc::clone(&chance);
+        let state = layout.state.clone();
+        let backend = SnapshotBackend::new(Arc::clone(&options.disk), state, store, epoch, move || salts.next_u64());
+        let backend = Arc::new(backend);
+        let tables = Arc::new(Tables::new(Arc::clone(&backend) as Arc<dyn StateBackend>, Arc::clone(&view)));
+        let (topics, report) = (Arc::default(), RecoveryReport::default());
+        Ok(Opening { options, layout, store, epoch, chance, view, backend, tables, topics, report })
+    }
+
+    fn parts(&self) -> TopicParts {
+        TopicParts {
+            disk: Arc::clone(&self.options.disk),
+            chance: Arc::clone(&self.chance),
+            store: self.store,
+            epoch: self.epoch,
+            topics: self.layout.topics.clone(),
+            view: Arc::clone(&self.view),
+        }
+    }
+
+    fn recover(mut self, manifest: ManifestFile, found: &Manifest) -> Result<Core> {
+        let clean = found.state == State::Closed;
+        self.report.clean = clean;
+        if let Some((at, state)) = found.trim {
+            self.backend.load(state)?;
+            self.view.publish(Lsn(at.next_lsn.0 - 1));
+            self.load_topics(clean)?;
+        }
+        let disk = Arc::clone(&self.options.disk);
+        let mut applier = Applier::new(Arc::clone(&self.view));
+        let options = JournalOptions {
+            dir: self.layout.journal.clone(),
+            file_bytes: self.options.journal_file_bytes,
+            queue_bytes_max: self.options.queue_bytes_max,
+        };
+        let journal = match found.trim {
+            Some((at, _)) if clean => {
+                Journal::open(disk, Arc::clone(&self.chance), self.store, self.epoch, options, at, applier)?
+            }
+            _ => {
+                let next_lsn = self.replay(&mut applier, found)?;
+                self.skip_bounds(&mut applier, Lsn(next_lsn.0 - 1))?;
+                Journal::create(disk, Arc::clone(&self.chance), self.store, self.epoch, options, next_lsn, applier)?
+            }
+        };
+        Ok(self.into_core(manifest, journal))
+    }
+
+    /// The topics of the catalogue, with their partitions and segments as of the trim point.
+    fn load_topics(&self, continues: bool) -> Result<()> {
+        let lsn = self.view.visible();
+        let all = |table| {
+            let rows = self.tables.shard(table, system::SHARD);
+            rows.scan(Bound::Unbounded, Bound::Unbounded, usize::MAX, lsn)
+        };
+        let malformed =
+            || Error::new(ErrorKind::Corrupt, "a row of the catalogue is malformed").in_file(&self.layout.state);
+        let mut states = std::collections::BTreeMap::new();
+        for (key, value) in all(system::PARTITIONS)? {
+            let name = system::read_partition_key(&key).ok_or_else(malformed)?;
+            states.insert(name, (system::decode_row::<PartitionState>(&value)?, Vec::<SegmentRow>::new()));
+        }
+        for (key, value) in all(system::SEGMENTS)? {
+            let name = system::read_partition_key(&key).ok_or_else(malformed)?;
+            states.get_mut(&name).ok_or_else(malformed)?.1.push(system::decode_row(&value)?);
+        }
+        for (key, value) in all(system::CATALOGUE)? {
+            let Some(CatalogueKey::Topic(id)) = CatalogueKey::decode(&key) else { continue };
+            let spec: TopicSpec = system::decode_row(&value)?;
+            let known = |partition: PartitionId| states.get(&(id, partition)).cloned().unwrap_or_default();
+            self.topics.insert(Arc::new(self.parts().topic(id, spec, known, continues)));
+        }
+        Ok(())
+    }
+
+    /// Applies the frames after the trim point; gives the LSN of the next frame.
+    fn replay(&mut self, applier: &mut Applier, found: &Manifest) -> Result<Lsn> {
+        let Some((start, _)) = found.trim else { return Ok(Lsn(1)) };
+        let parts = self.parts();
+        let open_topic = |id: TopicId, spec: TopicSpec| {
+            parts.check_dirs(&spec)?;
+            Ok(parts.topic(id, spec, |_| Default::default(), true))
+        };
+        let mut replayer = Replayer::new(&self.tables, &self.topics, &self.view, applier, &open_topic);
+        let disk = &*self.options.disk;
+        let replayed = journal::replay(disk, &self.layout.journal, self.store, start, |lsn, body| {
+            replayer.frame(lsn, body).map_err(|error| error.in_file(&self.layout.journal))
+        })?;
+        replayer.flush()?;
+        self.report.frames = replayed.frames;
+        self.report.frames_bytes = replayed.frames_bytes;
+        if let Some(torn) = &replayed.torn {
+            self.report.torn = Some(self.keep_aside(torn, replayed.end.next_lsn)?);
+        }
+        Ok(replayed.end.next_lsn)
+    }
+
+    fn keep_aside(&self, torn: &TornTail, lsn: Lsn) -> Result<TornTailReport> {
+        let kept_in = self.layout.aside.join(format!("{:020}-{:010}.torn", lsn.0, self.epoch.0));
+        let written =
+            self.options.disk.open(&kept_in, OpenMode::Create).and_then(|file| file.write_all_at(&torn.bytes, 0));
+        written.map_err(|error| Error::io(&kept_in, "keep a torn tail", error))?;
+        Ok(TornTailReport { file: torn.file.clone(), position: torn.position, kept_in })
+    }
+
+    /// Partitions that answered appends before they were durable continue at their bound: what lies below it may have
+    /// been given out, and no offset is given out twice.
+    fn skip_bounds(&mut self, applier: &mut Applier, lsn: Lsn) -> Result<()> {
+        let bounds = self.tables.shard(system::BOUNDS, system::SHARD);
+        for (key, value) in bounds.scan(Bound::Unbounded, Bound::Unbounded, usize::MAX, lsn)? {
+            let malformed = || Error::new(ErrorKind::Corrupt, "a bound is malformed").in_file(&self.layout.state);
+            let (topic, partition) = system::read_partition_key(&key).ok_or_else(malformed)?;
+            let bound = system::decode_row(&value)?;
+            let topic = self.topics.get(topic)?;
+            let partition = topic.partition(partition)?;
+            let mut turn = partition.turn();
+            if bound > turn.next_offset {
+                let offsets = turn.next_offset..bound;
+                let (topic, id) = (topic.spec.name.clone(), partition.id);
+                self.report.lost.push(LostOffsets { topic, partition: id, offsets });
+                turn.skip_to(bound);
+                partition.set_end(lsn, bound);
+                applier.touch(partition);
+            }
+            drop(turn);
+            bounds.turn().put(key, None, lsn);
+        }
+        Ok(())
+    }
+
+    fn into_core(self, manifest: ManifestFile, journal: Journal<Applier>) -> Core {
+        let limits = Limits {
+            record_bytes_max: self.options.record_bytes_max,
+            transaction_bytes_max: self.options.transaction_bytes_max,
+            batch_bytes: self.options.batch_bytes,
+        };
+        let pipeline = Pipeline {
+            journal,
+            tables: Arc::clone(&self.tables),
+            topics: self.topics,
+            view: self.view,
+            clock: Arc::clone(&self.options.clock),
+            limits,
+            has_background: !self.options.manual_duties,
+            spread: AtomicU32::new(0),
+            trim_at: AtomicU64::new(self.options.trim_bytes),
+        };
+        Core {
+            disk: Arc::clone(&self.options.disk),
+            layout: self.layout,
+            chance: self.chance,
+            store: self.store,
+            epoch: self.epoch,
+            pipeline: Arc::new(pipeline),
+            backend: self.backend,
+            tables: self.tables,
+            manifest: Mutex::new(manifest),
+            creating: Mutex::new(()),
+            consumers: Mutex::default(),
+            trimming: Mutex::default(),
+            unsynced_since: Mutex::default(),
+            report: self.report,
+            closed: AtomicBool::new(false),
+            options: self.options,
+        }
+    }
+}
+
+impl Core {
+    /// Removes journal and state files that are not in use and, `after_crash`, segments and topics that nothing names.
+    fn sweep(&self, after_crash: bool) -> Result<Vec<PathBuf>> {
+        let mut swept = Vec::new();
+        let in_use = self.pipeline.journal.file_names();
+        self.sweep_dir(&self.layout.journal, &mut swept, |path| {
+            FileName::of_path(path).is_some_and(|name| !in_use.contains(&name))
+        })?;
+        let state = self.backend.current().map(|name| name.path(&self.layout.state));
+        self.sweep_dir(&self.layout.state, &mut swept, |path| {
+            SnapshotName::is_one(path) && Some(path) != state.as_deref()
+        })?;
+        if after_crash {
+            for topic in self.pipeline.topics.all() {
+                for partition in &topic.partitions {
+                    let named = partition.segment_paths();
+                    self.sweep_dir(partition.dir(), &mut swept, |path| {
+                        path.extension().is_some_and(|kind| kind == "segment") && !named.iter().any(|kept| kept == path)
+                    })?;
+                }
+            }
+        }
+        Ok(swept)
+    }
+
+    fn sweep_dir(&self, dir: &Path, swept: &mut Vec<PathBuf>, stray: impl Fn(&Path) -> bool) -> Result<()> {
+        let mut found = self.disk.list(dir).map_err(|error| Error::io(dir, "list leftover files", error))?;
+        found.sort();
+        for path in found.into_iter().filter(|path| stray(path)) {
+            self.disk.remove(&path).map_err(|error| Error::io(&path, "remove a leftover file", error))?;
+            swept.push(path);
+        }
+        Ok(())
+    }
+}

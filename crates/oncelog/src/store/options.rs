@@ -1,0 +1,147 @@
+//! How a store is opened.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::Store;
+use crate::clock::{Clock, SystemClock};
+use crate::disk::{Disk, RealDisk};
+use crate::error::{Error, Result};
+use crate::wake::Arc;
+
+/// Options of a store, for this opening only. Each has a default that suits most programs.
+#[derive(Clone)]
+#[must_use]
+pub struct StoreOptions {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) seed: Option<u64>,
+    pub(super) manual_duties: bool,
+    pub(super) create: bool,
+    pub(super) journal_file_bytes: u64,
+    pub(super) trim_bytes: u64,
+    pub(super) record_bytes_max: usize,
+    pub(super) transaction_bytes_max: usize,
+    pub(super) batch_bytes: usize,
+    pub(super) queue_bytes_max: usize,
+    pub(super) os_sync_interval: Duration,
+}
+
+impl Default for StoreOptions {
+    fn default() -> StoreOptions {
+        StoreOptions::new()
+    }
+}
+
+impl StoreOptions {
+    /// The defaults.
+    pub fn new() -> StoreOptions {
+        StoreOptions {
+            disk: Arc::new(RealDisk),
+            clock: SystemClock::shared(),
+            seed: None,
+            manual_duties: false,
+            create: true,
+            journal_file_bytes: 16 << 20,
+            trim_bytes: 64 << 20,
+            record_bytes_max: 16 << 20,
+            transaction_bytes_max: 64 << 20,
+            batch_bytes: 1 << 20,
+            queue_bytes_max: 64 << 20,
+            os_sync_interval: Duration::from_secs(5),
+        }
+    }
+
+    /// Sets whether a store is made where there is none; with `Existing` that is `NotFound`.
+    pub fn open_mode(self, mode: StoreMode) -> StoreOptions {
+        StoreOptions { create: mode == StoreMode::CreateIfMissing, ..self }
+    }
+
+    /// Sets the size of a journal file, at least 4096 bytes: 16 MiB unless set. Four to six of them are kept.
+    pub fn journal_file_bytes(self, bytes: u64) -> StoreOptions {
+        StoreOptions { journal_file_bytes: bytes, ..self }
+    }
+
+    /// Sets after how many bytes of journal the trim point moves: 64 MiB unless set. A recovery replays about as much
+    /// at most.
+    pub fn trim_bytes(self, bytes: u64) -> StoreOptions {
+        StoreOptions { trim_bytes: bytes, ..self }
+    }
+
+    /// Sets the largest record or row, in bytes with key and headers: 16 MiB unless set.
+    pub fn max_record_bytes(self, bytes: usize) -> StoreOptions {
+        StoreOptions { record_bytes_max: bytes, ..self }
+    }
+
+    /// Sets the largest transaction in bytes: 64 MiB unless set; 1 GiB at most.
+    pub fn max_transaction_bytes(self, bytes: usize) -> StoreOptions {
+        StoreOptions { transaction_bytes_max: bytes, ..self }
+    }
+
+    /// Sets the bytes at which a batch is ended and the next begun: 1 MiB unless set. A reader holds one batch at a time.
+    pub fn batch_bytes(self, bytes: usize) -> StoreOptions {
+        StoreOptions { batch_bytes: bytes, ..self }
+    }
+
+    /// Sets how many bytes may be handed over without being written: 64 MiB unless set. Beyond it `submit` waits.
+    pub fn queue_bytes(self, bytes: usize) -> StoreOptions {
+        StoreOptions { queue_bytes_max: bytes, ..self }
+    }
+
+    /// Sets the longest time that appends under `SyncPolicy::Os` stay undurable: 5 s unless set.
+    pub fn os_sync_interval(self, interval: Duration) -> StoreOptions {
+        StoreOptions { os_sync_interval: interval, ..self }
+    }
+
+    /// Sets the disk: the machine's unless set.
+    pub fn disk(self, disk: Arc<dyn Disk>) -> StoreOptions {
+        StoreOptions { disk, ..self }
+    }
+
+    /// Sets the clock: the machine's unless set.
+    pub fn clock(self, clock: Arc<dyn Clock>) -> StoreOptions {
+        StoreOptions { clock, ..self }
+    }
+
+    /// Sets the seed of salts and identities, so that a run can be repeated byte for byte. For simulations only: two
+    /// stores of one seed have one identity.
+    pub fn seed(self, seed: u64) -> StoreOptions {
+        StoreOptions { seed: Some(seed), ..self }
+    }
+
+    /// Starts no thread: the program calls [`Store::run_duties`] itself.
+    pub fn manual_duties(self) -> StoreOptions {
+        StoreOptions { manual_duties: true, ..self }
+    }
+
+    /// Opens the store in `dir`.
+    ///
+    /// # Errors
+    /// As [`Store::open`]; `Invalid`: an option out of its range.
+    pub fn open(self, dir: impl AsRef<Path>) -> Result<Store> {
+        self.check()?;
+        super::open::open(self, dir.as_ref())
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.journal_file_bytes < 4096 || self.journal_file_bytes > 1 << 30 {
+            return Err(Error::invalid("journal_file_bytes must be 4 KiB to 1 GiB"));
+        }
+        if self.transaction_bytes_max > 1 << 30 {
+            return Err(Error::invalid("max_transaction_bytes must be at most 1 GiB"));
+        }
+        if self.record_bytes_max > self.transaction_bytes_max {
+            return Err(Error::invalid("max_record_bytes must not be above max_transaction_bytes"));
+        }
+        Ok(())
+    }
+}
+
+/// What to do where there is no store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreMode {
+    /// Make one.
+    CreateIfMissing,
+    /// Answer `NotFound`.
+    Existing,
+}

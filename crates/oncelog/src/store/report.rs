@@ -1,0 +1,73 @@
+//! What an opening found and did, to be told and never hidden.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use crate::ids::{LogOffset, PartitionId};
+
+/// What an opening found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecoveryReport {
+    /// Whether the store was closed in order before, so that there was nothing to recover.
+    pub clean: bool,
+    /// Frames that were replayed from the journal.
+    pub frames: u64,
+    /// Their bytes.
+    pub frames_bytes: u64,
+    /// What was cut off at the end of the journal: never acknowledged, or no longer to be told from such.
+    pub torn: Option<TornTailReport>,
+    /// Offsets that were given out, perhaps, to appends that were acknowledged before they were durable, and are skipped.
+    pub lost: Vec<LostOffsets>,
+    /// A copy of the manifest was damaged; the other served.
+    pub manifest_repaired: bool,
+    /// Files that nothing names, left by a crash and removed.
+    pub swept: Vec<PathBuf>,
+}
+
+/// Bytes that were cut off at the end of the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TornTailReport {
+    /// The journal file.
+    pub file: PathBuf,
+    /// Where in it the first bad byte is.
+    pub position: u64,
+    /// Where the bytes were kept.
+    pub kept_in: PathBuf,
+}
+
+/// Offsets of one partition that no record has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostOffsets {
+    /// The topic's name.
+    pub topic: String,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The half-open range.
+    pub offsets: Range<LogOffset>,
+}
+
+impl fmt::Display for RecoveryReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.clean {
+            return f.write_str("closed in order, nothing to recover");
+        }
+        write!(f, "recovered: {} frames replayed ({} bytes)", self.frames, self.frames_bytes)?;
+        if let Some(torn) = &self.torn {
+            let (file, position, kept) = (torn.file.display(), torn.position, torn.kept_in.display());
+            write!(f, "; torn tail cut from {file} at byte {position}, kept in {kept}")?;
+        }
+        for lost in &self.lost {
+            let LostOffsets { topic, partition, offsets } = lost;
+            write!(f, "; topic {topic:?}, partition {partition}: lost {}..{}", offsets.start, offsets.end)?;
+        }
+        if self.manifest_repaired {
+            f.write_str("; a damaged copy of the manifest was replaced")?;
+        }
+        if !self.swept.is_empty() {
+            write!(f, "; {} leftover files removed", self.swept.len())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,106 @@
+//! One state of all tables, for reading.
+
+use std::ops::{Bound, RangeBounds};
+
+use super::Core;
+use crate::codec::Codec;
+use crate::error::{Error, Result};
+use crate::handles::{TableDef, decode_row, encode, shard_of};
+use crate::ids::{LogOffset, Lsn, PartitionId, ShardId, TableId};
+use crate::view::Pin;
+use crate::wake::Arc;
+
+/// All tables and topics as of one durable LSN. Reads do not block writers.
+pub struct Snapshot {
+    core: Arc<Core>,
+    pin: Pin,
+}
+
+/// Rows read at once in a scan.
+const SCAN_ROWS: usize = 256;
+
+impl Snapshot {
+    pub(super) fn take(core: &Arc<Core>) -> Snapshot {
+        let view = &core.pipeline.view;
+        Snapshot { core: Arc::clone(core), pin: view.pin(|| view.visible()) }
+    }
+
+    /// The newest commit that it shows.
+    #[must_use]
+    pub fn lsn(&self) -> Lsn {
+        self.pin.lsn()
+    }
+
+    /// The value of a row; `None` also where there is no such table.
+    ///
+    /// # Errors
+    /// `Invalid`: the table has other codecs, or the bytes are none of this codec; `Corrupt`.
+    pub fn get<K: Codec, V: Codec>(&self, table: TableDef<K, V>, key: &K::Value) -> Result<Option<V::Owned>> {
+        let Some((id, shards)) = self.find(&table)? else { return Ok(None) };
+        let key = encode::<K>(key)?;
+        let rows = self.core.tables.shard(id, shard_of(&key, shards));
+        match rows.get(&key, self.pin.lsn())? {
+            Some(value) => Ok(Some(decode_row::<K, V>(&key, &value)?.1)),
+            None => Ok(None),
+        }
+    }
+
+    /// The rows whose keys lie in `range`, in the order of their encoded keys within each shard.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn scan<'k, K: Codec, V: Codec>(
+        &self,
+        table: TableDef<K, V>,
+        range: impl RangeBounds<&'k K::Value>,
+    ) -> Result<Vec<(K::Owned, V::Owned)>>
+    where
+        K::Value: 'k,
+    {
+        let Some((id, shards)) = self.find(&table)? else { return Ok(Vec::new()) };
+        let bound = |bound: Bound<&&K::Value>| match bound {
+            Bound::Included(key) => encode::<K>(key).map(Bound::Included),
+            Bound::Excluded(key) => encode::<K>(key).map(Bound::Excluded),
+            Bound::Unbounded => Ok(Bound::Unbounded),
+        };
+        let (start, end) = (bound(range.start_bound())?, bound(range.end_bound())?);
+        let mut found = Vec::new();
+        for shard in 0..shards {
+            let rows = self.core.tables.shard(id, ShardId(shard));
+            let mut from = start.clone();
+            loop {
+                let (start, end) = (from.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
+                let page = rows.scan(start, end, SCAN_ROWS, self.pin.lsn())?;
+                for (key, value) in &page {
+                    found.push(decode_row::<K, V>(key, value)?);
+                }
+                match page.into_iter().nth(SCAN_ROWS - 1) {
+                    Some((last, _)) => from = Bound::Excluded(last),
+                    None => break,
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The offset behind the last record of a partition that it shows.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid`: no such topic or partition.
+    pub fn end_offset(&self, topic: &str, partition: PartitionId) -> Result<LogOffset> {
+        let found = self.core.pipeline.topics.find(topic);
+        let missing = || Error::new(crate::error::ErrorKind::NotFound, format!("there is no topic {topic:?}"));
+        let topic = found.ok_or_else(missing)?;
+        Ok(topic.partition(partition)?.end_at(self.pin.lsn()))
+    }
+
+    fn find<K: Codec, V: Codec>(&self, table: &TableDef<K, V>) -> Result<Option<(TableId, u32)>> {
+        match self.core.find_table(table.name())? {
+            Some((id, found)) => {
+                found.admit(&table.spec(found.shards))?;
+                Ok(Some((id, found.shards)))
+            }
+            None => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Moving the trim point: everything up to it is made durable in its own place, then the journal before it is recycled.
+//!
+//! Order: sync the segments, write the state, name both in the manifest, then give up the old state and journal files.
+//! At every instant the manifest names a state and a journal position that fit each other.
+
+use bytes::Bytes;
+
+use super::Core;
+use super::manifest::State;
+use crate::error::{ErrorKind, Result};
+use crate::ids::Lsn;
+use crate::journal::JournalPosition;
+use crate::table::StateBatch;
+use crate::topic::{Partition, PartitionState};
+use crate::transaction::EngineTx;
+use crate::transaction::system;
+use crate::wake::{Arc, Ordering};
+
+impl Core {
+    /// Moves the trim point to the newest frame and leaves the owner in `state`.
+    ///
+    /// # Errors
+    /// `Full`: nothing has changed and it can be tried again. Anything else ends the handle.
+    pub(super) fn trim(&self, state: State) -> Result<()> {
+        let _one_at_a_time = self.trimming.lock();
+        self.pipeline.flush()?;
+        let journal = &self.pipeline.journal;
+        let placed = journal.placed_bytes();
+        let (position, touched, rows) = journal.at_rest(|applier, position| {
+            let touched = applier.take_touched();
+            let rows = partition_rows(&touched);
+            (position, touched, rows)
+        });
+        match rows.and_then(|rows| self.trim_to(position, &touched, rows, state)) {
+            Ok(()) => {
+                self.pipeline.trim_at.store(placed + self.options.trim_bytes, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error) => {
+                journal.at_rest(|applier, _| touched.iter().for_each(|partition| applier.touch(partition)));
+                if error.kind() != ErrorKind::Full {
+                    journal.fail();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn trim_to(
+        &self,
+        position: JournalPosition,
+        touched: &[Arc<Partition>],
+        rows: StateBatch,
+        state: State,
+    ) -> Result<()> {
+        touched.iter().try_for_each(|partition| partition.sync())?;
+        let before = self.backend.current();
+        self.tables.write_back(Lsn(position.next_lsn.0 - 1), rows)?;
+        let Some(written) = self.backend.current() else { return Ok(()) };
+        // A manifest that could not be written may be there or not: the handle ends, whatever the reason.
+        self.manifest
+            .lock()
+            .update(|next| {
+                next.trim = Some((position, written));
+                next.state = state;
+            })
+            .map_err(|error| {
+                self.pipeline.journal.fail();
+                error
+            })?;
+        // What cannot be removed now is swept away at the next opening.
+        if let Some(old) = before.filter(|old| *old != written)
+            && let Err(error) = self.disk.remove(&old.path(&self.layout.state))
+        {
+            tracing::warn!(%error, "an old state file stays");
+        }
+        if let Err(error) = self.pipeline.journal.release_before(position) {
+            tracing::warn!(%error, "an old journal file stays");
+        }
+        Ok(())
+    }
+
+    /// What the background does between two waits.
+    pub(super) fn duties(&self) -> Result<()> {
+        let journal = &self.pipeline.journal;
+        while journal.lead() {}
+        if self.lax_sync_is_due() {
+            self.pipeline.flush()?;
+        }
+        if journal.placed_bytes() >= self.pipeline.trim_at.load(Ordering::Relaxed) {
+            self.trim(State::Open)?;
+        }
+        journal.prepare_spare()
+    }
+
+    fn lax_sync_is_due(&self) -> bool {
+        let mut since = self.unsynced_since.lock();
+        if !self.pipeline.journal.has_unsynced() {
+            *since = None;
+            return false;
+        }
+        let now = self.options.clock.monotonic();
+        let due = now.saturating_sub(*since.get_or_insert(now)) >= self.options.os_sync_interval;
+        if due {
+            *since = None;
+        }
+        due
+    }
+
+    /// The orderly end: nothing new is taken, everything is at the trim point, no bound is needed any more.
+    pub(super) fn finish(&self) -> Result<()> {
+        self.pipeline.flush()?;
+        self.clear_bounds()?;
+        self.pipeline.journal.close()?;
+        self.trim(State::Closed)?;
+        for topic in self.pipeline.topics.all() {
+            topic.partitions.iter().try_for_each(|partition| partition.shrink())?;
+        }
+        Ok(())
+    }
+
+    fn clear_bounds(&self) -> Result<()> {
+        let mut tx = self.begin();
+        let everything = std::ops::Bound::Unbounded;
+        for (key, _) in tx.scan(system::BOUNDS, system::SHARD, everything, everything, usize::MAX)? {
+            tx.put(system::BOUNDS, system::SHARD, &key, None)?;
+        }
+        Box::new(tx).submit()?.wait().map(drop)
+    }
+}
+
+/// The rows that say where the partitions are now.
+fn partition_rows(touched: &[Arc<Partition>]) -> Result<StateBatch> {
+    let mut rows = StateBatch::new();
+    let flat = |table, key: &[u8]| crate::table::StateKey::of(table, system::SHARD, key);
+    for partition in touched {
+        let key = system::partition_key(partition.topic, partition.id);
+        let state = PartitionState { next_offset: partition.applied_end() };
+        rows.insert(flat(system::PARTITIONS, &key), Some(Bytes::from(system::encode_row(&state)?)));
+        for row in partition.rows() {
+            let key = system::segment_key(partition.topic, partition.id, row.base_offset);
+            rows.insert(flat(system::SEGMENTS, &key), Some(Bytes::from(system::encode_row(&row)?)));
+        }
+    }
+    Ok(rows)
+}

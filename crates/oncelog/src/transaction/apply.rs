@@ -1,0 +1,104 @@
+//! Applying: copies the batches of durable frames to their places, moves the ends, then shows all of it at once.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crate::error::Result;
+use crate::ids::{Lsn, PartitionId, TopicId};
+use crate::journal::{Apply, Placed};
+use crate::segment::Segment;
+use crate::topic::{Partition, Placement};
+use crate::view::View;
+use crate::wake::Arc;
+
+/// Batches at least this large are written from where they are; smaller ones that lie side by side go together.
+const DIRECT_BYTES: usize = 64 << 10;
+
+/// Applies the frames of one journal, in LSN order.
+pub(crate) struct Applier {
+    view: Arc<View>,
+    runs: Runs,
+    /// Partitions that got records since the last trim point.
+    touched: BTreeMap<(TopicId, PartitionId), Arc<Partition>>,
+}
+
+/// A batch of a frame: where it is in the frame's bytes, and where it goes.
+pub(crate) struct BatchAt {
+    pub(super) bytes: Range<usize>,
+    pub(super) to: Placement,
+}
+
+impl Applier {
+    pub(crate) fn new(view: Arc<View>) -> Applier {
+        Applier { view, runs: Runs::default(), touched: BTreeMap::new() }
+    }
+
+    /// The partitions that got records since this was last asked.
+    pub(crate) fn take_touched(&mut self) -> Vec<Arc<Partition>> {
+        std::mem::take(&mut self.touched).into_values().collect()
+    }
+
+    /// Notes that a partition must be part of the next trim point.
+    pub(crate) fn touch(&mut self, partition: &Arc<Partition>) {
+        self.touched.entry((partition.topic, partition.id)).or_insert_with(|| Arc::clone(partition));
+    }
+}
+
+impl Apply for Applier {
+    type Context = Vec<BatchAt>;
+
+    fn apply(&mut self, frames: &mut [Placed<Vec<BatchAt>>], durable: Lsn) -> Result<()> {
+        for frame in frames.iter_mut() {
+            for batch in &frame.context {
+                self.runs.add(&batch.to.segment, batch.to.position, &mut frame.bytes[batch.bytes.clone()])?;
+            }
+        }
+        self.runs.flush()?;
+        for frame in frames.iter() {
+            for batch in &frame.context {
+                batch.to.partition.set_end(frame.lsn, batch.to.next_offset);
+                self.touch(&batch.to.partition);
+            }
+        }
+        if durable > self.view.visible() {
+            self.view.publish(durable);
+        }
+        Ok(())
+    }
+}
+
+/// Writes to segments, put together while they lie side by side.
+#[derive(Default)]
+pub(super) struct Runs {
+    open: Vec<Run>,
+}
+
+struct Run {
+    segment: Arc<Segment>,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Runs {
+    pub(super) fn add(&mut self, segment: &Arc<Segment>, position: u64, batch: &mut [u8]) -> Result<()> {
+        let run = self.open.iter_mut().rfind(|run| Arc::ptr_eq(&run.segment, segment));
+        if batch.len() >= DIRECT_BYTES {
+            if run.is_some() {
+                self.flush()?;
+            }
+            return segment.apply(position, batch);
+        }
+        match run {
+            Some(run) if run.start + run.bytes.len() as u64 == position => run.bytes.extend_from_slice(batch),
+            _ => self.open.push(Run { segment: Arc::clone(segment), start: position, bytes: batch.to_vec() }),
+        }
+        Ok(())
+    }
+
+    pub(super) fn flush(&mut self) -> Result<()> {
+        for mut run in self.open.drain(..) {
+            run.segment.apply(run.start, &mut run.bytes)?;
+        }
+        Ok(())
+    }
+}

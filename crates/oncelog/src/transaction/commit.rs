@@ -1,0 +1,343 @@
+//! From a filled transaction to a frame with its place: turns, validation, offsets.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::apply::{Applier, BatchAt};
+use super::engine::{Appended, Committed};
+use super::frame::FrameWriter;
+use super::staged::StoreTx;
+use super::system;
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{LogOffset, Lsn, ShardId, TableId, TopicId};
+use crate::journal::{Durability, FRAME_HEAD_BYTES, Journal, Ticket};
+use crate::record;
+use crate::table::{ShardGuard, Tables};
+use crate::topic::{Partition, Plan, Topic, Turn};
+use crate::view::View;
+use crate::wake::{Arc, AtomicU32, AtomicU64, MutexGuard, Ordering, RwLock};
+
+/// How far ahead of a partition's next offset its bound is set: one sync for a million lax records.
+const BOUND_AHEAD: u64 = 1 << 20;
+
+/// Sizes that a transaction must keep.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) record_bytes_max: usize,
+    pub(crate) transaction_bytes_max: usize,
+    /// A batch is ended before it grows beyond this, unless it is one record.
+    pub(crate) batch_bytes: usize,
+}
+
+/// The open topics of an owner, by id and by name.
+#[derive(Default)]
+pub(crate) struct Topics(RwLock<TopicMaps>);
+
+#[derive(Default)]
+struct TopicMaps {
+    by_id: BTreeMap<TopicId, Arc<Topic>>,
+    by_name: BTreeMap<String, TopicId>,
+}
+
+impl Topics {
+    pub(crate) fn get(&self, id: TopicId) -> Result<Arc<Topic>> {
+        let missing = || Error::new(ErrorKind::NotFound, format!("there is no topic with the id {id}"));
+        self.0.read().by_id.get(&id).cloned().ok_or_else(missing)
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<Topic>> {
+        let maps = self.0.read();
+        maps.by_name.get(name).and_then(|id| maps.by_id.get(id)).cloned()
+    }
+
+    pub(crate) fn insert(&self, topic: Arc<Topic>) {
+        let mut maps = self.0.write();
+        maps.by_name.insert(topic.spec.name.clone(), topic.id);
+        maps.by_id.insert(topic.id, topic);
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Topic>> {
+        self.0.read().by_id.values().cloned().collect()
+    }
+}
+
+/// What turns transactions into frames and frames into what readers see.
+pub(crate) struct Pipeline {
+    pub(crate) journal: Journal<Applier>,
+    pub(crate) tables: Arc<Tables>,
+    pub(crate) topics: Arc<Topics>,
+    pub(crate) view: Arc<View>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) limits: Limits,
+    /// Whether a background thread leads groups for callers that do not wait.
+    pub(crate) has_background: bool,
+    pub(crate) spread: AtomicU32,
+    /// The background is told when this many bytes of journal are placed.
+    pub(crate) trim_at: AtomicU64,
+}
+
+/// A transaction that has its place.
+pub(crate) struct Pending {
+    pipeline: Arc<Pipeline>,
+    ticket: Option<Ticket>,
+    committed: Committed,
+}
+
+impl Pending {
+    pub(super) fn is_done(&self) -> bool {
+        self.ticket.as_ref().is_none_or(Journal::<Applier>::is_done)
+    }
+
+    pub(super) fn hand_over(&self) {
+        if self.ticket.is_some() && self.pipeline.has_background {
+            self.pipeline.journal.nudge();
+        }
+    }
+
+    pub(super) fn wait(self) -> Result<Committed> {
+        match &self.ticket {
+            Some(ticket) => self.pipeline.journal.wait(ticket).map(|()| self.committed),
+            None => Ok(self.committed),
+        }
+    }
+}
+
+impl Pipeline {
+    pub(super) fn next_spread(&self) -> u32 {
+        self.spread.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Gives the transaction its place in the journal; it is then handed over and will happen unless the disk fails.
+    ///
+    /// # Errors
+    /// `Conflict`: what it read has changed; `Full`, `Unavailable`: no room; `Closed`. It did not happen then.
+    pub(super) fn submit(self: &Arc<Self>, tx: StoreTx) -> Result<Pending> {
+        let (ticket, committed) = if tx.is_read_only() {
+            (self.confirm_reads(&tx)?, Committed::default())
+        } else {
+            let (ticket, committed) = self.place(tx)?;
+            (Some(ticket), committed)
+        };
+        if ticket.is_some() && self.journal.placed_bytes() >= self.trim_at.load(Ordering::Relaxed) {
+            self.journal.wake_background();
+        }
+        Ok(Pending { pipeline: Arc::clone(self), ticket, committed })
+    }
+
+    /// A transaction that wrote nothing saw one state as a whole; it is answered when that state is durable.
+    fn confirm_reads(&self, tx: &StoreTx) -> Result<Option<Ticket>> {
+        match &tx.pin {
+            Some(pin) if pin.lsn() > self.view.visible() => self.mark_frame().map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// An empty frame, so that a sync covers all before it.
+    fn mark_frame(&self) -> Result<Ticket> {
+        let mut writer = FrameWriter::new(0, 0);
+        writer.rows(0);
+        self.journal.enqueue(writer.finish(), Vec::new(), Durability::Synced)
+    }
+
+    /// Makes everything that has its place durable.
+    pub(crate) fn flush(&self) -> Result<()> {
+        if self.view.visible() >= self.journal.head() && !self.journal.has_failed() {
+            return Ok(());
+        }
+        let ticket = self.mark_frame()?;
+        self.journal.wait(&ticket)
+    }
+
+    fn place(&self, mut tx: StoreTx) -> Result<(Ticket, Committed)> {
+        tx.appends.retain(|staged| !staged.batches.iter().all(|batch| batch.is_empty()));
+        tx.appends.sort_by_key(|staged| (staged.partition.topic, staged.partition.id));
+        let (mut bytes, ranges) = encode(&mut tx);
+        loop {
+            match self.try_place(&tx, bytes, &ranges)? {
+                Placing::Done(ticket, committed) => return Ok((ticket, committed)),
+                Placing::RaiseBound(again, partition) => {
+                    bytes = again;
+                    self.raise_bound(&tx.appends[partition].partition)?;
+                }
+            }
+        }
+    }
+
+    fn try_place(&self, tx: &StoreTx, mut bytes: Vec<u8>, ranges: &[BatchRange]) -> Result<Placing> {
+        let shards = self.shards_of(tx);
+        let mut turns = Turns::take(&shards, tx);
+        self.validate(tx, &turns.shards)?;
+        let plans = turns.plan(tx, ranges)?;
+        if tx.durability == Durability::Written
+            && let Some(past) = turns.past_bound(&plans)
+        {
+            turns.give_up(tx, plans);
+            return Ok(Placing::RaiseBound(bytes, past));
+        }
+        let committed = Committed { appended: appended(tx, &plans, ranges) };
+        let mut plans = plans;
+        let placements = plans.iter_mut().flat_map(|plan| std::mem::take(&mut plan.placements));
+        let mut context = Vec::with_capacity(ranges.len());
+        for (range, to) in ranges.iter().zip(placements) {
+            record::set_base_offset(&mut bytes[range.bytes.clone()], to.base_offset);
+            context.push(BatchAt { bytes: range.bytes.clone(), to });
+        }
+        let ticket = match self.journal.enqueue(bytes, context, tx.durability) {
+            Ok(ticket) => ticket,
+            Err(error) => {
+                turns.give_up(tx, plans);
+                return Err(error);
+            }
+        };
+        turns.decide(tx, plans, ticket.lsn);
+        Ok(Placing::Done(ticket, committed))
+    }
+
+    /// The shards that the transaction reads or writes, in the order in which turns are taken.
+    fn shards_of(&self, tx: &StoreTx) -> BTreeMap<(TableId, ShardId), Arc<crate::table::Shard>> {
+        let mut names: BTreeSet<(TableId, ShardId)> =
+            tx.writes.keys().map(|(table, shard, _)| (*table, *shard)).collect();
+        names.extend(tx.reads.keys.iter().map(|(table, shard, _)| (*table, *shard)));
+        names.extend(tx.reads.ranges.iter().map(|(table, shard, _, _)| (*table, *shard)));
+        names.into_iter().map(|(table, shard)| ((table, shard), self.tables.shard(table, shard))).collect()
+    }
+
+    fn validate(&self, tx: &StoreTx, shards: &BTreeMap<(TableId, ShardId), ShardGuard<'_>>) -> Result<()> {
+        let Some(since) = tx.pin.as_ref().map(|pin| pin.lsn()) else { return Ok(()) };
+        let changed = tx.reads.keys.iter().any(|(table, shard, key)| {
+            shards.get(&(*table, *shard)).is_some_and(|rows| rows.changed_since(key, since))
+        });
+        let changed = changed
+            || tx.reads.ranges.iter().any(|(table, shard, start, end)| {
+                let (start, end) = (start.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
+                shards.get(&(*table, *shard)).is_some_and(|rows| rows.range_changed_since(start, end, since))
+            });
+        if changed {
+            return Err(Error::new(ErrorKind::Conflict, "a row that the transaction read has changed since"));
+        }
+        Ok(())
+    }
+
+    /// Makes a higher bound of the partition durable, so that lax appends may go on.
+    fn raise_bound(&self, partition: &Arc<Partition>) -> Result<()> {
+        let key = system::partition_key(partition.topic, partition.id);
+        let shard = self.tables.shard(system::BOUNDS, system::SHARD);
+        let ticket = {
+            let mut rows = shard.turn();
+            let turn = partition.turn();
+            let bound = turn.next_offset.plus(BOUND_AHEAD);
+            let value = system::encode_row(&bound)?;
+            let mut writer = FrameWriter::new(value.len() + 64, 0);
+            writer.rows(1);
+            writer.row(system::BOUNDS, system::SHARD, &key, Some(&value));
+            let ticket = self.journal.enqueue(writer.finish(), Vec::new(), Durability::Synced)?;
+            rows.put(key.to_vec(), Some(value.into()), ticket.lsn);
+            (ticket, bound)
+        };
+        self.journal.wait(&ticket.0)?;
+        let mut turn = partition.turn();
+        turn.bound = turn.bound.max(ticket.1);
+        Ok(())
+    }
+}
+
+enum Placing {
+    Done(Ticket, Committed),
+    /// The frame's bytes back, and which of the transaction's partitions has reached its bound.
+    RaiseBound(Vec<u8>, usize),
+}
+
+/// A batch in the frame's bytes.
+struct BatchRange {
+    /// Which of the transaction's partitions.
+    staged: usize,
+    bytes: std::ops::Range<usize>,
+    records: u32,
+}
+
+fn encode(tx: &mut StoreTx) -> (Vec<u8>, Vec<BatchRange>) {
+    let count = tx.appends.iter().flat_map(|staged| &staged.batches).filter(|batch| !batch.is_empty()).count();
+    let size: usize = tx.appends.iter().flat_map(|staged| &staged.batches).map(|batch| batch.len_bytes() + 16).sum();
+    let rows: usize =
+        tx.writes.iter().map(|(key, value)| key.2.len() + value.as_ref().map_or(0, |v| v.len()) + 28).sum();
+    let mut writer = FrameWriter::new(size + rows, count);
+    let mut ranges = Vec::with_capacity(count);
+    let mut batch_bytes = Vec::new();
+    for (at, staged) in tx.appends.iter_mut().enumerate() {
+        for batch in staged.batches.iter_mut().filter(|batch| !batch.is_empty()) {
+            let records = batch.count();
+            batch_bytes.clear();
+            batch.finish_into(&mut batch_bytes);
+            let bytes = writer.batch(staged.partition.topic, staged.partition.id, &batch_bytes);
+            ranges.push(BatchRange { staged: at, bytes, records });
+        }
+    }
+    writer.rows(tx.writes.len());
+    for ((table, shard, key), value) in &tx.writes {
+        writer.row(*table, *shard, key, value.as_deref());
+    }
+    (writer.finish(), ranges)
+}
+
+fn appended(tx: &StoreTx, plans: &[Plan], ranges: &[BatchRange]) -> Vec<Appended> {
+    let mut appended: Vec<Appended> = Vec::with_capacity(plans.len());
+    for (at, (staged, plan)) in tx.appends.iter().zip(plans).enumerate() {
+        let count = ranges.iter().filter(|range| range.staged == at).map(|range| u64::from(range.records)).sum();
+        let first = plan.placements.first().map_or(LogOffset(0), |to| to.base_offset);
+        appended.push(Appended { topic: staged.partition.topic, partition: staged.partition.id, first, count });
+    }
+    appended
+}
+
+/// All turns of one transaction, taken in order: shards, then partitions.
+struct Turns<'a> {
+    shards: BTreeMap<(TableId, ShardId), ShardGuard<'a>>,
+    partitions: Vec<MutexGuard<'a, Turn>>,
+}
+
+impl<'a> Turns<'a> {
+    fn take(shards: &'a BTreeMap<(TableId, ShardId), Arc<crate::table::Shard>>, tx: &'a StoreTx) -> Turns<'a> {
+        let shards = shards.iter().map(|(name, shard)| (*name, shard.turn())).collect();
+        let partitions = tx.appends.iter().map(|staged| staged.partition.turn()).collect();
+        Turns { shards, partitions }
+    }
+
+    fn plan(&self, tx: &StoreTx, ranges: &[BatchRange]) -> Result<Vec<Plan>> {
+        let mut plans = Vec::with_capacity(self.partitions.len());
+        for (at, (staged, turn)) in tx.appends.iter().zip(&self.partitions).enumerate() {
+            let batches = ranges.iter().filter(|range| range.staged == at);
+            match turn.plan(&staged.partition, batches.map(|range| (range.bytes.len(), range.records))) {
+                Ok(plan) => plans.push(plan),
+                Err(error) => {
+                    self.give_up(tx, plans);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(plans)
+    }
+
+    fn past_bound(&self, plans: &[Plan]) -> Option<usize> {
+        self.partitions.iter().zip(plans).position(|(turn, plan)| plan.next_offset > turn.bound)
+    }
+
+    fn give_up(&self, tx: &StoreTx, plans: Vec<Plan>) {
+        for (staged, plan) in tx.appends.iter().zip(plans) {
+            plan.give_up(&staged.partition);
+        }
+    }
+
+    /// The frame has its LSN: what it decided becomes the head of partitions and shards.
+    fn decide(mut self, tx: &StoreTx, plans: Vec<Plan>, lsn: Lsn) {
+        for (turn, plan) in self.partitions.iter_mut().zip(plans) {
+            turn.take(plan);
+        }
+        for ((table, shard, key), value) in &tx.writes {
+            if let Some(rows) = self.shards.get_mut(&(*table, *shard)) {
+                rows.put(key.clone(), value.clone(), lsn);
+            }
+        }
+    }
+}
+
+const _: () = assert!(FRAME_HEAD_BYTES % 8 == 0);

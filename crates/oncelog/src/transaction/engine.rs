@@ -1,0 +1,208 @@
+//! What stands between the handles and an engine. The embedded store is one; a cluster can be another.
+
+use std::ops::{Bound, Range};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::error::Result;
+use crate::ids::{LogOffset, PartitionId, ShardId, TableId, TopicId};
+use crate::record::{Header, RecordView};
+use crate::table::TableSpec;
+use crate::topic::TopicSpec;
+
+/// A record to be appended.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NewRecord<'a> {
+    /// Decides the partition, if there is one and no partition is named.
+    pub key: Option<&'a [u8]>,
+    /// The content; `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+    /// Names and values beside the content, in order.
+    pub headers: &'a [Header<'a>],
+    /// Milliseconds since the Unix epoch; the engine's clock, read once for each transaction, when `None`.
+    pub timestamp_ms: Option<i64>,
+}
+
+/// Topics, tables, transactions and sources of one kind of log.
+pub trait Engine: Send + Sync {
+    /// The topic of that name, made if there is none.
+    ///
+    /// # Errors
+    /// `Invalid`: it exists and differs from `spec`, or no topic can be so.
+    fn open_topic(&self, spec: &TopicSpec) -> Result<TopicId>;
+
+    /// The topic of that name, if there is one.
+    fn find_topic(&self, name: &str) -> Result<Option<(TopicId, TopicSpec)>>;
+
+    /// The table of that name, made if there is none.
+    ///
+    /// # Errors
+    /// `Invalid`: it exists and differs from `spec`, or no table can be so.
+    fn open_table(&self, spec: &TableSpec) -> Result<TableId>;
+
+    /// The table of that name, if there is one.
+    fn find_table(&self, name: &str) -> Result<Option<(TableId, TableSpec)>>;
+
+    /// An empty transaction, durable when its commit is answered.
+    fn begin(&self) -> Result<Box<dyn EngineTx>>;
+
+    /// An empty transaction whose commit may be answered before it is durable. Only appends may go into it.
+    fn begin_lax(&self) -> Result<Box<dyn EngineTx>>;
+
+    /// Makes everything that was answered so far durable.
+    fn flush(&self) -> Result<()>;
+
+    /// The records of `topics` that `consumer` has not yet consumed. One at a time for each consumer.
+    ///
+    /// # Errors
+    /// `Locked`: another handle consumes as `consumer`.
+    fn source(&self, consumer: &str, topics: &[TopicId]) -> Result<Box<dyn Source>>;
+
+    /// The engine's clock: milliseconds since the Unix epoch.
+    fn now_ms(&self) -> i64;
+
+    /// Pauses the calling thread, as for a back-off.
+    fn pause(&self, pause: Duration);
+
+    /// Ends every [`Source::wait`] early.
+    fn wake(&self);
+}
+
+/// A place in a transaction to which it can be rolled back.
+#[derive(Clone, Copy, Debug)]
+pub struct TxMark {
+    pub(crate) undo: usize,
+    pub(crate) appends: usize,
+}
+
+impl TxMark {
+    /// A mark of two positions that only the engine that made it understands.
+    #[must_use]
+    pub fn new(undo: usize, appends: usize) -> TxMark {
+        TxMark { undo, appends }
+    }
+
+    /// The two positions.
+    #[must_use]
+    pub fn positions(&self) -> (usize, usize) {
+        (self.undo, self.appends)
+    }
+}
+
+/// One transaction: everything in it happens in one atomic step, or not at all. Dropping it aborts it.
+pub trait EngineTx: Send {
+    /// Stages a record; gives the partition it goes to.
+    ///
+    /// # Errors
+    /// `Invalid`: over `max_record_bytes` or `max_transaction_bytes`, or no such partition.
+    fn append(&mut self, topic: TopicId, partition: Option<PartitionId>, record: NewRecord<'_>) -> Result<PartitionId>;
+
+    /// The value of a row, own writes included.
+    fn get(&mut self, table: TableId, shard: ShardId, key: &[u8]) -> Result<Option<Bytes>>;
+
+    /// At most `limit` rows of a range in key order, own writes included.
+    fn scan(
+        &mut self,
+        table: TableId,
+        shard: ShardId,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Bytes)>>;
+
+    /// Stages a row; `None` deletes it.
+    fn put(&mut self, table: TableId, shard: ShardId, key: &[u8], value: Option<Bytes>) -> Result<()>;
+
+    /// Stages the next offset that `consumer` will read.
+    ///
+    /// # Errors
+    /// `Invalid`: lower than what is committed.
+    fn progress(&mut self, consumer: &str, topic: TopicId, partition: PartitionId, next: LogOffset) -> Result<()>;
+
+    /// The place to which [`EngineTx::rollback`] can go back. The newest mark first.
+    fn mark(&mut self) -> TxMark;
+
+    /// Takes back what was staged since `mark`.
+    fn rollback(&mut self, mark: TxMark);
+
+    /// Bytes staged so far.
+    fn bytes(&self) -> usize;
+
+    /// Decides the transaction's place and hands it over, without waiting for the disk.
+    ///
+    /// # Errors
+    /// `Conflict`, `Full`, `Invalid`, `Closed`: it did not happen and never will.
+    fn submit(self: Box<Self>) -> Result<Box<dyn PendingCommit>>;
+}
+
+/// A transaction that has its place and waits for its answer.
+pub trait PendingCommit: Send {
+    /// Whether [`PendingCommit::wait`] would answer at once.
+    fn is_done(&self) -> bool;
+
+    /// The caller goes on to other work: the engine's own thread, if it has one, takes the transaction to the disk.
+    fn hand_over(&self);
+
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    /// `InDoubt`: the disk failed, it may have happened; `Closed`: it did not happen.
+    fn wait(self: Box<Self>) -> Result<Committed>;
+}
+
+/// What a committed transaction appended, in order of topic and partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// An entry for each partition that records went to.
+    pub appended: Vec<Appended>,
+}
+
+/// Records of one transaction in one partition: their offsets follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The topic.
+    pub topic: TopicId,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The offset of the first record.
+    pub first: LogOffset,
+    /// How many records.
+    pub count: u64,
+}
+
+/// What a visitor of records wants next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The record is done with; the next one.
+    Next,
+    /// The record is done with; return.
+    NextAndReturn,
+    /// The record is not done with: return, and give it again.
+    Stay,
+}
+
+/// Records in the order of their partitions, from where a consumer stands.
+pub trait Source: Send {
+    /// Where it stands: the next offset of each partition.
+    fn positions(&self) -> Vec<(TopicId, PartitionId, LogOffset)>;
+
+    /// Hands records that are there now to `visit`, round-robin over partitions, until it says otherwise or there are no
+    /// more. Gives how many were done with.
+    ///
+    /// # Errors
+    /// `Gap`: the next record is gone (see [`Source::gap`]); whatever `visit` fails with, that record not done with.
+    fn poll(&mut self, visit: &mut dyn FnMut(TopicId, PartitionId, RecordView<'_>) -> Result<Step>) -> Result<u64>;
+
+    /// Reads on at `next`.
+    fn seek(&mut self, topic: TopicId, partition: PartitionId, next: LogOffset);
+
+    /// The offsets that are gone at the place where it stands, after an error of kind `Gap`.
+    fn gap(&self) -> Option<(TopicId, PartitionId, Range<LogOffset>)>;
+
+    /// Waits until there may be more, for `limit` at most.
+    fn wait(&mut self, limit: Duration);
+
+    /// Records that are there and not yet polled.
+    fn lag(&self) -> u64;
+}

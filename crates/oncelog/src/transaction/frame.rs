@@ -1,0 +1,144 @@
+//! What a frame holds: batches for partitions, then rows for tables.
+//!
+//! ```text
+//! version u8 | batches | topic u32, partition u32, length, batch ... | rows | table u32, shard u32, key, value ...
+//! ```
+//!
+//! Counts and lengths are varints; a row's value has its length plus one before it, and 0 deletes. The base offset of a
+//! batch is filled in under the partition's turn; its leader epoch is -1 until it is applied.
+
+use std::ops::Range;
+
+use crate::codec::{Input, put_bytes, put_varint};
+use crate::ids::{PartitionId, ShardId, TableId, TopicId};
+use crate::journal::FRAME_HEAD_BYTES;
+
+const VERSION: u8 = 1;
+
+/// Builds a frame's bytes, with room for the journal's head in front.
+pub(super) struct FrameWriter {
+    bytes: Vec<u8>,
+}
+
+impl FrameWriter {
+    pub(super) fn new(capacity: usize, batches: usize) -> FrameWriter {
+        let mut bytes = Vec::with_capacity(FRAME_HEAD_BYTES + capacity + 16);
+        bytes.resize(FRAME_HEAD_BYTES, 0);
+        bytes.push(VERSION);
+        put_varint(&mut bytes, batches as u64);
+        FrameWriter { bytes }
+    }
+
+    /// Adds a batch; gives where it is in the frame's bytes.
+    pub(super) fn batch(&mut self, topic: TopicId, partition: PartitionId, batch: &[u8]) -> Range<usize> {
+        self.bytes.extend_from_slice(&topic.0.to_le_bytes());
+        self.bytes.extend_from_slice(&partition.0.to_le_bytes());
+        put_bytes(&mut self.bytes, batch);
+        self.bytes.len() - batch.len()..self.bytes.len()
+    }
+
+    /// All batches are in; `count` rows follow.
+    pub(super) fn rows(&mut self, count: usize) {
+        put_varint(&mut self.bytes, count as u64);
+    }
+
+    pub(super) fn row(&mut self, table: TableId, shard: ShardId, key: &[u8], value: Option<&[u8]>) {
+        self.bytes.extend_from_slice(&table.0.to_le_bytes());
+        self.bytes.extend_from_slice(&shard.0.to_le_bytes());
+        put_bytes(&mut self.bytes, key);
+        match value {
+            Some(value) => {
+                put_varint(&mut self.bytes, value.len() as u64 + 1);
+                self.bytes.extend_from_slice(value);
+            }
+            None => put_varint(&mut self.bytes, 0),
+        }
+    }
+
+    pub(super) fn finish(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+/// One thing that a frame does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect<'a> {
+    Batch { topic: TopicId, partition: PartitionId, bytes: &'a [u8] },
+    Row { table: TableId, shard: ShardId, key: &'a [u8], value: Option<&'a [u8]> },
+}
+
+/// The effects of a frame's body, in order.
+///
+/// # Errors
+/// What is wrong with a body that is not one, though its checksum holds.
+pub(crate) fn effects(body: &[u8]) -> Result<Vec<Effect<'_>>, &'static str> {
+    let mut input = Input::new(body);
+    match input.u8() {
+        Some(VERSION) => {}
+        Some(_) => return Err("a frame of an unknown version"),
+        None => return Err("an empty frame"),
+    }
+    let mut found = Vec::new();
+    read_all(&mut input, &mut found).ok_or("a malformed frame")?;
+    if input.is_empty() { Ok(found) } else { Err("a frame with bytes left over") }
+}
+
+fn read_all<'a>(input: &mut Input<'a>, found: &mut Vec<Effect<'a>>) -> Option<()> {
+    for _ in 0..input.varint()? {
+        let (topic, partition) = (TopicId(input.u32()?), PartitionId(input.u32()?));
+        found.push(Effect::Batch { topic, partition, bytes: input.bytes()? });
+    }
+    for _ in 0..input.varint()? {
+        let (table, shard) = (TableId(input.u32()?), ShardId(input.u32()?));
+        let key = input.bytes()?;
+        let value = match input.varint()? {
+            0 => None,
+            len => Some(input.take(usize::try_from(len - 1).ok()?)?),
+        };
+        found.push(Effect::Row { table, shard, key, value });
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn effects_come_back_in_order() {
+        let mut writer = FrameWriter::new(0, 1);
+        let at = writer.batch(TopicId(7), PartitionId(3), b"a batch");
+        writer.rows(2);
+        writer.row(TableId(16), ShardId(3), b"ann", Some(b"12"));
+        writer.row(TableId(1), ShardId(0), b"", None);
+        let bytes = writer.finish();
+        assert_eq!(&bytes[at], b"a batch");
+        let expected = vec![
+            Effect::Batch { topic: TopicId(7), partition: PartitionId(3), bytes: b"a batch" },
+            Effect::Row { table: TableId(16), shard: ShardId(3), key: b"ann", value: Some(b"12") },
+            Effect::Row { table: TableId(1), shard: ShardId(0), key: b"", value: None },
+        ];
+        assert_eq!(effects(&bytes[FRAME_HEAD_BYTES..]), Ok(expected));
+    }
+
+    #[test]
+    fn an_empty_value_is_not_a_deletion() {
+        let mut writer = FrameWriter::new(0, 0);
+        writer.rows(1);
+        writer.row(TableId(16), ShardId(0), b"k", Some(b""));
+        let bytes = writer.finish();
+        let expected = Effect::Row { table: TableId(16), shard: ShardId(0), key: b"k", value: Some(b"") };
+        assert_eq!(effects(&bytes[FRAME_HEAD_BYTES..]), Ok(vec![expected]));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes: Vec<u8>) {
+            let _ = effects(&bytes);
+            let mut with_version = vec![VERSION];
+            with_version.extend(bytes);
+            let _ = effects(&with_version);
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Transactions: output records, consumed offsets and table changes of one step, encoded as one journal frame.
+//!
+//! ```text
+//! StoreTx (staged, reads its own writes) -> turns, validation, offsets -> frame -> journal -> apply -> one visible LSN
+//! ```
+//!
+//! Invariants:
+//! * Nothing that could still be aborted ever reaches a segment or a table.
+//! * Turns are taken in the order of table, shard, topic, partition id, and kept until the frame has its LSN; so what is
+//!   decided in one transaction happens before or after what is decided in any other.
+//! * What a transaction read is as it was when its frame gets its LSN, else `Conflict` and nothing was written.
+//! * Room for everything that applying needs is taken before the LSN: `Full` is an answer, never an accident.
+//!
+//! The traits [`Engine`] and [`EngineTx`] are all that the handles above know: another engine can stand behind them.
+
+mod apply;
+mod commit;
+mod engine;
+mod frame;
+mod recover;
+mod staged;
+pub(crate) mod system;
+
+pub(crate) use apply::Applier;
+pub(crate) use commit::{Limits, Pipeline, Topics};
+pub use engine::{Appended, Committed, Engine, EngineTx, NewRecord, PendingCommit, Source, Step, TxMark};
+pub(crate) use frame::{Effect, effects};
+pub(crate) use recover::Replayer;
+pub(crate) use staged::StoreTx;

@@ -1,0 +1,103 @@
+//! Replaying frames after an unclean stop: rows into the dirty maps, batches into new segments.
+//!
+//! Every effect names its offset or LSN, so replaying a second time after a crash in between ends in the same state.
+//! Nothing is served before the caller has made the result durable in its new places.
+
+use super::apply::{Applier, Runs};
+use super::commit::Topics;
+use super::frame::{Effect, effects};
+use super::system::{self, CatalogueKey};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Lsn, PartitionId, TopicId};
+use crate::record::BatchHead;
+use crate::table::Tables;
+use crate::topic::{Topic, TopicSpec};
+use crate::view::View;
+use crate::wake::Arc;
+
+/// Segment bytes are written in steps of about this size.
+const FLUSH_BYTES: usize = 1 << 20;
+
+/// Takes frames in LSN order.
+pub(crate) struct Replayer<'a> {
+    pub(crate) tables: &'a Tables,
+    pub(crate) topics: &'a Topics,
+    pub(crate) view: &'a View,
+    pub(crate) applier: &'a mut Applier,
+    /// Makes a topic that a frame of the tail created.
+    pub(crate) open_topic: &'a dyn Fn(TopicId, TopicSpec) -> Result<Topic>,
+    runs: Runs,
+    unwritten: usize,
+}
+
+impl<'a> Replayer<'a> {
+    pub(crate) fn new(
+        tables: &'a Tables,
+        topics: &'a Topics,
+        view: &'a View,
+        applier: &'a mut Applier,
+        open_topic: &'a dyn Fn(TopicId, TopicSpec) -> Result<Topic>,
+    ) -> Replayer<'a> {
+        Replayer { tables, topics, view, applier, open_topic, runs: Runs::default(), unwritten: 0 }
+    }
+
+    /// Applies one frame.
+    ///
+    /// # Errors
+    /// `Corrupt`: the frame does not fit what came before it.
+    pub(crate) fn frame(&mut self, lsn: Lsn, body: &[u8]) -> Result<()> {
+        let malformed = |what: &str| Error::new(ErrorKind::Corrupt, format!("frame {lsn}: {what}"));
+        for effect in effects(body).map_err(malformed)? {
+            match effect {
+                Effect::Batch { topic, partition, bytes } => self.batch(lsn, topic, partition, bytes)?,
+                Effect::Row { table, shard, key, value } => {
+                    let value = value.map(bytes::Bytes::copy_from_slice);
+                    if table == system::CATALOGUE
+                        && let (Some(CatalogueKey::Topic(id)), Some(row)) = (CatalogueKey::decode(key), &value)
+                    {
+                        let topic = (self.open_topic)(id, system::decode_row(row)?)?;
+                        self.topics.insert(Arc::new(topic));
+                    }
+                    self.tables.shard(table, shard).turn().put(key.to_vec(), value, lsn);
+                }
+            }
+        }
+        // Nobody reads yet; moving the horizon keeps the versions of hot rows from piling up.
+        self.view.publish(lsn);
+        Ok(())
+    }
+
+    fn batch(&mut self, lsn: Lsn, topic: TopicId, partition: PartitionId, bytes: &[u8]) -> Result<()> {
+        let corrupt = |what: String| {
+            Error::new(ErrorKind::Corrupt, format!("frame {lsn}, topic id {topic}, partition {partition}: {what}"))
+        };
+        let topic = self.topics.get(topic).map_err(|_| corrupt("no such topic".to_owned()))?;
+        let partition = topic.partition(partition).map_err(|error| corrupt(error.to_string()))?;
+        let head = BatchHead::peek(bytes).map_err(|error| corrupt(error.to_string()))?;
+        let mut turn = partition.turn();
+        if head.base_offset != turn.next_offset || head.bytes != bytes.len() {
+            let expected = turn.next_offset;
+            return Err(corrupt(format!("a batch at offset {}, expected {expected}", head.base_offset)));
+        }
+        let records = u32::try_from(head.next_offset().0 - head.base_offset.0)
+            .map_err(|_| corrupt("a batch of too many records".to_owned()))?;
+        let plan = turn.plan(partition, [(bytes.len(), records)])?;
+        for to in &plan.placements {
+            self.runs.add(&to.segment, to.position, &mut bytes.to_vec())?;
+        }
+        turn.take(plan);
+        partition.set_end(lsn, turn.next_offset);
+        self.applier.touch(partition);
+        self.unwritten += bytes.len();
+        if self.unwritten >= FLUSH_BYTES {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is still in memory.
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        self.unwritten = 0;
+        self.runs.flush()
+    }
+}

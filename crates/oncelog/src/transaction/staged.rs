@@ -1,0 +1,325 @@
+//! A transaction of the embedded store while it is being filled: nothing here is visible to anybody else.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+use super::commit::{Pending, Pipeline};
+use super::engine::{Committed, EngineTx, NewRecord, PendingCommit, TxMark};
+use super::system;
+use crate::error::{Error, Result};
+use crate::ids::{LogOffset, PartitionId, ShardId, TableId, TopicId};
+use crate::journal::Durability;
+use crate::record::{BatchBuilder, Draft, Mark, partition_of};
+use crate::topic::{Partition, Topic};
+use crate::view::Pin;
+use crate::wake::Arc;
+
+/// A row that was read or is to be written.
+pub(super) type RowKey = (TableId, ShardId, Vec<u8>);
+
+/// What must not have changed when the transaction gets its place.
+#[derive(Default)]
+pub(super) struct ReadSet {
+    pub(super) keys: Vec<RowKey>,
+    pub(super) ranges: Vec<(TableId, ShardId, Bound<Vec<u8>>, Bound<Vec<u8>>)>,
+}
+
+/// Records for one partition, in batches that are not too large to be read as one.
+pub(super) struct StagedPartition {
+    pub(super) partition: Arc<Partition>,
+    pub(super) batches: Vec<BatchBuilder>,
+}
+
+/// A transaction that is being filled.
+pub(crate) struct StoreTx {
+    pipeline: Arc<Pipeline>,
+    pub(super) durability: Durability,
+    /// What it reads is as of this LSN; taken with the first read.
+    pub(super) pin: Option<Pin>,
+    pub(super) reads: ReadSet,
+    pub(super) writes: BTreeMap<RowKey, Option<Bytes>>,
+    pub(super) appends: Vec<StagedPartition>,
+    appends_index: BTreeMap<(TopicId, PartitionId), usize>,
+    last_append: usize,
+    undo_writes: Vec<(RowKey, Option<Option<Bytes>>)>,
+    undo_appends: Vec<UndoAppend>,
+    marking: bool,
+    bytes: usize,
+    timestamp_ms: Option<i64>,
+    topic: Option<Arc<Topic>>,
+    spread: Option<u32>,
+}
+
+struct UndoAppend {
+    staged: usize,
+    batches: usize,
+    mark: Option<Mark>,
+    bytes: usize,
+}
+
+/// What a row costs in a frame beyond its key and value.
+const ROW_BYTES: usize = 24;
+
+impl StoreTx {
+    pub(crate) fn new(pipeline: Arc<Pipeline>, durability: Durability) -> StoreTx {
+        StoreTx {
+            pipeline,
+            durability,
+            pin: None,
+            reads: ReadSet::default(),
+            writes: BTreeMap::new(),
+            appends: Vec::new(),
+            appends_index: BTreeMap::new(),
+            last_append: usize::MAX,
+            undo_writes: Vec::new(),
+            undo_appends: Vec::new(),
+            marking: false,
+            bytes: 0,
+            timestamp_ms: None,
+            topic: None,
+            spread: None,
+        }
+    }
+
+    /// Whether anything would be written.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.writes.is_empty() && self.appends.iter().all(|staged| staged.batches.iter().all(BatchBuilder::is_empty))
+    }
+
+    fn pin(&mut self) -> &Pin {
+        let pipeline = &self.pipeline;
+        self.pin.get_or_insert_with(|| pipeline.view.pin(|| pipeline.journal.head()))
+    }
+
+    fn grow(&mut self, more: usize) -> Result<()> {
+        let max = self.pipeline.limits.transaction_bytes_max;
+        if self.bytes + more > max {
+            return Err(Error::invalid(format!(
+                "the transaction is over the limit of {max} bytes (max_transaction_bytes)"
+            )));
+        }
+        self.bytes += more;
+        Ok(())
+    }
+
+    fn write(&mut self, key: RowKey, value: Option<Bytes>) -> Result<()> {
+        self.grow(row_bytes(&key, &value))?;
+        let undo = self.marking.then(|| key.clone());
+        let before = match self.writes.entry(key) {
+            Entry::Occupied(mut row) => {
+                self.bytes -= row_bytes(row.key(), row.get());
+                Some(row.insert(value))
+            }
+            Entry::Vacant(row) => {
+                row.insert(value);
+                None
+            }
+        };
+        if let Some(key) = undo {
+            self.undo_writes.push((key, before));
+        }
+        Ok(())
+    }
+
+    fn topic(&mut self, id: TopicId) -> Result<Arc<Topic>> {
+        match &self.topic {
+            Some(topic) if topic.id == id => Ok(Arc::clone(topic)),
+            _ => {
+                let topic = self.pipeline.topics.get(id)?;
+                Ok(Arc::clone(self.topic.insert(topic)))
+            }
+        }
+    }
+
+    fn choose_partition(&mut self, topic: &Topic, key: Option<&[u8]>) -> PartitionId {
+        let partitions = topic.spec.partitions;
+        match key {
+            _ if partitions == 1 => PartitionId(0),
+            Some(key) => partition_of(key, partitions),
+            // Records without a key stay together within a transaction, and spread over partitions between them.
+            None => PartitionId(*self.spread.get_or_insert_with(|| self.pipeline.next_spread()) % partitions),
+        }
+    }
+
+    fn staged(&mut self, topic: &Topic, partition: PartitionId) -> Result<usize> {
+        if let Some(last) = self.appends.get(self.last_append)
+            && (last.partition.topic, last.partition.id) == (topic.id, partition)
+        {
+            return Ok(self.last_append);
+        }
+        let at = match self.appends_index.get(&(topic.id, partition)) {
+            Some(at) => *at,
+            None => {
+                let partition = Arc::clone(topic.partition(partition)?);
+                self.appends_index.insert((partition.topic, partition.id), self.appends.len());
+                self.appends.push(StagedPartition { partition, batches: vec![BatchBuilder::new()] });
+                self.appends.len() - 1
+            }
+        };
+        self.last_append = at;
+        Ok(at)
+    }
+}
+
+impl EngineTx for StoreTx {
+    fn append(&mut self, topic: TopicId, partition: Option<PartitionId>, record: NewRecord<'_>) -> Result<PartitionId> {
+        let topic = self.topic(topic)?;
+        let timestamp_ms = match record.timestamp_ms {
+            Some(given) => given,
+            None => *self.timestamp_ms.get_or_insert_with(|| self.pipeline.clock.now_ms()),
+        };
+        let draft = Draft { key: record.key, value: record.value, headers: record.headers, timestamp_ms };
+        let bytes = BatchBuilder::encoded_len(&draft);
+        let max = self.pipeline.limits.record_bytes_max;
+        if bytes > max {
+            let name = &topic.spec.name;
+            return Err(Error::invalid(format!(
+                "a record of {bytes} bytes for topic {name:?} is over the limit of {max} bytes (max_record_bytes)"
+            )));
+        }
+        let partition = partition.unwrap_or_else(|| self.choose_partition(&topic, record.key));
+        let at = self.staged(&topic, partition)?;
+        self.grow(bytes)?;
+        let batch_bytes = self.pipeline.limits.batch_bytes;
+        let batches = &mut self.appends[at].batches;
+        if self.marking {
+            let mark = batches.last().map(BatchBuilder::mark);
+            self.undo_appends.push(UndoAppend { staged: at, batches: batches.len(), mark, bytes });
+        }
+        let full = batches.last().is_none_or(|batch| !batch.is_empty() && batch.len_bytes() + bytes > batch_bytes);
+        if full {
+            batches.push(BatchBuilder::new());
+        }
+        if let Some(batch) = batches.last_mut() {
+            batch.push(&draft);
+        }
+        Ok(partition)
+    }
+
+    fn get(&mut self, table: TableId, shard: ShardId, key: &[u8]) -> Result<Option<Bytes>> {
+        let row = (table, shard, key.to_vec());
+        if let Some(own) = self.writes.get(&row) {
+            return Ok(own.clone());
+        }
+        let lsn = self.pin().lsn();
+        let value = self.pipeline.tables.shard(table, shard).get(key, lsn)?;
+        self.reads.keys.push(row);
+        Ok(value)
+    }
+
+    fn scan(
+        &mut self,
+        table: TableId,
+        shard: ShardId,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Bytes)>> {
+        let lsn = self.pin().lsn();
+        self.reads.ranges.push((table, shard, start.map(<[u8]>::to_vec), end.map(<[u8]>::to_vec)));
+        let own =
+            self.writes.range((table, shard, Vec::new())..).take_while(|((t, s, _), _)| (*t, *s) == (table, shard));
+        let own: BTreeMap<&[u8], &Option<Bytes>> = own
+            .filter(|((_, _, key), _)| in_range(key, start, end))
+            .map(|((_, _, key), value)| (&key[..], value))
+            .collect();
+        // Own deletions can hide at most as many rows as there are own writes.
+        let kept = self.pipeline.tables.shard(table, shard).scan(start, end, limit.saturating_add(own.len()), lsn)?;
+        let more_behind = kept.len() == limit.saturating_add(own.len());
+        let last_kept = kept.last().map(|(key, _)| key.clone());
+        let mut merged: BTreeMap<Vec<u8>, Option<Bytes>> =
+            kept.into_iter().map(|(key, value)| (key, Some(value))).collect();
+        for (key, value) in own {
+            let beyond = more_behind && last_kept.as_deref().is_some_and(|last| key > last);
+            if !beyond {
+                merged.insert(key.to_vec(), value.clone());
+            }
+        }
+        Ok(merged.into_iter().filter_map(|(key, value)| Some((key, value?))).take(limit).collect())
+    }
+
+    fn put(&mut self, table: TableId, shard: ShardId, key: &[u8], value: Option<Bytes>) -> Result<()> {
+        let max = self.pipeline.limits.record_bytes_max;
+        let bytes = key.len() + value.as_ref().map_or(0, Bytes::len);
+        if bytes > max {
+            return Err(Error::invalid(format!(
+                "a row of {bytes} bytes is over the limit of {max} bytes (max_record_bytes)"
+            )));
+        }
+        self.write((table, shard, key.to_vec()), value)
+    }
+
+    fn progress(&mut self, consumer: &str, topic: TopicId, partition: PartitionId, next: LogOffset) -> Result<()> {
+        let key = system::progress_key(consumer, topic, partition);
+        if let Some(committed) = self.get(system::PROGRESS, system::SHARD, &key)? {
+            let committed: LogOffset = system::decode_row(&committed)?;
+            if next < committed {
+                let what = format!("consumer {consumer:?}: offset {next} is lower than the committed {committed}");
+                return Err(Error::invalid(what));
+            }
+        }
+        let value = Bytes::from(system::encode_row(&next)?);
+        self.write((system::PROGRESS, system::SHARD, key), Some(value))
+    }
+
+    fn mark(&mut self) -> TxMark {
+        self.marking = true;
+        TxMark::new(self.undo_writes.len(), self.undo_appends.len())
+    }
+
+    fn rollback(&mut self, mark: TxMark) {
+        while self.undo_writes.len() > mark.undo {
+            let Some((key, before)) = self.undo_writes.pop() else { break };
+            if let Some(undone) = self.writes.remove(&key) {
+                self.bytes -= row_bytes(&key, &undone);
+            }
+            if let Some(value) = before {
+                self.bytes += row_bytes(&key, &value);
+                self.writes.insert(key, value);
+            }
+        }
+        while self.undo_appends.len() > mark.appends {
+            let Some(undo) = self.undo_appends.pop() else { break };
+            let batches = &mut self.appends[undo.staged].batches;
+            batches.truncate(undo.batches);
+            if let (Some(batch), Some(mark)) = (batches.last_mut(), undo.mark) {
+                batch.rollback(mark);
+            }
+            self.bytes -= undo.bytes;
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn submit(self: Box<Self>) -> Result<Box<dyn PendingCommit>> {
+        let pipeline = Arc::clone(&self.pipeline);
+        Ok(Box::new(pipeline.submit(*self)?))
+    }
+}
+
+impl PendingCommit for Pending {
+    fn is_done(&self) -> bool {
+        Pending::is_done(self)
+    }
+
+    fn hand_over(&self) {
+        Pending::hand_over(self);
+    }
+
+    fn wait(self: Box<Self>) -> Result<Committed> {
+        Pending::wait(*self)
+    }
+}
+
+fn row_bytes(key: &RowKey, value: &Option<Bytes>) -> usize {
+    key.2.len() + value.as_ref().map_or(0, Bytes::len) + ROW_BYTES
+}
+
+fn in_range(key: &[u8], start: Bound<&[u8]>, end: Bound<&[u8]>) -> bool {
+    std::ops::RangeBounds::<[u8]>::contains(&(start, end), key)
+}
