@@ -19,6 +19,8 @@ mod view;
 mod wake;
 
 pub use codec::{Bytes, Codec, CodecError, Postcard, U64, Utf8};
+#[cfg(oncelog_mutants)]
+pub use codec::{CheckSite, skip_check};
 pub use consumer::{ConsumerStyle, Outcome, RetryPolicy};
 pub use error::{Error, ErrorKind, Result};
 pub use handles::{

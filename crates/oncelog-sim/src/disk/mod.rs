@@ -20,7 +20,6 @@
 //! [`trace_hash`](SimDisk::trace_hash), and the same disk after every crash. So a `SimDisk` must be used by one thread at
 //! a time if a run is to be repeated, though it may be shared.
 
-mod dice;
 mod faults;
 mod file;
 mod inode;

@@ -2,9 +2,9 @@
 //! name. Answers are hashes of the seed and of what is asked about, not draws: they do not depend on the order of the
 //! questions, so going over the files in another order changes nothing.
 
-use super::dice::{Dice, mix};
 use super::pages::PAGE_SECTORS;
 use super::tree::Ino;
+use crate::dice::{Dice, mix};
 
 /// The count of mutating operations at which something happened: the only time a disk knows.
 pub(super) type Time = u64;

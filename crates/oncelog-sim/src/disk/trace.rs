@@ -4,7 +4,7 @@
 use std::io;
 use std::path::Path;
 
-use super::dice::mix;
+use crate::dice::mix;
 
 /// The hash of all operations so far.
 #[derive(Clone, Debug, Default)]

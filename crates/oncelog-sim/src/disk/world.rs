@@ -6,11 +6,11 @@ mod names;
 
 use std::io;
 
-use super::dice::Dice;
 use super::faults::{Call, Faults, Verdict, dead};
 use super::survival::{Plan, Survival, Time};
 use super::trace::Trace;
 use super::tree::{Ino, Tree};
+use crate::dice::Dice;
 
 /// The state of a simulated disk.
 #[derive(Clone, Debug)]

@@ -6,11 +6,13 @@ use super::head::{
     LAST_OFFSET_DELTA_AT, LEADER_EPOCH_AT, LENGTH_AT, MAGIC, MAGIC_AT, MAX_TIMESTAMP_AT, PRODUCER_EPOCH_AT,
     PRODUCER_ID_AT, set_field,
 };
-use crate::codec::{crc32c_of, put_varint, varint_len, zigzag};
+use crate::codec::{crc32c_of, varint_len, zigzag};
 
 /// Longest varints of a length or an offset delta, and of a timestamp delta.
 const VARINT32_BYTES_MAX: usize = 5;
 const VARINT64_BYTES_MAX: usize = 10;
+
+const BUFFER_BYTES_MIN: usize = 256;
 
 /// A record to be encoded; borrowed, as it is copied once, into the batch.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +26,10 @@ pub(crate) struct Draft<'a> {
 /// A batch in the making. Offsets count from 0 without a hole; timestamps count from that of the first record.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct BatchBuilder {
-    records: Vec<u8>,
+    /// The records are its first `used` bytes; the rest is there to be written over. A record whose size is known is
+    /// one slice to fill, which is a third faster than appending to a vector field by field.
+    buffer: Vec<u8>,
+    used: usize,
     count: u32,
     /// Both mean nothing while there are no records.
     base_timestamp_ms: i64,
@@ -34,7 +39,7 @@ pub(crate) struct BatchBuilder {
 /// A state of a [`BatchBuilder`] to come back to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark {
-    records_bytes: usize,
+    used: usize,
     count: u32,
     max_timestamp_ms: i64,
 }
@@ -45,7 +50,8 @@ impl BatchBuilder {
         BatchBuilder::default()
     }
 
-    /// The most that `draft` can add to [`BatchBuilder::len_bytes`]; at most 17 bytes too much, as deltas are not known yet.
+    /// The most that `draft` can add to [`BatchBuilder::len_bytes`]; at most 17 bytes too much, as deltas are not
+    /// known yet.
     pub(crate) fn encoded_len(draft: &Draft<'_>) -> usize {
         let deltas = VARINT64_BYTES_MAX + VARINT32_BYTES_MAX;
         VARINT32_BYTES_MAX + 1 + deltas + content_len(draft)
@@ -63,35 +69,35 @@ impl BatchBuilder {
         }
         // Readers add with wrap-around too, so deltas that do not fit 64 bits come back right.
         let timestamp_delta = zigzag(draft.timestamp_ms.wrapping_sub(self.base_timestamp_ms));
-        let offset_delta = zigzag(i64::from(self.count));
-        let body = 1 + varint_len(timestamp_delta) + varint_len(offset_delta) + content_len(draft);
-        let room = BATCH_BYTES_MAX - self.len_bytes();
-        assert!(body <= room && body + VARINT32_BYTES_MAX <= room, "a batch beyond the limit of its format");
-
-        let mut start = Numbers::default();
-        start.put((body as u64) << 1);
-        start.put(0);
-        start.put(timestamp_delta);
-        start.put(offset_delta);
-        start.put_len_of(draft.key);
-        let mut middle = Numbers::default();
-        middle.put_len_of(draft.value);
-        let mut end = Numbers::default();
-        end.put((draft.headers.len() as u64) << 1);
-
-        let out = &mut self.records;
-        out.reserve(body + VARINT32_BYTES_MAX + 3 * NUMBERS_BYTES);
-        start.append_to(out);
-        out.extend_from_slice(draft.key.unwrap_or_default());
-        middle.append_to(out);
-        out.extend_from_slice(draft.value.unwrap_or_default());
-        end.append_to(out);
-        for header in draft.headers {
-            put_nullable(out, Some(header.name.as_bytes()));
-            put_nullable(out, header.value);
+        let offset_delta = u64::from(self.count) << 1;
+        let body = 1 + number_len(timestamp_delta) + number_len(offset_delta) + content_len(draft);
+        let bytes = len_len(body) + body;
+        assert!(bytes <= BATCH_BYTES_MAX - self.len_bytes(), "a batch beyond the limit of its format");
+        let end = self.used + bytes;
+        if end > self.buffer.len() {
+            self.grow(end);
         }
+        let out = &mut self.buffer[self.used..end];
+        let mut at = put_len(out, 0, body);
+        at = put_number(out, at, 0);
+        at = put_number(out, at, timestamp_delta);
+        at = put_number(out, at, offset_delta);
+        at = put_nullable(out, at, draft.key);
+        at = put_nullable(out, at, draft.value);
+        at = put_len(out, at, draft.headers.len());
+        for header in draft.headers {
+            at = put_nullable(out, at, Some(header.name.as_bytes()));
+            at = put_nullable(out, at, header.value);
+        }
+        debug_assert_eq!(at, bytes);
+        self.used = end;
         self.count += 1;
         self.max_timestamp_ms = self.max_timestamp_ms.max(draft.timestamp_ms);
+    }
+
+    #[cold]
+    fn grow(&mut self, end: usize) {
+        self.buffer.resize(end.max(self.buffer.len() * 2).max(BUFFER_BYTES_MIN), 0);
     }
 
     /// Whether there are no records.
@@ -107,31 +113,31 @@ impl BatchBuilder {
     /// What [`BatchBuilder::finish_into`] would append.
     #[inline]
     pub(crate) fn len_bytes(&self) -> usize {
-        BATCH_HEAD_BYTES + self.records.len()
+        BATCH_HEAD_BYTES + self.used
     }
 
     /// The present state, for [`BatchBuilder::rollback`].
     pub(crate) fn mark(&self) -> Mark {
-        Mark { records_bytes: self.records.len(), count: self.count, max_timestamp_ms: self.max_timestamp_ms }
+        Mark { used: self.used, count: self.count, max_timestamp_ms: self.max_timestamp_ms }
     }
 
     /// Drops the records pushed since `mark` was taken, as if they had never been. A mark is void once the builder went
     /// back behind it or was cleared.
     pub(crate) fn rollback(&mut self, mark: Mark) {
-        debug_assert!(mark.count <= self.count && mark.records_bytes <= self.records.len(), "a void mark");
-        self.records.truncate(mark.records_bytes);
+        debug_assert!(mark.count <= self.count && mark.used <= self.used, "a void mark");
+        self.used = mark.used;
         self.count = mark.count;
         self.max_timestamp_ms = mark.max_timestamp_ms;
     }
 
     /// Drops all records and keeps the buffer.
     pub(crate) fn clear(&mut self) {
-        self.records.clear();
+        self.used = 0;
         self.count = 0;
     }
 
-    /// Appends the batch to `out`: at base offset 0, in no segment, by no Kafka producer, not compressed. Without records
-    /// there is no batch, and nothing is appended. Costs one checksum and one copy.
+    /// Appends the batch to `out`: at base offset 0, in no segment, by no Kafka producer, not compressed. Without
+    /// records there is no batch, and nothing is appended. Costs one checksum and one copy.
     pub(crate) fn finish_into(&self, out: &mut Vec<u8>) {
         let Some(last_offset_delta) = self.count.checked_sub(1) else { return };
         // `push` keeps both within 31 bits: the length by its assertion, the count as each record takes seven bytes.
@@ -147,11 +153,11 @@ impl BatchBuilder {
         set_field(&mut head, PRODUCER_EPOCH_AT, (-1i16).to_be_bytes());
         set_field(&mut head, BASE_SEQUENCE_AT, (-1i32).to_be_bytes());
         set_field(&mut head, COUNT_AT, self.count.to_be_bytes());
-        let crc = crc32c_of(&[&head[ATTRIBUTES_AT..], &self.records]);
+        let crc = crc32c_of(&[&head[ATTRIBUTES_AT..], &self.buffer[..self.used]]);
         set_field(&mut head, CRC_AT, crc.to_be_bytes());
         out.reserve(self.len_bytes());
         out.extend_from_slice(&head);
-        out.extend_from_slice(&self.records);
+        out.extend_from_slice(&self.buffer[..self.used]);
     }
 }
 
@@ -168,59 +174,64 @@ fn nullable_len(bytes: Option<&[u8]>) -> usize {
     bytes.map_or(1, |bytes| len_len(bytes.len()) + bytes.len())
 }
 
-#[inline]
+#[inline(always)]
 fn len_len(len: usize) -> usize {
-    varint_len((len as u64) << 1)
+    number_len((len as u64) << 1)
 }
 
-const NUMBERS_BYTES: usize = 32;
-
-/// A few varints.
-#[derive(Default)]
-struct Numbers {
-    bytes: [u8; NUMBERS_BYTES],
-    len: usize,
-}
-
-impl Numbers {
-    #[inline(always)]
-    fn put(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.bytes[self.len] = (value & 0x7F) as u8 | 0x80;
-            self.len += 1;
-            value >>= 7;
-        }
-        self.bytes[self.len] = (value & 0x7F) as u8;
-        self.len += 1;
-    }
-
-    #[inline(always)]
-    fn put_len_of(&mut self, bytes: Option<&[u8]>) {
-        self.put(bytes.map_or(zigzag(-1), |bytes| (bytes.len() as u64) << 1));
-    }
-
-    #[inline(always)]
-    fn append_to(&self, out: &mut Vec<u8>) {
-        let len = out.len() + self.len;
-        out.extend_from_slice(&self.bytes);
-        out.truncate(len);
+/// As `varint_len`, for numbers that mostly take a byte or two.
+#[inline(always)]
+fn number_len(value: u64) -> usize {
+    if value < 0x80 {
+        1
+    } else if value < 0x4000 {
+        2
+    } else {
+        varint_len(value)
     }
 }
 
-/// A length or count as the zig-zag varint of a number that is not negative.
-#[inline]
-fn put_len(out: &mut Vec<u8>, len: usize) {
-    put_varint(out, (len as u64) << 1);
+// The writers below take the position to write at and return the one behind, so that it can stay in a register:
+// inlined, and without a reference to it.
+
+/// A length or count: the zig-zag varint of a number that is not negative.
+#[inline(always)]
+fn put_len(out: &mut [u8], at: usize, len: usize) -> usize {
+    put_number(out, at, (len as u64) << 1)
+}
+
+/// A varint. Those of a byte or two, which nearly all are, are written here, the others out of line.
+#[inline(always)]
+fn put_number(out: &mut [u8], at: usize, number: u64) -> usize {
+    let low = (number & 0x7F) as u8;
+    if number < 0x80 {
+        out[at] = low;
+        at + 1
+    } else if number < 0x4000 {
+        out[at..at + 2].copy_from_slice(&[low | 0x80, (number >> 7 & 0x7F) as u8]);
+        at + 2
+    } else {
+        put_long(out, at, number)
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn put_long(out: &mut [u8], mut at: usize, mut number: u64) -> usize {
+    while number >= 0x80 {
+        out[at] = (number & 0x7F) as u8 | 0x80;
+        number >>= 7;
+        at += 1;
+    }
+    out[at] = (number & 0x7F) as u8;
+    at + 1
 }
 
 /// Bytes behind their length, or the length -1 where there are none.
-#[inline]
-fn put_nullable(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
-    match bytes {
-        Some(bytes) => {
-            put_len(out, bytes.len());
-            out.extend_from_slice(bytes);
-        }
-        None => put_varint(out, zigzag(-1)),
-    }
+#[inline(always)]
+fn put_nullable(out: &mut [u8], at: usize, bytes: Option<&[u8]>) -> usize {
+    let Some(bytes) = bytes else { return put_number(out, at, zigzag(-1)) };
+    let at = put_len(out, at, bytes.len());
+    out[at..at + bytes.len()].copy_from_slice(bytes);
+    at + bytes.len()
 }

@@ -115,8 +115,8 @@ impl BatchHead {
     }
 }
 
-/// Moves a batch to its place in the partition; offsets of records follow, as they are deltas. Kafka's checksum does not
-/// cover the field, so this costs eight bytes.
+/// Moves a batch to its place in the partition; offsets of records follow, as they are deltas. Kafka's checksum does
+/// not cover the field, so this costs eight bytes.
 ///
 /// # Panics
 /// If `batch` is shorter than a head, as the three below.
@@ -125,8 +125,8 @@ pub(crate) fn set_base_offset(batch: &mut [u8], base: LogOffset) {
 }
 
 /// The checksum that binds a batch to byte `position` of the segment with that salt, and covers what Kafka's own leaves
-/// out: base offset, length, magic, and the Kafka checksum itself, so that the content is bound too. A batch that lies in
-/// the value of another one, or that a recycled file still holds, cannot be taken for one that was written there.
+/// out: base offset, length, magic, and the Kafka checksum itself, so that the content is bound too. A batch that lies
+/// in the value of another one, or that a recycled file still holds, cannot be taken for one that was written there.
 pub(crate) fn place_checksum(salt: u64, position: u64, batch: &[u8]) -> u32 {
     let mut covered = [0; 33];
     covered[..8].copy_from_slice(&salt.to_le_bytes());
@@ -136,8 +136,8 @@ pub(crate) fn place_checksum(salt: u64, position: u64, batch: &[u8]) -> u32 {
     crc32c(&covered)
 }
 
-/// Stores a [`place_checksum`] in the field `partitionLeaderEpoch`, which Kafka's checksum leaves out and which is -1 in
-/// every batch that is not in a segment.
+/// Stores a [`place_checksum`] in the field `partitionLeaderEpoch`, which Kafka's checksum leaves out and which is -1
+/// in every batch that is not in a segment.
 pub(crate) fn set_place(batch: &mut [u8], checksum: u32) {
     set_field(batch, LEADER_EPOCH_AT, checksum.to_be_bytes());
 }

@@ -11,15 +11,17 @@
 //! encoder and decoder, which borrow and allocate nothing per record, and four bytes on disk, see [`set_place`].
 //!
 //! Invariants: nothing behind the head is parsed before the checksum over it was compared. No claimed length or count
-//! is believed before the bytes are there, so hostile bytes cost no panic and no allocation. What a [`Records`] hands out
-//! without an error has offsets that rise and stay within the batch.
+//! is believed before the bytes are there, so hostile bytes cost no panic and no allocation. What
+//! [`Batch::records`] hands out without an error has offsets that rise and stay within the batch.
 //!
 //! Flow: [`BatchBuilder`] fills a batch in a transaction, [`set_base_offset`] gives it its place in the partition,
-//! [`set_place`] that in the segment; [`BatchHead::peek`] finds its way from batch to batch, [`Batch::check`] opens one,
-//! [`Record`] is what the user keeps. Compressed and control batches are refused by a typed error.
+//! [`set_place`] that in the segment; [`BatchHead::peek`] finds its way from batch to batch, [`Batch::check`] opens
+//! one, [`Record`] is what the user keeps. Compressed and control batches are refused by a typed error.
 
 mod batch;
 mod head;
+#[cfg(test)]
+mod kafka_tests;
 mod owned;
 mod partition;
 #[cfg(test)]
@@ -29,12 +31,10 @@ mod view;
 use std::fmt;
 
 pub(crate) use batch::{BatchBuilder, Draft, Mark};
-pub(crate) use head::{
-    BATCH_BYTES_MAX, BATCH_HEAD_BYTES, BatchHead, place_checksum, place_of, set_base_offset, set_place,
-};
+pub(crate) use head::{BATCH_HEAD_BYTES, BatchHead, place_checksum, place_of, set_base_offset, set_place};
 pub use owned::Record;
 pub(crate) use partition::partition_of;
-pub(crate) use view::{Batch, Records};
+pub(crate) use view::Batch;
 pub use view::{Headers, RecordView};
 
 /// A name and a value that travel beside the content of a record. Names need not differ within a record.

@@ -3,8 +3,8 @@
 
 use crate::ids::PartitionId;
 
-/// The partition of `key` in a topic of `partitions`, which are 1 at least. The same for ever: changing it would tear the
-/// records of a key apart.
+/// The partition of `key` in a topic of `partitions`, which are 1 at least. The same for ever: changing it would tear
+/// the records of a key apart.
 pub(crate) fn partition_of(key: &[u8], partitions: u32) -> PartitionId {
     // Kafka clears the sign where one would expect an absolute value.
     PartitionId((murmur2(key) & 0x7FFF_FFFF) % partitions)
@@ -14,8 +14,8 @@ pub(crate) fn partition_of(key: &[u8], partitions: u32) -> PartitionId {
 fn murmur2(key: &[u8]) -> u32 {
     const SEED: u32 = 0x9747_B28C;
     const FACTOR: u32 = 0x5BD1_E995;
-    // Only the low half of a length counts, as in Kafka, where a key has less than 2 GiB.
-    let mut hash = SEED ^ (key.len() & 0xFFFF_FFFF) as u32;
+    #[allow(clippy::cast_possible_truncation, reason = "a record, and so its key, has less than 2 GiB")]
+    let mut hash = SEED ^ key.len() as u32;
     let (words, tail) = key.as_chunks::<4>();
     for word in words {
         let mut mixed = u32::from_le_bytes(*word).wrapping_mul(FACTOR);

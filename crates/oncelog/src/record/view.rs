@@ -15,10 +15,12 @@ pub(crate) struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// Opens `bytes`, which are one batch and nothing else. Costs one checksum; records are parsed as they are asked for.
+    /// Opens `bytes`, which are one batch and nothing else. Costs one checksum; records are parsed as they are asked
+    /// for.
     ///
     /// # Errors
-    /// `Truncated`, `Length`: more or fewer bytes than the head says. `Checksum`: damaged. Others: not for us, see there.
+    /// `Truncated`, `Length`: more or fewer bytes than the head says. `Checksum`: damaged. Others: not for us, see
+    /// there.
     pub(crate) fn check(bytes: &'a [u8]) -> Result<Batch<'a>, BatchError> {
         let (head, records) = bytes.split_first_chunk::<BATCH_HEAD_BYTES>().ok_or(BatchError::Truncated)?;
         let claimed = BatchHead::measure(head)?;
@@ -96,6 +98,7 @@ impl<'a> Iterator for Records<'a> {
 
 impl FusedIterator for Records<'_> {}
 
+// Inlined into the caller's loop on purpose: handing a parsed record on through memory costs more than parsing it.
 impl<'a> Records<'a> {
     #[inline(always)]
     fn record(&mut self) -> Result<RecordView<'a>, BatchError> {
@@ -153,8 +156,8 @@ impl<'a> RecordView<'a> {
     }
 }
 
-/// The headers of a record, one after the other. Parsed from the record's bytes again by each iteration; that they parse
-/// was seen when the record was.
+/// The headers of a record, one after the other. Parsed from the record's bytes again by each iteration; that they
+/// parse was seen when the record was.
 #[derive(Clone, Copy, Debug)]
 pub struct Headers<'a> {
     rest: Input<'a>,

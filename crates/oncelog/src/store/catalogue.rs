@@ -1,7 +1,11 @@
 //! Topics and tables of the owner: looked up in memory, made by a transaction on the store's own tables.
 
+use std::io;
+use std::path::Path;
+
 use super::Core;
 use super::layout::{OWNER, make_dir};
+use crate::disk::SyncSite;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, TableId, TopicId};
 use crate::journal::Durability;
@@ -17,17 +21,30 @@ impl Core {
     /// The topic of that name, made if there is none; durable on return.
     pub(super) fn open_topic(&self, spec: &TopicSpec) -> Result<TopicId> {
         self.check_open()?;
-        if let Some(topic) = self.pipeline.topics.find(&spec.name) {
+        let existing = |topic: Arc<Topic>| {
             topic.spec.admit(spec)?;
-            return Ok(topic.id);
+            self.check_claim(&topic)
+        };
+        if let Some(topic) = self.pipeline.topics.find(&spec.name) {
+            return existing(topic);
         }
         spec.check()?;
         let _one_at_a_time = self.creating.lock();
-        if let Some(topic) = self.pipeline.topics.find(&spec.name) {
-            topic.spec.admit(spec)?;
-            return Ok(topic.id);
+        match self.pipeline.topics.find(&spec.name) {
+            Some(topic) => existing(topic),
+            None => self.create_topic(spec),
         }
-        self.create_topic(spec)
+    }
+
+    /// A topic of the catalogue must have its claim on disk.
+    fn check_claim(&self, topic: &Topic) -> Result<TopicId> {
+        let dir = topic_dir(&self.layout.topics, &topic.spec.name);
+        let claim = topic::read_claim(&*self.disk, &dir)?;
+        if (claim.store, claim.topic, claim.owner.as_str()) != (self.store, topic.id, OWNER) {
+            let what = format!("the name is claimed for topic id {} of owner {:?}", claim.topic, claim.owner);
+            return Err(Error::corrupt(&Claim::path(&dir), 0, what));
+        }
+        Ok(topic.id)
     }
 
     fn create_topic(&self, spec: &TopicSpec) -> Result<TopicId> {
@@ -44,24 +61,45 @@ impl Core {
         Ok(id)
     }
 
-    /// Claims the name and makes the directories; a claim of our own that no catalogue knows is the rest of an attempt
-    /// that failed, and is taken over.
+    /// Claims the name and makes the directories. A claim that is our own, or that a crash left without its text, is the
+    /// rest of an attempt that failed, since our catalogue does not know the name: it is taken over.
     fn claim(&self, id: TopicId, spec: &TopicSpec) -> Result<()> {
         let disk = &*self.disk;
         let dir = topic_dir(&self.layout.topics, &spec.name);
-        if let Err(error) = topic::claim_dir(disk, &self.layout.topics, &dir) {
-            let ours =
-                topic::read_claim(disk, &dir).is_ok_and(|claim| claim.owner == OWNER && claim.store == self.store);
-            if error.kind() != ErrorKind::Invalid || !ours {
-                return Err(error);
+        match disk.create_dir(&dir) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let ours = match topic::read_claim(disk, &dir) {
+                    Ok(claim) => claim.owner == OWNER && claim.store == self.store,
+                    Err(unreadable) => unreadable.kind() == ErrorKind::Corrupt,
+                };
+                if !ours {
+                    return Err(Error::invalid("the topic's name is taken by another owner").in_file(&dir));
+                }
             }
-        }
-        for partition in 0..spec.partitions {
-            let path = partition_dir(&dir, PartitionId(partition));
-            make_dir(disk, &path).map_err(|error| Error::io(&path, "make a partition", error))?;
+            Err(error) => return Err(Error::io(&dir, "make a topic", error)),
         }
         let (owner, name) = (OWNER.to_owned(), spec.name.clone());
-        topic::write_claim(disk, &dir, &Claim { store: self.store, topic: id, owner, name })
+        let claim = Claim { store: self.store, topic: id, owner, name };
+        self.fill_claim(&dir, spec, &claim).inspect_err(|_| {
+            // A name whose sync has failed may stay seen and never become durable: away with it. Best effort.
+            let _ = disk.remove(&Claim::path(&dir));
+            for partition in 0..spec.partitions {
+                let _ = disk.remove_dir(&partition_dir(&dir, PartitionId(partition)));
+            }
+            let _ = disk.remove_dir(&dir);
+        })
+    }
+
+    fn fill_claim(&self, dir: &Path, spec: &TopicSpec, claim: &Claim) -> Result<()> {
+        let disk = &*self.disk;
+        for partition in 0..spec.partitions {
+            let path = partition_dir(dir, PartitionId(partition));
+            make_dir(disk, &path).map_err(|error| Error::io(&path, "make a partition", error))?;
+        }
+        topic::write_claim(disk, dir, claim)?;
+        let topics = &self.layout.topics;
+        disk.sync_dir(topics, SyncSite::TopicDir).map_err(|error| Error::io(topics, "sync the topics", error))
     }
 
     /// The table of that name, made if there is none; durable on return.
@@ -178,7 +216,7 @@ impl TopicParts {
         for number in 0..spec.partitions {
             let path = partition_dir(&dir, PartitionId(number));
             self.disk.list(&path).map_err(|error| match error.kind() {
-                std::io::ErrorKind::NotFound => Error::corrupt(&path, 0, "the directory of a partition is gone"),
+                io::ErrorKind::NotFound => Error::corrupt(&path, 0, "the directory of a partition is gone"),
                 _ => Error::io(&path, "list a partition", error),
             })?;
         }

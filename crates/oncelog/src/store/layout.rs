@@ -88,10 +88,30 @@ impl Layout {
     }
 
     fn create(&self, disk: &dyn Disk, chance: &Chance) -> Result<()> {
+        let mut made = Vec::new();
+        let created = self.create_in(disk, chance, &mut made);
+        if let Err(error) = &created
+            && error.kind() != ErrorKind::Locked
+            && error.kind() != ErrorKind::Corrupt
+        {
+            // A name whose sync has failed may stay seen and never become durable: away with it, so that the next attempt
+            // makes it anew. Best effort; what is not empty or not ours stays.
+            for file in [&self.store_file, &self.new_store_file(), &self.manifest] {
+                let _ = disk.remove(file);
+            }
+            for dir in made.iter().rev() {
+                let _ = disk.remove_dir(dir);
+            }
+        }
+        created
+    }
+
+    fn create_in(&self, disk: &dyn Disk, chance: &Chance, made: &mut Vec<PathBuf>) -> Result<()> {
         let doing = |error| Error::io(&self.dir, "make the store", error);
-        make_dir_all(disk, &self.dir).map_err(doing)?;
+        make_dir_all(disk, &self.dir, made).map_err(doing)?;
         for dir in [&self.owners, &self.owner, &self.journal, &self.state, &self.aside, &self.topics] {
             make_dir(disk, dir).map_err(|error| Error::io(dir, "make the store", error))?;
+            made.push(dir.clone());
         }
         let mut id = [0; 16];
         id[..8].copy_from_slice(&chance.next_u64().to_le_bytes());
@@ -130,6 +150,15 @@ impl Layout {
         written.map_err(|error| Error::io(&self.store_file, "make the store", error))
     }
 
+    /// Makes the names of the store's own files and directories durable. A process that was killed may have made them and
+    /// not synced: then they are seen and would still be lost with the power.
+    pub(super) fn sync_names(&self, disk: &dyn Disk) -> Result<()> {
+        for dir in [&self.owner, &self.owners, &self.dir] {
+            disk.sync_dir(dir, SyncSite::StoreDir).map_err(|error| Error::io(dir, "sync the store", error))?;
+        }
+        sync_parent(disk, &self.dir).map_err(|error| Error::io(&self.dir, "sync the store", error))
+    }
+
     /// The identity of the store, checked.
     pub(super) fn read_store_file(&self, disk: &dyn Disk) -> Result<StoreId> {
         let path = &self.store_file;
@@ -161,17 +190,28 @@ pub(super) fn make_dir(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes `dir` with the directories above it, durably.
-fn make_dir_all(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+/// Makes `dir` with the directories above it, durably. One that is there may have been made by a process that was killed
+/// before its sync, so its name is synced all the same.
+fn make_dir_all(disk: &dyn Disk, dir: &Path, made: &mut Vec<PathBuf>) -> io::Result<()> {
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
     match disk.create_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let Some(parent) = parent else { return Err(error) };
-            make_dir_all(disk, parent)?;
-            make_dir(disk, dir)?;
+            make_dir_all(disk, parent, made)?;
+            disk.create_dir(dir)?;
+            made.push(dir.to_owned());
         }
-        other => other?,
+        Err(error) => return Err(error),
+        Ok(()) => made.push(dir.to_owned()),
     }
-    disk.sync_dir(parent.unwrap_or(Path::new(".")), SyncSite::StoreDir)
+    sync_parent(disk, dir)
+}
+
+fn sync_parent(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => disk.sync_dir(parent, SyncSite::StoreDir),
+        Some(_) => disk.sync_dir(Path::new("."), SyncSite::StoreDir),
+        None => Ok(()),
+    }
 }

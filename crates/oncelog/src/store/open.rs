@@ -33,6 +33,9 @@ pub(super) fn open(options: StoreOptions, dir: &Path) -> Result<Store> {
     let store = layout.read_store_file(&*disk)?;
     let mut manifest = ManifestFile::lock(&*disk, &layout.manifest, OpenMode::Write)?;
     let (found, manifest_repaired) = manifest.read(store, OWNER)?;
+    if found.state == State::Open {
+        layout.sync_names(&*disk)?;
+    }
     let epoch = Epoch(found.epoch.0 + 1);
     manifest.update(|next| {
         next.epoch = epoch;

@@ -4,9 +4,12 @@ use std::ops::{Bound, RangeBounds};
 
 use super::Core;
 use crate::codec::Codec;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::handles::{TableDef, decode_row, encode, shard_of};
 use crate::ids::{LogOffset, Lsn, PartitionId, ShardId, TableId};
+use crate::record::RecordView;
+use crate::topic::{PartitionReader, Polled};
+use crate::transaction::Step;
 use crate::view::Pin;
 use crate::wake::Arc;
 
@@ -89,9 +92,51 @@ impl Snapshot {
     /// `NotFound`, `Invalid`: no such topic or partition.
     pub fn end_offset(&self, topic: &str, partition: PartitionId) -> Result<LogOffset> {
         let found = self.core.pipeline.topics.find(topic);
-        let missing = || Error::new(crate::error::ErrorKind::NotFound, format!("there is no topic {topic:?}"));
+        let missing = || Error::new(ErrorKind::NotFound, format!("there is no topic {topic:?}"));
         let topic = found.ok_or_else(missing)?;
         Ok(topic.partition(partition)?.end_at(self.pin.lsn()))
+    }
+
+    /// Hands the records of a partition that it shows to `visit`, from `from` on, until it says otherwise. Gives the next
+    /// offset to read. Nothing is remembered of it: this is for looking, a consumer is for processing.
+    ///
+    /// # Errors
+    /// `Gap`: records from there on are gone, [`Error::gap`] says which; `Corrupt`; whatever `visit` fails with.
+    pub fn read(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        from: LogOffset,
+        mut visit: impl FnMut(RecordView<'_>) -> Result<Step>,
+    ) -> Result<LogOffset> {
+        let limit = self.end_offset(topic, partition)?;
+        let found = self.core.pipeline.topics.find(topic);
+        let Some(found) = found else { return Ok(from) };
+        let mut reader = PartitionReader::new(Arc::clone(found.partition(partition)?), from);
+        let mut next = from;
+        loop {
+            let batch = match reader.poll(limit)? {
+                Polled::Batch(batch) => batch,
+                Polled::Gap(lost) => return Err(Error::lost(topic, partition.0, lost)),
+                Polled::End => return Ok(next),
+            };
+            let behind = batch.next_offset();
+            for record in batch.records() {
+                let record = record.map_err(|error| Error::new(ErrorKind::Corrupt, error.to_string()))?;
+                if record.offset < next {
+                    continue;
+                }
+                let step = visit(record)?;
+                if step == Step::Stay {
+                    return Ok(record.offset);
+                }
+                next = record.offset.plus(1);
+                if step == Step::NextAndReturn {
+                    return Ok(next);
+                }
+            }
+            next = behind;
+        }
     }
 
     fn find<K: Codec, V: Codec>(&self, table: &TableDef<K, V>) -> Result<Option<(TableId, u32)>> {

@@ -68,6 +68,7 @@ impl Core {
                 self.pipeline.journal.fail();
                 error
             })?;
+        tracing::debug!(lsn = position.next_lsn.0 - 1, ?state, "trim point moved");
         // What cannot be removed now is swept away at the next opening.
         if let Some(old) = before.filter(|old| *old != written)
             && let Err(error) = self.disk.remove(&old.path(&self.layout.state))

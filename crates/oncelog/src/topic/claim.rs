@@ -25,18 +25,6 @@ impl Claim {
     }
 }
 
-/// Makes the topic's directory, which nobody else can have made; durable on return with what is above it.
-///
-/// # Errors
-/// `Invalid`: the name is taken.
-pub(crate) fn claim_dir(disk: &dyn Disk, topics: &Path, topic_dir: &Path) -> Result<()> {
-    disk.create_dir(topic_dir).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => Error::invalid("the topic's name is taken by another owner").in_file(topic_dir),
-        _ => Error::io(topic_dir, "make a topic", error),
-    })?;
-    disk.sync_dir(topics, SyncSite::TopicDir).map_err(|error| Error::io(topics, "sync the topics", error))
-}
-
 /// Writes the claim of a new topic; durable on return.
 pub(crate) fn write_claim(disk: &dyn Disk, topic_dir: &Path, claim: &Claim) -> Result<()> {
     let mut bytes = MAGIC.to_vec();

@@ -101,7 +101,9 @@ impl Partition {
         continues: bool,
     ) -> Partition {
         let segments: Vec<_> = rows.iter().map(|row| Arc::new(maker.recovered(topic.0, id, row))).collect();
-        let active = segments.last().filter(|_| continues).map(|segment| {
+        // Not behind a hole: offsets within a segment follow each other.
+        let goes_on = |segment: &&Arc<Segment>| continues && segment.end().offset == state.next_offset;
+        let active = segments.last().filter(goes_on).map(|segment| {
             let position = segment.end().position;
             Active { segment: Arc::clone(segment), position, reserved: position }
         });

@@ -3,9 +3,9 @@
 use std::io;
 
 use super::super::SimDisk;
-use super::super::dice::Dice;
 use super::super::pages::SECTOR;
 use super::{DIR, SITE, durable, open, path};
+use crate::dice::Dice;
 use oncelog::disk::{Disk, OpenMode};
 
 /// One file against a list of all it has been since the last sync: after a cut, each sector and the length are those

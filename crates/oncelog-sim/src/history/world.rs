@@ -1,0 +1,310 @@
+//! The machine, the store on it, and what is known of what must be there.
+
+use std::sync::Arc;
+
+use oncelog::disk::SyncSite;
+use oncelog::{Error, ErrorKind, Snapshot, Store, StoreOptions};
+
+use super::Outcome;
+use crate::clock::SimClock;
+use crate::dice::Dice;
+use crate::disk::SimDisk;
+use crate::model::{Effect, Model};
+use crate::observe::{look, observe};
+
+/// Where the store is: two directories deep, so that those are made too.
+pub(super) const DIR: &str = "/data/store";
+
+pub(super) struct World {
+    pub(super) disk: SimDisk,
+    pub(super) clock: Arc<SimClock>,
+    pub(super) dice: Dice,
+    pub(super) store: Option<Store>,
+    /// What must be there.
+    pub(super) certain: Model,
+    /// What may be there, the first ones rather than the last.
+    pub(super) pending: Vec<Effect>,
+    /// `certain` with all of `pending`: what the next transaction meets.
+    pub(super) head: Model,
+    /// Partitions that may jump over a hole after an unclean stop.
+    pub(super) lax_used: bool,
+    /// A snapshot and what it showed when it was taken.
+    pub(super) held: Option<(Snapshot, Model)>,
+    pub(super) outcome: Outcome,
+    tight: bool,
+}
+
+impl World {
+    pub(super) fn new(mut dice: Dice, dropped: Option<SyncSite>) -> World {
+        let disk = SimDisk::new(dice.next());
+        disk.choppy(dice.one_in(4));
+        disk.drop_syncs(dropped);
+        World {
+            disk,
+            clock: Arc::default(),
+            tight: dice.one_in(2),
+            dice,
+            store: None,
+            certain: Model::default(),
+            pending: Vec::new(),
+            head: Model::default(),
+            lax_used: false,
+            held: None,
+            outcome: Outcome::default(),
+        }
+    }
+
+    fn options(&mut self) -> StoreOptions {
+        let (file, trim) = if self.tight { (4096, 6 << 10) } else { (16 << 10, 64 << 10) };
+        StoreOptions::new()
+            .disk(Arc::new(self.disk.clone()))
+            .clock(Arc::clone(&self.clock) as _)
+            .seed(self.dice.next())
+            .manual_duties()
+            .journal_file_bytes(file)
+            .trim_bytes(trim)
+            .batch_bytes(1024)
+            .max_record_bytes(8 << 10)
+            .max_transaction_bytes(32 << 10)
+    }
+
+    pub(super) fn store(&self) -> Result<Store, String> {
+        self.store.clone().ok_or_else(|| "the history lost its store".to_owned())
+    }
+
+    /// Opens the store, crashing on the way now and then, until it is open; then checks it.
+    pub(super) fn open(&mut self) -> Result<(), String> {
+        let mut again = 0;
+        let mut last = String::new();
+        loop {
+            // Three in ten recoveries are hit, and of these some again.
+            let hit = again < 3 && self.dice.below(10) < 3;
+            if hit {
+                let after = 1 + self.dice.below(40);
+                self.disk.crash_after(after);
+            } else if again < 3 && self.dice.one_in(20) {
+                self.disk.fail_next_sync(None);
+            }
+            let options = self.options();
+            let opened = options.open(DIR);
+            tracing::debug!(?opened, hit, "opened");
+            let dead = self.disk.is_dead();
+            match opened {
+                Ok(store) if !dead => {
+                    self.disk.clear_faults();
+                    self.store = Some(store);
+                    return self.check_recovered();
+                }
+                Err(error) if error.kind() == ErrorKind::Corrupt && !dead => {
+                    return Err(format!("recovery says {error}"));
+                }
+                Err(error) => last = error.to_string(),
+                Ok(_) => {}
+            }
+            if dead {
+                self.outcome.in_recovery += 1;
+                self.lose_power();
+            }
+            self.disk.clear_faults();
+            self.disk.capacity(None);
+            again += 1;
+            if again > 10 {
+                return Err(format!("the store does not open: {last}"));
+            }
+        }
+    }
+
+    /// Ends the machine or the process.
+    fn lose_power(&mut self) {
+        self.outcome.crashes += 1;
+        if self.dice.one_in(5) {
+            self.disk.process_kill();
+            tracing::debug!("process killed");
+        } else {
+            let survival = self.disk.power_cut();
+            tracing::debug!(?survival, "power cut");
+        }
+    }
+
+    /// The crash: everything in memory is gone.
+    pub(super) fn crash(&mut self) -> Result<(), String> {
+        if !self.disk.is_dead() {
+            // Nothing that a drop would still write may reach the disk.
+            self.disk.crash_after(1);
+        }
+        self.end_store();
+        self.lose_power();
+        self.open()
+    }
+
+    /// Ends the store whatever it says; handles that an operation still has answer `Closed` from now on.
+    fn end_store(&mut self) {
+        self.held = None;
+        if let Some(store) = self.store.take() {
+            let _ = store.close();
+        }
+    }
+
+    /// Drops the store without a crash, after an error that ended it, and opens it again.
+    pub(super) fn reopen_after_error(&mut self) -> Result<(), String> {
+        if self.disk.is_dead() || self.dice.one_in(2) {
+            return self.crash();
+        }
+        self.end_store();
+        self.disk.clear_faults();
+        self.open()
+    }
+
+    /// An answer that it is durable: so is everything before it.
+    pub(super) fn is_durable(&mut self, effect: Effect) {
+        self.head.apply(&effect);
+        self.pending.clear();
+        self.certain = self.head.clone();
+        self.outcome.certain += 1;
+    }
+
+    /// It has its place, and no answer yet or ever.
+    pub(super) fn is_pending(&mut self, effect: Effect) {
+        self.head.apply(&effect);
+        self.pending.push(effect);
+    }
+
+    /// All that has its place is durable.
+    pub(super) fn all_durable(&mut self) {
+        self.pending.clear();
+        self.certain = self.head.clone();
+    }
+
+    /// What the store shows must be what is certain, with a prefix of what is pending. That prefix is certain from now on.
+    pub(super) fn reconcile(&mut self) -> Result<(), String> {
+        let seen = observe(&self.store()?).map_err(|error| format!("reading says {error:?}"))?;
+        let mut expected = self.certain.clone();
+        let mut used = 0;
+        while expected != seen {
+            let Some(effect) = self.pending.get(used) else {
+                let whole = self.certain.difference(&seen);
+                let pending = self.pending.len();
+                return Err(format!("what was answered / what is seen: {whole} ({pending} pending)"));
+            };
+            expected.apply(effect);
+            used += 1;
+        }
+        self.pending.drain(..used);
+        self.certain = expected;
+        self.rebuild_head();
+        Ok(())
+    }
+
+    fn rebuild_head(&mut self) {
+        self.head = self.certain.clone();
+        for effect in &self.pending {
+            self.head.apply(effect);
+        }
+    }
+
+    /// As [`World::reconcile`], after an opening: what did not make it is gone, and holes are told and never filled.
+    fn check_recovered(&mut self) -> Result<(), String> {
+        let store = self.store()?;
+        let seen = observe(&store).map_err(|error| format!("reading after recovery says {error:?}"))?;
+        let mut expected = self.certain.clone();
+        let mut used = 0;
+        while !same_but_for_holes(&expected, &seen) {
+            let Some(effect) = self.pending.get(used) else {
+                let whole = self.certain.difference(&seen);
+                let (pending, report) = (self.pending.len(), store.recovery_report());
+                return Err(format!("answered / recovered: {whole} ({pending} pending; {report})"));
+            };
+            expected.apply(effect);
+            used += 1;
+        }
+        self.check_holes(&store, &expected, &seen)?;
+        self.certain = seen;
+        self.pending.clear();
+        self.rebuild_head();
+        self.lax_used = false;
+        Ok(())
+    }
+
+    fn check_holes(&self, store: &Store, expected: &Model, seen: &Model) -> Result<(), String> {
+        for (place, log) in &seen.logs {
+            let end = expected.next(*place);
+            if log.next == end {
+                continue;
+            }
+            let told = store.recovery_report().lost.iter().any(|lost| {
+                (lost.topic.as_str(), lost.partition.0) == *place
+                    && (lost.offsets.start.0, lost.offsets.end.0) == (end, log.next)
+            });
+            // A crash between two recoveries may have made the hole in the first; then it was told there.
+            if place.0 != "lax" || !self.lax_used || (!told && store.recovery_report().clean) {
+                return Err(format!("{place:?} jumps from {end} to {} and nobody told", log.next));
+            }
+            let given_out = self.head.next(*place);
+            if log.next < given_out {
+                return Err(format!("{place:?} goes on at {} but {given_out} was given out", log.next));
+            }
+        }
+        Ok(())
+    }
+
+    /// Acts on an error of an operation whose effect may be there.
+    pub(super) fn after_error(&mut self, error: &Error) -> Result<(), String> {
+        if self.disk.is_dead() {
+            return self.crash();
+        }
+        match error.kind() {
+            ErrorKind::Corrupt => Err(format!("an operation says {error}")),
+            ErrorKind::InDoubt | ErrorKind::Closed | ErrorKind::Unavailable | ErrorKind::Full => {
+                self.disk.capacity(None);
+                self.disk.clear_faults();
+                match self.store()?.flush() {
+                    Ok(()) => self.reconcile_all(),
+                    Err(_) => self.reopen_after_error(),
+                }
+            }
+            _ => Err(format!("an operation says {error:?}")),
+        }
+    }
+
+    /// After a flush that went well nothing is pending any more: each effect is there or never will be.
+    fn reconcile_all(&mut self) -> Result<(), String> {
+        self.reconcile()?;
+        self.pending.clear();
+        self.rebuild_head();
+        Ok(())
+    }
+
+    /// A snapshot that was held must still show what it showed.
+    pub(super) fn check_held(&mut self) -> Result<(), String> {
+        let Some((snapshot, then)) = self.held.take() else { return Ok(()) };
+        let now = look(&snapshot).map_err(|error| format!("reading an old snapshot says {error:?}"))?;
+        if now == then { Ok(()) } else { Err(format!("a snapshot changed: {}", then.difference(&now))) }
+    }
+
+    /// The last check: close in order, open, and everything is there.
+    pub(super) fn finish(&mut self) -> Result<(), String> {
+        self.held = None;
+        let Some(store) = self.store.take() else { return Ok(()) };
+        store.close().map_err(|error| format!("closing says {error:?}"))?;
+        self.all_durable();
+        let options = self.options();
+        let store = options.open(DIR).map_err(|error| format!("opening after a close says {error:?}"))?;
+        if !store.recovery_report().clean {
+            return Err(format!("after an orderly close: {}", store.recovery_report()));
+        }
+        let seen = observe(&store).map_err(|error| format!("reading after a close says {error:?}"))?;
+        if seen != self.certain {
+            return Err(format!("after a close: {}", self.certain.difference(&seen)));
+        }
+        self.store = Some(store);
+        Ok(())
+    }
+}
+
+fn same_but_for_holes(expected: &Model, seen: &Model) -> bool {
+    let records = |model: &Model| -> Vec<_> {
+        let filled = model.logs.iter().filter(|(_, log)| !log.records.is_empty());
+        filled.map(|(place, log)| (*place, log.records.clone())).collect()
+    };
+    expected.rows == seen.rows && expected.progress == seen.progress && records(expected) == records(seen)
+}

@@ -1,0 +1,69 @@
+//! Reads everything that a user can see of a store into a [`Model`].
+
+use oncelog::{ErrorKind, LogOffset, PartitionId, Result, Snapshot, Step, Store};
+
+use crate::model::{Log, Model, Place};
+use crate::schema::{CONSUMER, PROCESSOR, ROWS, TOPICS, TOTALS};
+
+/// What the store shows now.
+///
+/// # Errors
+/// Whatever the store answers; a typed gap is no error here but part of what is seen.
+pub fn observe(store: &Store) -> Result<Model> {
+    let mut seen = look(&store.snapshot()?)?;
+    for (consumer, topic) in [(PROCESSOR, "Spread/3"), (CONSUMER, "plain")] {
+        let committed = match store.committed_offsets(consumer, topic) {
+            Ok(committed) => committed,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for (partition, next) in (0u32..).zip(committed) {
+            if next.0 > 0 {
+                seen.progress.insert((consumer, (topic, partition)), next.0);
+            }
+        }
+    }
+    Ok(seen)
+}
+
+/// What a snapshot shows: records and rows.
+///
+/// # Errors
+/// As [`observe`].
+pub fn look(snapshot: &Snapshot) -> Result<Model> {
+    let mut seen = Model::default();
+    for (topic, partitions) in TOPICS {
+        for partition in 0..partitions {
+            match read(snapshot, (topic, partition)) {
+                Ok(log) if log == Log::default() => {}
+                Ok(log) => drop(seen.logs.insert((topic, partition), log)),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    for (name, table) in [("rows", ROWS), ("totals", TOTALS)] {
+        seen.rows.extend(snapshot.scan(table, ..)?.into_iter().map(|(key, value)| ((name, key), value)));
+    }
+    Ok(seen)
+}
+
+fn read(snapshot: &Snapshot, (topic, partition): Place) -> Result<Log> {
+    let partition = PartitionId(partition);
+    let mut log = Log { next: snapshot.end_offset(topic, partition)?.0, ..Log::default() };
+    let mut from = LogOffset(0);
+    loop {
+        let read = snapshot.read(topic, partition, from, |record| {
+            let content = (record.key.unwrap_or_default().to_vec(), record.value.unwrap_or_default().to_vec());
+            log.records.insert(record.offset.0, content);
+            Ok(Step::Next)
+        });
+        match read {
+            Ok(_) => return Ok(log),
+            Err(error) => match error.gap() {
+                Some(lost) => from = lost.end,
+                None => return Err(error),
+            },
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The topics, tables and consumers that every simulated history uses, and the processing functions over them.
+
+use oncelog::{Bytes, Outcome, RecordRef, Result, TableDef, TopicDef, Tx, U64, Utf8};
+
+/// Segments are small, so that histories roll them often.
+const ROLL: u64 = 2048;
+
+/// Appended to by hand, one partition.
+pub const PLAIN: TopicDef<Bytes, Bytes> = TopicDef::new("plain").file_roll_size(ROLL);
+/// Keyed, three partitions, read by the processor.
+pub const SPREAD: TopicDef<Utf8, Bytes> = TopicDef::new("Spread/3").partitions(3).file_roll_size(ROLL);
+/// Written by the processing functions.
+pub const OUT: TopicDef<Utf8, U64> = TopicDef::new("out").file_roll_size(ROLL);
+/// Appended to before it is durable.
+pub const LAX: TopicDef<Bytes, Bytes> = TopicDef::new("lax").partitions(2).file_roll_size(ROLL);
+
+/// Names of all topics with their numbers of partitions.
+pub const TOPICS: [(&str, u32); 4] = [("plain", 1), ("Spread/3", 3), ("out", 1), ("lax", 2)];
+
+/// Rows written by hand.
+pub const ROWS: TableDef<Utf8, U64> = TableDef::new("rows");
+/// Rows of the processor, sharded like its input.
+pub const TOTALS: TableDef<Utf8, U64> = TableDef::new("totals");
+
+/// Processes `SPREAD`.
+pub const PROCESSOR: &str = "totaller";
+/// Reads `PLAIN` one by one.
+pub const CONSUMER: &str = "one by one";
+
+/// Adds the length of each value to the total of its key; each third total is told to `OUT`. Values that start with 7 are
+/// skipped after their effects were made, so that these must be taken back.
+pub fn total(record: RecordRef<'_, Utf8, Bytes>, tx: &mut Tx<'_>) -> Result<Outcome> {
+    let (key, value) = (record.key()?, record.value()?);
+    let mut totals = tx.table(TOTALS)?;
+    let sum = totals.get(key)?.unwrap_or(0) + value.len() as u64;
+    totals.put(key, &sum)?;
+    if sum % 3 == 0 {
+        tx.append(OUT, key, &sum)?;
+    }
+    Ok(if value.first() == Some(&7) { Outcome::Skip } else { Outcome::Commit })
+}
+
+/// Counts records in a row of `ROWS`.
+pub fn count(_record: RecordRef<'_, Bytes, Bytes>, tx: &mut Tx<'_>) -> Result<Outcome> {
+    let mut rows = tx.table(ROWS)?;
+    let seen = rows.get("seen")?.unwrap_or(0) + 1;
+    rows.put("seen", &seen)?;
+    Ok(Outcome::Commit)
+}
