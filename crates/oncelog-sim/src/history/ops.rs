@@ -339,8 +339,10 @@ impl World {
         self.check_held()?;
         self.reconcile()?;
         if let Ok(snapshot) = self.store()?.snapshot() {
-            let shown = look(&snapshot).map_err(|error| format!("reading says {error:?}"))?;
-            self.held = Some((snapshot, shown));
+            match look(&snapshot) {
+                Ok(shown) => self.held = Some((snapshot, shown)),
+                Err(error) => return self.unreadable(&error),
+            }
         }
         Ok(())
     }

@@ -177,7 +177,10 @@ impl World {
 
     /// What the store shows must be what is certain, with a prefix of what is pending. That prefix is certain from now on.
     pub(super) fn reconcile(&mut self) -> Result<(), String> {
-        let seen = observe(&self.store()?).map_err(|error| format!("reading says {error:?}"))?;
+        let seen = match observe(&self.store()?) {
+            Ok(seen) => seen,
+            Err(error) => return self.unreadable(&error),
+        };
         let mut expected = self.certain.clone();
         let mut used = 0;
         while expected != seen {
@@ -193,6 +196,17 @@ impl World {
         self.certain = expected;
         self.rebuild_head();
         Ok(())
+    }
+
+    /// Reading fails only when the machine has stopped, or an earlier failure has ended the store.
+    pub(super) fn unreadable(&mut self, error: &Error) -> Result<(), String> {
+        if self.disk.is_dead() {
+            return self.crash();
+        }
+        match error.kind() {
+            ErrorKind::Closed => self.reopen_after_error(),
+            _ => Err(format!("reading says {error:?}")),
+        }
     }
 
     fn rebuild_head(&mut self) {
@@ -277,12 +291,19 @@ impl World {
     /// A snapshot that was held must still show what it showed.
     pub(super) fn check_held(&mut self) -> Result<(), String> {
         let Some((snapshot, then)) = self.held.take() else { return Ok(()) };
-        let now = look(&snapshot).map_err(|error| format!("reading an old snapshot says {error:?}"))?;
+        let now = match look(&snapshot) {
+            Ok(now) => now,
+            Err(error) => return self.unreadable(&error),
+        };
         if now == then { Ok(()) } else { Err(format!("a snapshot changed: {}", then.difference(&now))) }
     }
 
     /// The last check: close in order, open, and everything is there.
     pub(super) fn finish(&mut self) -> Result<(), String> {
+        self.disk.clear_faults();
+        if self.disk.is_dead() || self.store()?.flush().is_err() {
+            self.reopen_after_error()?;
+        }
         self.held = None;
         let Some(store) = self.store.take() else { return Ok(()) };
         store.close().map_err(|error| format!("closing says {error:?}"))?;

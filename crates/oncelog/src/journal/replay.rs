@@ -142,7 +142,9 @@ fn has_later_file(disk: &dyn Disk, dir: &Path, store: StoreId, end: JournalPosit
         let mut first = [0; HEAD_BYTES];
         let read = file.read_full_at(&mut first, FILE_HEAD_BYTES);
         read.map_err(|error| Error::io(&path, "read the journal", error))?;
-        if frame::read_head(&first, head.salt, FILE_HEAD_BYTES).is_some_and(|frame| frame.lsn >= end.next_lsn) {
+        // Not a rotate frame: that one has the LSN of the first frame in the file after.
+        let is_later = |frame: FrameHead| frame.kind == Kind::Data && frame.lsn >= end.next_lsn;
+        if frame::read_head(&first, head.salt, FILE_HEAD_BYTES).is_some_and(is_later) {
             return Ok(true);
         }
     }

@@ -190,22 +190,23 @@ pub(super) fn make_dir(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes `dir` with the directories above it, durably. One that is there may have been made by a process that was killed
-/// before its sync, so its name is synced all the same.
+/// Makes `dir` with the directories above it, durably. Those that are there may have been made by a process that was
+/// killed before its sync, so all the names on the way are synced all the same.
 fn make_dir_all(disk: &dyn Disk, dir: &Path, made: &mut Vec<PathBuf>) -> io::Result<()> {
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-    match disk.create_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let Some(parent) = parent else { return Err(error) };
-            make_dir_all(disk, parent, made)?;
-            disk.create_dir(dir)?;
-            made.push(dir.to_owned());
-        }
-        Err(error) => return Err(error),
-        Ok(()) => made.push(dir.to_owned()),
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        make_dir_all(disk, parent, made)?;
     }
-    sync_parent(disk, dir)
+    match disk.create_dir(dir) {
+        Ok(()) => made.push(dir.to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        // Some file systems refuse before they look.
+        Err(error) => return disk.list(dir).map(drop).map_err(|_| error),
+    }
+    match sync_parent(disk, dir) {
+        // A directory above that cannot be opened is none that we have made.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        other => other,
+    }
 }
 
 fn sync_parent(disk: &dyn Disk, dir: &Path) -> io::Result<()> {

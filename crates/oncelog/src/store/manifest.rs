@@ -5,8 +5,8 @@
 //! ```
 //!
 //! It is updated in place and never renamed over, so the lock stays on one inode. Both copies are written at each change,
-//! the second only when the first is durable: so at every instant one of them is whole, and one that is damaged while the
-//! other is whole was either being written or has rotted, and in both cases the other tells the truth.
+//! first the one that is damaged or behind, the other only when that is durable: so at every instant one of them is whole,
+//! and one that is damaged while the other is whole was either being written or has rotted; the other tells the truth.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -52,6 +52,8 @@ pub(super) struct ManifestFile {
     path: PathBuf,
     file: Option<Box<dyn DiskFile>>,
     now: Option<Manifest>,
+    /// The copy that is written first: one that is damaged or behind, so that the good one stays until it is replaced.
+    first: usize,
 }
 
 impl ManifestFile {
@@ -68,7 +70,7 @@ impl ManifestFile {
             let pid = read_holder(file.as_ref());
             return Err(Error::locked(path, "another process has this store open", pid));
         }
-        Ok(ManifestFile { path: path.to_owned(), file: Some(file), now: None })
+        Ok(ManifestFile { path: path.to_owned(), file: Some(file), now: None, first: 0 })
     }
 
     /// Writes the manifest of a new owner.
@@ -83,12 +85,17 @@ impl ManifestFile {
     /// `Corrupt`: both copies are damaged, or it is another owner's or store's.
     pub(super) fn read(&mut self, store: StoreId, owner: &str) -> Result<(Manifest, bool)> {
         let file = self.file()?;
+        // What is read here may be in memory only, left by a process that was killed between write and sync. Were it not
+        // synced, a power cut in the next update could tear both copies at once.
+        file.sync(SyncSite::ManifestFound).map_err(|error| Error::io(&self.path, "sync the manifest", error))?;
         let copies = COPIES_AT.map(|at| read_copy(file, &self.path, at));
         let (first, second) = match copies {
             [Err(first), Err(_)] => return Err(first),
             [first, second] => (first.ok(), second.ok()),
         };
         let damaged = first.is_none() || second.is_none();
+        let generation = |copy: &Option<Manifest>| copy.as_ref().map(|copy| copy.generation);
+        self.first = usize::from(generation(&second) < generation(&first));
         let newest = [first, second].into_iter().flatten().max_by_key(|copy| copy.generation);
         let found = newest.ok_or_else(|| Error::corrupt(&self.path, 0, "the manifest is damaged"))?;
         if found.store != store {
@@ -113,9 +120,9 @@ impl ManifestFile {
         let bytes = encode(&next);
         let file = self.file()?;
         let written = file
-            .write_all_at(&bytes, COPIES_AT[0])
+            .write_all_at(&bytes, COPIES_AT[self.first])
             .and_then(|()| file.sync(SyncSite::ManifestFirst))
-            .and_then(|()| file.write_all_at(&bytes, COPIES_AT[1]))
+            .and_then(|()| file.write_all_at(&bytes, COPIES_AT[1 - self.first]))
             .and_then(|()| file.sync(SyncSite::ManifestSecond));
         written.map_err(|error| Error::io(&self.path, "write the manifest", error))?;
         self.now = Some(next);
