@@ -4,7 +4,10 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use oncelog::disk::SyncSite;
 use oncelog_sim::history::{self, Outcome, Plan};
+use oncelog_sim::mutants;
+use oncelog_sim::rot::{self, Specimen, Tally};
 
 #[derive(Parser)]
 #[command(version, about = "Simulated crashes of Oncelog, checked against a model")]
@@ -24,6 +27,18 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Damages every file of small stores, and asks whether anybody noticed
+    Rot {
+        /// Tries every so many-th bit and length
+        #[arg(long, default_value_t = 10)]
+        stride: u64,
+    },
+    /// Leaves out each sync, and in builds with `--cfg oncelog_mutants` each checksum, and asks whether anybody noticed
+    Mutants {
+        /// Crashes after which a mutant counts as having survived
+        #[arg(long, default_value_t = 100_000)]
+        crashes: u64,
+    },
     /// Runs one history again, as a violation named it
     Replay {
         /// Its seed
@@ -40,8 +55,58 @@ fn main() -> ExitCode {
     let args = Args::parse();
     match args.command {
         Command::Run { crashes, seed } => run(crashes, seed),
+        Command::Rot { stride } => rot(stride),
+        Command::Mutants { crashes } => mutants(crashes),
         Command::Replay { seed } => replay(seed),
     }
+}
+
+fn rot(stride: u64) -> ExitCode {
+    let mut total = Tally::default();
+    for (seed, closed) in [(1, true), (2, false)] {
+        let specimen = match Specimen::make(seed, closed) {
+            Ok(specimen) => specimen,
+            Err(error) => {
+                println!("no store to damage: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
+        let mut tell = |silent: &str| println!("silent: {silent}");
+        let surveyed = [rot::survey(&specimen, stride, &mut tell), rot::survey_guarded(&specimen, stride, &mut tell)];
+        for tally in surveyed {
+            total.tried += tally.tried;
+            total.silent += tally.silent;
+        }
+    }
+    println!("checked: {} damages, {} violations", total.tried, total.silent);
+    if total.silent == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn mutants(crashes: u64) -> ExitCode {
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut hunted = 0;
+    let mut survived = 0;
+    let mut tell = |name: String, caught: Option<(u64, String)>| {
+        hunted += 1;
+        match caught {
+            Some((after, what)) => {
+                println!("{name}: caught after {after}: {}", what.lines().next().unwrap_or_default())
+            }
+            None => {
+                survived += 1;
+                println!("{name}: SURVIVED");
+            }
+        }
+    };
+    for site in SyncSite::ALL {
+        tell(format!("no sync at {site:?}"), mutants::hunt_sync(site, crashes));
+    }
+    #[cfg(oncelog_mutants)]
+    for site in oncelog::CheckSite::ALL {
+        tell(format!("no check at {site:?}"), mutants::hunt_check(site));
+    }
+    println!("checked: {hunted} mutants, {survived} survived");
+    if survived == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn plan(seed: u64) -> Plan {

@@ -1,1 +1,46 @@
-//! mutants
+//! Sensitivity: each sync left out and each checksum not looked at, in turn, must be noticed by the very runs that find
+//! nothing wrong otherwise. A safety test that passes without the safety proves nothing.
+
+use oncelog::disk::SyncSite;
+
+use crate::history::{self, Plan};
+
+/// Runs histories without the syncs of `site` until one violates a promise; gives how many crashes that took.
+#[must_use]
+pub fn hunt_sync(site: SyncSite, crashes_max: u64) -> Option<(u64, String)> {
+    let mut crashes = 0;
+    let mut seed = 1;
+    while crashes < crashes_max {
+        match history::run(Plan { seed, crashes: 25, dropped: Some(site) }) {
+            Ok(outcome) => crashes += outcome.crashes,
+            Err(violation) => return Some((crashes + 1, violation.what)),
+        }
+        seed += 1;
+    }
+    None
+}
+
+/// Damages specimens with the checks of `site` passing always, until something silent comes of it.
+#[cfg(oncelog_mutants)]
+#[must_use]
+pub fn hunt_check(site: oncelog::CheckSite) -> Option<(u64, String)> {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use crate::rot::{Specimen, survey, survey_guarded};
+    let mut tried = 0;
+    let mut first = None;
+    for (seed, closed) in [(1, true), (2, false)] {
+        let Ok(specimen) = Specimen::make(seed, closed) else { continue };
+        oncelog::skip_check(Some(site));
+        let mut tell = |silent: &str| drop(first.get_or_insert_with(|| silent.to_owned()));
+        let surveyed = catch_unwind(AssertUnwindSafe(|| {
+            survey_guarded(&specimen, 3, &mut tell).tried + survey(&specimen, 30, &mut tell).tried
+        }));
+        oncelog::skip_check(None);
+        tried += surveyed.unwrap_or(0);
+        if first.is_some() {
+            break;
+        }
+    }
+    first.map(|what| (tried, what))
+}

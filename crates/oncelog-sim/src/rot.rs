@@ -1,1 +1,258 @@
-//! rot
+//! Rot: flips bits, cuts, zeroes and swaps in every file of a small store, and asks whether anybody noticed.
+//!
+//! Allowed answers: an error that says `Corrupt`; the same state as before; for a store that was not closed in order, a
+//! state without the last group of frames, if the opening said that it cut a torn tail (a zeroed sector may hold the ends
+//! and heads of several small groups, and take those). Anything else is silent rot.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use oncelog::{ErrorKind, RecoveryReport, Result, Store, StoreOptions};
+
+use crate::clock::SimClock;
+use crate::dice::Dice;
+use crate::disk::SimDisk;
+use crate::model::Model;
+use crate::observe::observe;
+use crate::schema::{OUT, PLAIN, ROWS, SPREAD};
+
+const DIR: &str = "/data/store";
+
+/// What is done to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// One bit is the other way round.
+    Bit(u64),
+    /// The file ends there.
+    Cut(u64),
+    /// 512 bytes from there are zero.
+    ZeroSector(u64),
+    /// The file has changed places with another.
+    SwappedWith(usize),
+    /// The file is gone.
+    Gone,
+}
+
+/// A small store, closed in order or not, and what it holds.
+pub struct Specimen {
+    disk: SimDisk,
+    before: Model,
+    /// The earlier states, oldest first, for a store that was not closed.
+    earlier: Vec<Model>,
+}
+
+impl Specimen {
+    /// Makes a store with every kind of file.
+    ///
+    /// # Errors
+    /// Whatever the store says; nothing is wrong with its disk yet.
+    pub fn make(seed: u64, closed: bool) -> Result<Specimen> {
+        let disk = SimDisk::new(seed);
+        let store = options(&disk, seed).open(DIR)?;
+        let mut dice = Dice::new(seed);
+        let spread = store.producer(SPREAD)?;
+        let plain = store.producer(PLAIN)?;
+        let mut earlier = Vec::new();
+        for round in 0..12u64 {
+            earlier.push(observe(&store)?);
+            let value = vec![b'a' + u8::try_from(round).unwrap_or(0); 40 + dice.up_to(200)];
+            store.transact(|tx| {
+                tx.table(ROWS)?.put(&format!("k{round}"), &round)?;
+                tx.append(PLAIN, b"key", &value)?;
+                tx.append(OUT, "key", &round)
+            })?;
+            if round == 5 {
+                plain.append(b"key", &value)?;
+                spread.append("spread", &value)?;
+                store.trim()?;
+            }
+        }
+        let before = observe(&store)?;
+        if closed {
+            store.close()?;
+            Ok(Specimen { disk, before, earlier: Vec::new() })
+        } else {
+            disk.crash_after(1);
+            drop((spread, plain));
+            let _ = store.close();
+            disk.process_kill();
+            Ok(Specimen { disk, before, earlier })
+        }
+    }
+
+    /// The files, with their lengths.
+    #[must_use]
+    pub fn files(&self) -> Vec<(PathBuf, u64)> {
+        self.disk.paths()
+    }
+
+    /// Does the damage to a copy, opens it and looks at everything; says what was silently wrong.
+    ///
+    /// # Errors
+    /// What nobody noticed.
+    pub fn try_damage(&self, file: usize, damage: Damage) -> std::result::Result<(), String> {
+        let files = self.files();
+        let (path, _) = &files[file];
+        let disk = self.disk.copy_tree();
+        let done = match damage {
+            Damage::Bit(bit) => disk.flip_bit(path, bit / 8, u8::try_from(bit % 8).unwrap_or(0)),
+            Damage::Cut(len) => disk.truncate(path, len),
+            Damage::ZeroSector(sector) => disk.zero_sector(path, sector),
+            Damage::Gone => disk.remove_file(path),
+            Damage::SwappedWith(other) => swap(&disk, path, &files[other].0),
+        };
+        done.map_err(|error| format!("the test itself failed: {error}"))?;
+        let what = |found: String| format!("{} {damage:?}: {found}", path.display());
+        match open_and_look(&disk) {
+            Err(error) if error.kind() == ErrorKind::Corrupt || error.kind() == ErrorKind::UnsupportedVersion => Ok(()),
+            Err(error) => Err(what(format!("not told as rot but as {error:?}"))),
+            Ok((seen, _)) if seen == self.before => Ok(()),
+            Ok((seen, report)) => {
+                let groups = if matches!(damage, Damage::ZeroSector(_)) { self.earlier.len() } else { 1 };
+                let told =
+                    report.torn.is_some() && self.earlier.iter().rev().take(groups).any(|earlier| *earlier == seen);
+                if told { Ok(()) } else { Err(what(format!("{} ({report})", self.before.difference(&seen)))) }
+            }
+        }
+    }
+}
+
+fn swap(disk: &SimDisk, one: &PathBuf, other: &PathBuf) -> std::io::Result<()> {
+    let (first, second) = (disk.read_file(one)?, disk.read_file(other)?);
+    disk.write_file(one, &second)?;
+    disk.write_file(other, &first)
+}
+
+fn options(disk: &SimDisk, seed: u64) -> StoreOptions {
+    StoreOptions::new()
+        .disk(Arc::new(disk.clone()))
+        .clock(Arc::new(SimClock::default()))
+        .seed(seed)
+        .manual_duties()
+        .journal_file_bytes(4096)
+        .trim_bytes(64 << 10)
+}
+
+fn open_and_look(disk: &SimDisk) -> Result<(Model, RecoveryReport)> {
+    let store: Store = options(disk, 99).open(DIR)?;
+    // Everything that can be read is read: opening a topic reads its claim too.
+    let (_, _, _) = (store.producer(PLAIN)?, store.producer(SPREAD)?, store.producer(OUT)?);
+    Ok((observe(&store)?, store.recovery_report().clone()))
+}
+
+impl Specimen {
+    /// The bytes of a file that are in use and under a checksum: a flipped bit there must be told, harmless or not.
+    fn guarded(&self, file: usize) -> Vec<Range<u64>> {
+        let files = self.files();
+        let (path, len) = &files[file];
+        let closed = self.earlier.is_empty();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        match name.rsplit_once('.').map_or(name, |(_, kind)| kind) {
+            "STORE" | "CLAIM" => vec![0..*len],
+            "state" => vec![0..*len],
+            "MANIFEST" => vec![0..256, 4096..4352],
+            // Of a store that was not closed, segments behind the trim point are made anew from the journal.
+            "segment" if closed => vec![0..72, 80..*len],
+            "journal" if self.is_told(file, Damage::ZeroSector(0)) => vec![0..60],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether the damage is an error, or a line in the report.
+    fn is_told(&self, file: usize, damage: Damage) -> bool {
+        let disk = self.disk.copy_tree();
+        let files = self.files();
+        let (path, _) = &files[file];
+        let done = match damage {
+            Damage::Bit(bit) => disk.flip_bit(path, bit / 8, u8::try_from(bit % 8).unwrap_or(0)),
+            Damage::ZeroSector(sector) => disk.zero_sector(path, sector),
+            _ => return false,
+        };
+        if done.is_err() {
+            return false;
+        }
+        match open_and_look(&disk) {
+            Err(error) => error.kind() == ErrorKind::Corrupt || error.kind() == ErrorKind::UnsupportedVersion,
+            Ok((_, report)) => report.torn.is_some() || report.manifest_repaired,
+        }
+    }
+
+    /// The places of the frames in the journal files that recovery reads, without what fills them up to multiples of 8.
+    fn frames(&self, file: usize) -> Vec<Range<u64>> {
+        let files = self.files();
+        let (path, _) = &files[file];
+        let in_use = !self.earlier.is_empty() && path.extension().is_some_and(|kind| kind == "journal");
+        if !in_use || !self.is_told(file, Damage::ZeroSector(1)) {
+            return Vec::new();
+        }
+        let bytes = self.disk.read_file(path).unwrap_or_default();
+        let mut found = Vec::new();
+        let mut at = 512;
+        while let Some(&[b'O', b'L', b'f', b'r', a, b, c, d]) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>())
+        {
+            let body = u32::from_le_bytes([a, b, c, d]) as usize;
+            found.push(at as u64..(at + 40 + body) as u64);
+            at = (at + 40 + body).next_multiple_of(8);
+        }
+        found
+    }
+}
+
+/// Flips every `stride`-th bit of everything that is in use and under a checksum; tells those that nobody told of, even if
+/// no harm came of it: the check that should have seen it is gone.
+pub fn survey_guarded(specimen: &Specimen, stride: u64, mut tell: impl FnMut(&str)) -> Tally {
+    let mut tally = Tally::default();
+    for (file, (path, _)) in specimen.files().iter().enumerate() {
+        let ranges = specimen.guarded(file).into_iter().chain(specimen.frames(file));
+        for bit in ranges.flat_map(|range| range.start * 8..range.end * 8).step_by(usize::try_from(stride).unwrap_or(1))
+        {
+            tally.tried += 1;
+            if !specimen.is_told(file, Damage::Bit(bit)) {
+                tally.silent += 1;
+                tell(&format!("{} bit {bit}: nobody told", path.display()));
+            }
+        }
+    }
+    tally
+}
+
+/// What a round of damage came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Damages tried.
+    pub tried: u64,
+    /// Damages that nobody noticed.
+    pub silent: u64,
+}
+
+/// Tries every `stride`-th bit of every file, every `stride`-th length, every sector, every pair of files swapped, and each
+/// file gone; tells each that nobody noticed.
+pub fn survey(specimen: &Specimen, stride: u64, mut tell: impl FnMut(&str)) -> Tally {
+    let mut tally = Tally::default();
+    let files = specimen.files();
+    let mut attempt = |file: usize, damage: Damage| {
+        tally.tried += 1;
+        if let Err(silent) = specimen.try_damage(file, damage) {
+            tally.silent += 1;
+            tell(&silent);
+        }
+    };
+    for (at, (_, len)) in files.iter().enumerate() {
+        // Another start in each file, so that strides do not always hit the same fields.
+        for bit in ((at as u64 * 7) % stride..len * 8).step_by(usize::try_from(stride).unwrap_or(1)) {
+            attempt(at, Damage::Bit(bit));
+        }
+        for cut in (0..*len).step_by(usize::try_from(stride).unwrap_or(1)) {
+            attempt(at, Damage::Cut(cut));
+        }
+        for sector in 0..len.div_ceil(512) {
+            attempt(at, Damage::ZeroSector(sector));
+        }
+        for other in at + 1..files.len() {
+            attempt(at, Damage::SwappedWith(other));
+        }
+        attempt(at, Damage::Gone);
+    }
+    tally
+}

@@ -97,6 +97,8 @@ impl Error {
         let kind = match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => ErrorKind::Full,
             io::ErrorKind::NotFound => ErrorKind::NotFound,
+            // What `DiskFile::read_whole` says of a file that is longer than it can be.
+            io::ErrorKind::InvalidData => ErrorKind::Corrupt,
             _ => ErrorKind::Unavailable,
         };
         let mut wrapped = Error::new(kind, format!("cannot {doing}")).because(error);

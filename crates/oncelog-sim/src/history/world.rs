@@ -80,7 +80,9 @@ impl World {
             // Three in ten recoveries are hit, and of these some again.
             let hit = again < 3 && self.dice.below(10) < 3;
             if hit {
-                let after = 1 + self.dice.below(40);
+                // The first steps are the manifest's, where one crash after another matters most.
+                let reach = if self.dice.one_in(2) { 8 } else { 40 };
+                let after = 1 + self.dice.below(reach);
                 self.disk.crash_after(after);
             } else if again < 3 && self.dice.one_in(20) {
                 self.disk.fail_next_sync(None);
@@ -117,7 +119,7 @@ impl World {
     /// Ends the machine or the process.
     fn lose_power(&mut self) {
         self.outcome.crashes += 1;
-        if self.dice.one_in(5) {
+        if self.dice.one_in(3) {
             self.disk.process_kill();
             tracing::debug!("process killed");
         } else {

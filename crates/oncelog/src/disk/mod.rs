@@ -59,8 +59,6 @@ pub enum SyncSite {
     Snapshot,
     /// The directory entry of the state at the trim point.
     SnapshotDir,
-    /// The manifest as it was found: a process that was killed may have written it and not synced.
-    ManifestFound,
     /// The first copy of the manifest.
     ManifestFirst,
     /// The second copy of the manifest, written only when the first is safe.
@@ -73,7 +71,7 @@ pub enum SyncSite {
 
 impl SyncSite {
     /// Every site, for tests that drop each in turn.
-    pub const ALL: [SyncSite; 15] = [
+    pub const ALL: [SyncSite; 14] = [
         SyncSite::JournalGroup,
         SyncSite::JournalRotate,
         SyncSite::JournalFile,
@@ -84,7 +82,6 @@ impl SyncSite {
         SyncSite::TopicClaim,
         SyncSite::Snapshot,
         SyncSite::SnapshotDir,
-        SyncSite::ManifestFound,
         SyncSite::ManifestFirst,
         SyncSite::ManifestSecond,
         SyncSite::StoreFile,

@@ -85,9 +85,6 @@ impl ManifestFile {
     /// `Corrupt`: both copies are damaged, or it is another owner's or store's.
     pub(super) fn read(&mut self, store: StoreId, owner: &str) -> Result<(Manifest, bool)> {
         let file = self.file()?;
-        // What is read here may be in memory only, left by a process that was killed between write and sync. Were it not
-        // synced, a power cut in the next update could tear both copies at once.
-        file.sync(SyncSite::ManifestFound).map_err(|error| Error::io(&self.path, "sync the manifest", error))?;
         let copies = COPIES_AT.map(|at| read_copy(file, &self.path, at));
         let (first, second) = match copies {
             [Err(first), Err(_)] => return Err(first),
