@@ -22,6 +22,8 @@ mod file;
 mod frame;
 mod group;
 mod replay;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 

@@ -93,6 +93,12 @@ impl Shard {
         }
     }
 
+    /// How many rows are held in memory.
+    #[cfg(test)]
+    pub(super) fn dirty_rows(&self) -> usize {
+        self.dirty.read().len()
+    }
+
     /// Puts the newest version up to `lsn` of each dirty row into `batch`. Where somebody still looks at an older state,
     /// that state's row is kept in memory, since the backend is about to forget it.
     pub(super) fn collect_dirty(&self, lsn: Lsn, batch: &mut StateBatch) -> Result<()> {
