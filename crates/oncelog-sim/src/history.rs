@@ -1,8 +1,9 @@
-//! One history: random operations on a store, crashes, recoveries, and after each the question whether the store is what
-//! the model says after some prefix of the effects that nobody answered for.
+//! One history: random operations on a store, crashes, recoveries, and after each the question whether the store is
+//! what the model says after some prefix of the effects that nobody answered for.
 //!
 //! * What was answered as durable is in `certain`: it must be there.
-//! * What was handed over without such an answer is in `pending`, in the order of its places: a prefix of it may be there.
+//! * What was handed over without such an answer is in `pending`, in the order of its places: a prefix of it may be
+//!   there.
 //! * Nothing else may be.
 
 mod ops;

@@ -1,8 +1,8 @@
 //! Rot: flips bits, cuts, zeroes and swaps in every file of a small store, and asks whether anybody noticed.
 //!
-//! Allowed answers: an error that says `Corrupt`; the same state as before; for a store that was not closed in order, a
-//! state without the last group of frames, if the opening said that it cut a torn tail (a zeroed sector may hold the ends
-//! and heads of several small groups, and take those). Anything else is silent rot.
+//! Allowed answers: an error that says `Corrupt`; the same state as before; for a store that was not closed in order,
+//! a state without the last group of frames, if the opening said that it cut a torn tail (a zeroed sector may hold the
+//! ends and heads of several small groups, and take those). Anything else is silent rot.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -149,12 +149,11 @@ impl Specimen {
         let closed = self.earlier.is_empty();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         match name.rsplit_once('.').map_or(name, |(_, kind)| kind) {
-            "STORE" | "CLAIM" => vec![0..*len],
-            "state" => vec![0..*len],
+            "STORE" | "CLAIM" | "state" => std::iter::once(0..*len).collect(),
             "MANIFEST" => vec![0..256, 4096..4352],
             // Of a store that was not closed, segments behind the trim point are made anew from the journal.
             "segment" if closed => vec![0..72, 80..*len],
-            "journal" if self.is_told(file, Damage::ZeroSector(0)) => vec![0..60],
+            "journal" if self.is_told(file, Damage::ZeroSector(0)) => std::iter::once(0..60).collect(),
             _ => Vec::new(),
         }
     }
@@ -199,8 +198,8 @@ impl Specimen {
     }
 }
 
-/// Flips every `stride`-th bit of everything that is in use and under a checksum; tells those that nobody told of, even if
-/// no harm came of it: the check that should have seen it is gone.
+/// Flips every `stride`-th bit of everything that is in use and under a checksum; tells those that nobody told of,
+/// even if no harm came of it: the check that should have seen it is gone.
 pub fn survey_guarded(specimen: &Specimen, stride: u64, mut tell: impl FnMut(&str)) -> Tally {
     let mut tally = Tally::default();
     for (file, (path, _)) in specimen.files().iter().enumerate() {
@@ -226,8 +225,8 @@ pub struct Tally {
     pub silent: u64,
 }
 
-/// Tries every `stride`-th bit of every file, every `stride`-th length, every sector, every pair of files swapped, and each
-/// file gone; tells each that nobody noticed.
+/// Tries every `stride`-th bit of every file, every `stride`-th length, every sector, every pair of files swapped, and
+/// each file gone; tells each that nobody noticed.
 pub fn survey(specimen: &Specimen, stride: u64, mut tell: impl FnMut(&str)) -> Tally {
     let mut tally = Tally::default();
     let files = specimen.files();

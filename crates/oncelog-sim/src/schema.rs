@@ -27,14 +27,14 @@ pub const PROCESSOR: &str = "totaller";
 /// Reads `PLAIN` one by one.
 pub const CONSUMER: &str = "one by one";
 
-/// Adds the length of each value to the total of its key; each third total is told to `OUT`. Values that start with 7 are
-/// skipped after their effects were made, so that these must be taken back.
+/// Adds the length of each value to the total of its key; each third total is told to `OUT`. Values that start with 7
+/// are skipped after their effects were made, so that these must be taken back.
 pub fn total(record: RecordRef<'_, Utf8, Bytes>, tx: &mut Tx<'_>) -> Result<Outcome> {
     let (key, value) = (record.key()?, record.value()?);
     let mut totals = tx.table(TOTALS)?;
     let sum = totals.get(key)?.unwrap_or(0) + value.len() as u64;
     totals.put(key, &sum)?;
-    if sum % 3 == 0 {
+    if sum.is_multiple_of(3) {
         tx.append(OUT, key, &sum)?;
     }
     Ok(if value.first() == Some(&7) { Outcome::Skip } else { Outcome::Commit })

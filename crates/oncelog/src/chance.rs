@@ -6,14 +6,14 @@ use crate::wake::Mutex;
 
 /// A stream of numbers from one seed (SplitMix64, Steele, Lea and Flood 2014).
 #[derive(Debug)]
-pub struct Chance {
+pub(crate) struct Chance {
     state: Mutex<u64>,
 }
 
 impl Chance {
     /// The stream that belongs to `seed`, always the same.
     #[must_use]
-    pub fn from_seed(seed: u64) -> Chance {
+    pub(crate) fn from_seed(seed: u64) -> Chance {
         Chance { state: Mutex::new(seed) }
     }
 
@@ -21,14 +21,14 @@ impl Chance {
     ///
     /// # Errors
     /// `Unavailable`: the operating system gave no random bytes.
-    pub fn from_os() -> Result<Chance> {
+    pub(crate) fn from_os() -> Result<Chance> {
         let seed = getrandom::u64()
             .map_err(|error| Error::new(ErrorKind::Unavailable, format!("no random bytes to be had: {error}")))?;
         Ok(Chance::from_seed(seed))
     }
 
     /// The next number, any of 2^64.
-    pub fn next_u64(&self) -> u64 {
+    pub(crate) fn next_u64(&self) -> u64 {
         let mut state = self.state.lock();
         *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = *state;

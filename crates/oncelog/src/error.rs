@@ -1,6 +1,8 @@
-//! The one error of the crate. Its [`ErrorKind`] is the caller's next step; its message names file or topic, and position.
+//! The one error of the crate. Its [`ErrorKind`] is the caller's next step; its message names file or topic, and
+//! position.
 //!
-//! Small by design: kinds are few, text is for people, and nothing in the crate matches on text. Causes are kept as a chain.
+//! Small by design: kinds are few, text is for people, and nothing in the crate matches on text. Causes are kept as a
+//! chain.
 
 use std::error::Error as StdError;
 use std::fmt;

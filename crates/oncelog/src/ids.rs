@@ -44,7 +44,8 @@ number! {
     TableId, u32
 }
 number! {
-    /// One independent part of a table, counted from 0. The tables of a processor have a shard for each input partition.
+    /// One independent part of a table, counted from 0. The tables of a processor have a shard for each input
+    /// partition.
     ShardId, u32
 }
 number! {
@@ -84,8 +85,8 @@ impl fmt::Debug for StoreId {
     }
 }
 
-/// The stable identity of one record, fit to serve as an idempotency key in the world outside the store: the same record
-/// has the same id in every delivery, and no other record of this store ever has it.
+/// The stable identity of one record, fit to serve as an idempotency key in the world outside the store: the same
+/// record has the same id in every delivery, and no other record of this store ever has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordId {
     /// The topic, by its id and not its name: a topic made anew is another topic.
@@ -109,7 +110,7 @@ pub const NAME_BYTES_MAX: usize = 240;
 /// every other byte becomes `%XX`. Upper-case letters are escaped too, so that two names that differ by case only
 /// stay two directories on a file system that ignores case; nothing that comes out can leave its parent directory.
 #[must_use]
-pub fn escape_name(name: &str) -> String {
+pub(crate) fn escape_name(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     for (at, byte) in name.bytes().enumerate() {
         let plain = matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_') || (byte == b'.' && at > 0);

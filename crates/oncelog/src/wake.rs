@@ -8,22 +8,22 @@ use std::fmt;
 use std::sync::{self, PoisonError};
 use std::time::Duration;
 
-pub use std::sync::Arc;
-pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-pub use std::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
+pub(crate) use std::sync::Arc;
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+pub(crate) use std::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 
 /// A lock for one holder at a time.
 #[derive(Default)]
-pub struct Mutex<T>(sync::Mutex<T>);
+pub(crate) struct Mutex<T>(sync::Mutex<T>);
 
 impl<T> Mutex<T> {
     /// A free lock around `value`.
-    pub const fn new(value: T) -> Mutex<T> {
+    pub(crate) const fn new(value: T) -> Mutex<T> {
         Mutex(sync::Mutex::new(value))
     }
 
     /// Waits for the lock.
-    pub fn lock(&self) -> MutexGuard<'_, T> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -36,21 +36,21 @@ impl<T> fmt::Debug for Mutex<T> {
 
 /// A lock for many readers or one writer.
 #[derive(Default)]
-pub struct RwLock<T>(sync::RwLock<T>);
+pub(crate) struct RwLock<T>(sync::RwLock<T>);
 
 impl<T> RwLock<T> {
     /// A free lock around `value`.
-    pub const fn new(value: T) -> RwLock<T> {
+    pub(crate) const fn new(value: T) -> RwLock<T> {
         RwLock(sync::RwLock::new(value))
     }
 
     /// Waits until no writer holds it.
-    pub fn read(&self) -> RwLockReadGuard<'_, T> {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until nobody holds it.
-    pub fn write(&self) -> RwLockWriteGuard<'_, T> {
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -63,38 +63,38 @@ impl<T> fmt::Debug for RwLock<T> {
 
 /// A place to wait for a change of what a [`Mutex`] guards.
 #[derive(Debug, Default)]
-pub struct Condvar(sync::Condvar);
+pub(crate) struct Condvar(sync::Condvar);
 
 impl Condvar {
     /// A condition nobody waits for yet.
-    pub const fn new() -> Condvar {
+    pub(crate) const fn new() -> Condvar {
         Condvar(sync::Condvar::new())
     }
 
     /// Gives the lock up until woken; may wake without cause.
-    pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
     }
 
     /// As [`Condvar::wait`], for `limit` at most.
-    pub fn wait_timeout<'a, T>(&self, guard: MutexGuard<'a, T>, limit: Duration) -> MutexGuard<'a, T> {
+    pub(crate) fn wait_timeout<'a, T>(&self, guard: MutexGuard<'a, T>, limit: Duration) -> MutexGuard<'a, T> {
         self.0.wait_timeout(guard, limit).unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Wakes one waiter.
-    pub fn notify_one(&self) {
+    pub(crate) fn notify_one(&self) {
         self.0.notify_one();
     }
 
     /// Wakes every waiter.
-    pub fn notify_all(&self) {
+    pub(crate) fn notify_all(&self) {
         self.0.notify_all();
     }
 }
 
 /// A counter that only grows and that threads can wait on: the news that something became visible.
 #[derive(Debug, Default)]
-pub struct Signal {
+pub(crate) struct Signal {
     count: Mutex<u64>,
     changed: Condvar,
     waiting: AtomicUsize,
@@ -102,7 +102,7 @@ pub struct Signal {
 
 impl Signal {
     /// Tells every waiter that there is news. Costs one atomic load when nobody waits.
-    pub fn raise(&self) {
+    pub(crate) fn raise(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
             *self.count.lock() += 1;
             self.changed.notify_all();
@@ -110,7 +110,7 @@ impl Signal {
     }
 
     /// Waits until `ready` says so or `limit` is over. `ready` is asked again after each [`Signal::raise`].
-    pub fn wait_until(&self, limit: Duration, mut ready: impl FnMut() -> bool) {
+    pub(crate) fn wait_until(&self, limit: Duration, mut ready: impl FnMut() -> bool) {
         if ready() {
             return;
         }

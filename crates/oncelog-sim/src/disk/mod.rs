@@ -17,8 +17,8 @@
 //! * a sync that failed leaves its pages clean: reads show them, and no later sync saves them unless written again.
 //!
 //! Everything follows from the seed and the calls: the same calls in the same order give the same answers, the same
-//! [`trace_hash`](SimDisk::trace_hash), and the same disk after every crash. So a `SimDisk` must be used by one thread at
-//! a time if a run is to be repeated, though it may be shared.
+//! [`trace_hash`](SimDisk::trace_hash), and the same disk after every crash. So a `SimDisk` must be used by one thread
+//! at a time if a run is to be repeated, though it may be shared.
 
 mod faults;
 mod file;

@@ -14,8 +14,8 @@ use super::tree::{Place, Tree};
 
 /// Looking at files and damaging them.
 impl SimDisk {
-    /// The same names and bytes, cached and durable, on a disk of its own that nobody has open. It goes on with the same
-    /// chance and the same properties, without waiting faults. Cheap: pages are shared until written.
+    /// The same names and bytes, cached and durable, on a disk of its own that nobody has open. It goes on with the
+    /// same chance and the same properties, without waiting faults. Cheap: pages are shared until written.
     pub fn copy_tree(&self) -> SimDisk {
         SimDisk::of(self.world().copy())
     }

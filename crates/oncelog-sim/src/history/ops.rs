@@ -410,7 +410,7 @@ fn total_by_hand(state: &Model, place: Place, offset: u64, key: Option<&[u8]>, v
     }
     let sum = state.row("totals", &name).unwrap_or(0) + value.len() as u64;
     effect.rows.push((("totals", name), Some(sum)));
-    if sum % 3 == 0 {
+    if sum.is_multiple_of(3) {
         let content: Content = (key.to_vec(), sum.to_be_bytes().to_vec());
         effect.appends.push((("out", 0), content));
     }

@@ -177,7 +177,8 @@ impl World {
         self.certain = self.head.clone();
     }
 
-    /// What the store shows must be what is certain, with a prefix of what is pending. That prefix is certain from now on.
+    /// What the store shows must be what is certain, with a prefix of what is pending. That prefix is certain from now
+    /// on.
     pub(super) fn reconcile(&mut self) -> Result<(), String> {
         let seen = match observe(&self.store()?) {
             Ok(seen) => seen,

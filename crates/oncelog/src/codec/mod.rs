@@ -6,9 +6,13 @@ mod checksum;
 mod input;
 mod value;
 
+#[cfg(oncelog_mutants)]
+pub use checksum::CheckSite;
+#[cfg(not(oncelog_mutants))]
+pub(crate) use checksum::CheckSite;
 pub(crate) use checksum::same;
 #[cfg(oncelog_mutants)]
 pub use checksum::skip_check;
-pub use checksum::{CheckSite, crc32c, crc32c_of};
+pub(crate) use checksum::{crc32c, crc32c_of};
 pub(crate) use input::{Input, put_bytes, put_varint, varint_len, zigzag, zigzag_back};
 pub use value::{Bytes, Codec, CodecError, Postcard, U64, Utf8};

@@ -29,7 +29,8 @@ impl StdError for CodecError {}
 
 /// How a key or a value becomes bytes and comes back. Implement it for a format of your own.
 ///
-/// The bytes of equal values must be equal when the codec is used for keys: partitions and table rows are found by bytes.
+/// The bytes of equal values must be equal when the codec is used for keys: partitions and table rows are found by
+/// bytes.
 pub trait Codec: 'static {
     /// What is encoded, as it is handed in: `str`, `u64`, your type.
     type Value: ?Sized;

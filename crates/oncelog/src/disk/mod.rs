@@ -107,6 +107,7 @@ pub trait Disk: Send + Sync {
     fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()>;
 }
 
+#[allow(clippy::len_without_is_empty, reason = "a file's length is a measurement, not a container's size")]
 /// An open file. All methods take `&self`; positions are given, there is no cursor.
 pub trait DiskFile: Send + Sync {
     /// Reads some bytes at `position`; 0 at or after the end. May read less than asked, may say `Interrupted`.

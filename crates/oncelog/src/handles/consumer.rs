@@ -53,7 +53,8 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
     ///
     /// # Errors
     /// Whatever `process` fails with, as it is (a panic as kind `User`): that record is unprocessed, those before it
-    /// are committed. `Gap`: the next record is gone, see [`Consumer::skip_gap`]. `Corrupt`, `Full`, `InDoubt`, `Closed`.
+    /// are committed. `Gap`: the next record is gone, see [`Consumer::skip_gap`]. `Corrupt`, `Full`, `InDoubt`,
+    /// `Closed`.
     pub fn try_process(
         &mut self,
         count_max: Option<u64>,
@@ -100,7 +101,7 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
     fn run(
         &mut self,
         count_max: Option<u64>,
-        process: &mut dyn FnMut(RecordRef<'_, K, V>, &mut Tx<'_>) -> Result<Outcome>,
+        process: &mut impl FnMut(RecordRef<'_, K, V>, &mut Tx<'_>) -> Result<Outcome>,
     ) -> Result<(u64, End)> {
         let name = &self.topic_name;
         self.worker

@@ -1,8 +1,9 @@
-//! What users hold: definitions of topics and tables, producers, transactions, consumers, processors. They know an engine
-//! only by its traits, so the same code runs on any.
+//! What users hold: definitions of topics and tables, producers, transactions, consumers, processors. They know an
+//! engine only by its traits, so the same code runs on any.
 //!
 //! ```text
-//! Producer, Transaction --append--> EngineTx        Consumer, Processor: Source --record--> your function --Tx--> EngineTx
+//! Producer, Transaction --append--> EngineTx
+//! Consumer, Processor: Source --record--> your function --Tx--> EngineTx
 //! ```
 //!
 //! Invariant: a handle never decides what is durable or visible; it encodes, asks the engine, and decodes.

@@ -30,7 +30,7 @@ pub struct Processor<K, V> {
 impl<K: Codec, V: Codec> Processor<K, V> {
     /// A processor of that name over `input`. The name is its consumer id: its progress is kept under it.
     pub fn new(name: &str, input: TopicDef<K, V>) -> Self {
-        let grouping = Grouping { records: 1000, bytes: 1 << 20, interval: Duration::from_millis(10), in_flight: 4 };
+        let grouping = Grouping { records: 1000, bytes: 1 << 20, interval: Duration::from_millis(10), in_flight: 8 };
         Processor {
             name: name.to_owned(),
             input,
@@ -72,7 +72,7 @@ impl<K: Codec, V: Codec> Processor<K, V> {
         self
     }
 
-    /// Sets how many commits may wait for the disk while the next one is being filled: 4 unless set.
+    /// Sets how many commits may wait for the disk while the next one is being filled: 8 unless set.
     pub fn commits_in_flight(mut self, commits: usize) -> Self {
         self.grouping.in_flight = commits;
         self

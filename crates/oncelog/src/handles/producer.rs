@@ -55,7 +55,8 @@ impl<T> Pending<T> {
     /// Waits for the answer.
     ///
     /// # Errors
-    /// `InDoubt`: the disk failed, it may have happened: reopen and look. `Closed`: an earlier failure, it did not happen.
+    /// `InDoubt`: the disk failed, it may have happened: reopen and look. `Closed`: an earlier failure, it did not
+    /// happen.
     pub fn wait(self) -> Result<T> {
         self.inner.wait().map(self.answer)
     }

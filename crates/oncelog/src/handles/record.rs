@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use crate::codec::{Codec, CodecError};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, RecordId, TopicId};
-use crate::record::{Headers, RecordView};
+use crate::record::{Headers, Record, RecordView};
 
 /// A record with the codecs of its topic. Borrows from the read buffer: nothing is copied until you do.
 pub struct RecordRef<'a, K, V> {
@@ -80,6 +80,12 @@ impl<'a, K, V> RecordRef<'a, K, V> {
     #[must_use]
     pub fn headers(&self) -> Headers<'a> {
         self.view.headers()
+    }
+
+    /// A copy that can be kept; one allocation for all of its content.
+    #[must_use]
+    pub fn to_record(&self) -> Record {
+        Record::from_view(&self.view, self.topic, self.partition)
     }
 
     fn undecodable(&self, part: &str, reason: CodecError) -> Error {

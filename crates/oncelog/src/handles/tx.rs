@@ -167,8 +167,8 @@ impl<K: Codec, V: Codec> Table<'_, K, V> {
         Ok(new)
     }
 
-    /// The rows whose keys lie in `range`, in the order of their encoded keys, own writes included. Of a sharded table a
-    /// processor sees the shard of its record; elsewhere the shards follow one another.
+    /// The rows whose keys lie in `range`, in the order of their encoded keys, own writes included. Of a sharded table
+    /// a processor sees the shard of its record; elsewhere the shards follow one another.
     ///
     /// # Errors
     /// As [`Table::get`].
@@ -205,8 +205,8 @@ impl<K: Codec, V: Codec> Table<'_, K, V> {
         let shard = shard_of(&key, self.shards);
         match self.scope {
             Some(PartitionId(partition)) if self.shards > 1 && shard.0 != partition => Err(Error::invalid(format!(
-                "the key belongs to partition {shard} and the record at hand is of partition {partition}: a processor's \
-                 tables are keyed like its input"
+                "the key belongs to partition {shard}, the record at hand to partition {partition}: a processor's tables \
+                 are keyed like its input"
             ))),
             _ => Ok((shard, key)),
         }
@@ -257,8 +257,8 @@ impl Transaction {
     /// Makes all of it happen; durable on return.
     ///
     /// # Errors
-    /// `Conflict`: something it read has changed, run it again; `Full`, `Closed`: it did not happen; `InDoubt`: the disk
-    /// failed, reopen the store and look.
+    /// `Conflict`: something it read has changed, run it again; `Full`, `Closed`: it did not happen; `InDoubt`: the
+    /// disk failed, reopen the store and look.
     pub fn commit(self) -> Result<Committed> {
         self.inner.submit()?.wait()
     }

@@ -16,7 +16,7 @@ const VERSION: u32 = 1;
 const SUMMED_BYTES: usize = 56;
 /// Frames start here: the head has the first sector to itself.
 pub(crate) const FILE_HEAD_BYTES: u64 = 512;
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Which file of an owner's journal: the opening that made it, and its count within that opening. Never used again by
 /// another opening, so a process that wakes too late cannot write into its successor's files.

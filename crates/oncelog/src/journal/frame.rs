@@ -1,7 +1,9 @@
-//! The head of a frame: what makes a frame this frame, in this life of this file, at this place, after that other frame.
+//! The head of a frame: what makes a frame this frame, in this life of this file, at this place, after that other
+//! frame.
 //!
-//! The head's checksum covers the file's salt, the position, the chain to the frame before, and the checksum of the body.
-//! So neither an old frame in a recycled file, nor a frame inside a payload, nor one moved elsewhere can be taken for it.
+//! The head's checksum covers the file's salt, the position, the chain to the frame before, and the checksum of the
+//! body. So neither an old frame in a recycled file, nor a frame inside a payload, nor one moved elsewhere can be
+//! taken for it.
 
 use super::file::FileName;
 use crate::codec::{CheckSite, Input, crc32c, crc32c_of, same};
@@ -117,4 +119,4 @@ pub(crate) fn read_rotate(body: &[u8]) -> Option<(FileName, u64)> {
     Some((name, input.u64()?))
 }
 
-const _: () = assert!(ALIGN as usize == STEP && HEAD_BYTES % STEP == 0);
+const _: () = assert!(STEP as u64 == ALIGN && HEAD_BYTES.is_multiple_of(STEP));

@@ -46,12 +46,6 @@ pub(crate) struct Placed<C> {
     rotates: Option<(Arc<JournalFile>, u64)>,
 }
 
-impl<C> Placed<C> {
-    pub(crate) fn body(&self) -> &[u8] {
-        &self.bytes[HEAD_BYTES..]
-    }
-}
-
 /// What `enqueue` gives: the frame's LSN, and something to wait on.
 #[must_use]
 pub(crate) struct Ticket {
@@ -445,8 +439,8 @@ impl<A: Apply> Journal<A> {
     }
 
     /// Gives up the files before `trim`, which must be durable as the place where replay starts. Files that this
-    /// opening made are kept as spares, up to two; others may still be open in a process that lost its lock, so they
-    /// are removed.
+    /// opening made are kept as spares, up to `spares_max`; others may still be open in a process that lost its lock,
+    /// so they are removed.
     pub(crate) fn release_before(&self, trim: JournalPosition) -> Result<()> {
         loop {
             let (file, spare_wanted) = {
@@ -455,7 +449,7 @@ impl<A: Apply> Journal<A> {
                 if first == Some((trim.file, trim.salt)) || queue.live.len() <= 1 {
                     return Ok(());
                 }
-                let wanted = queue.spares.len() < 2;
+                let wanted = queue.spares.len() < self.options.spares_max;
                 (queue.live.pop_front(), wanted)
             };
             let Some(file) = file else { return Ok(()) };

@@ -1,5 +1,5 @@
-//! The journal: frames in LSN order, each written once, chained and checksummed. A transaction has happened when the sync
-//! of its frame's group returned, and it has not when the frame is missing or torn at the tail.
+//! The journal: frames in LSN order, each written once, chained and checksummed. A transaction has happened when the
+//! sync of its frame's group returned, and it has not when the frame is missing or torn at the tail.
 //!
 //! ```text
 //! enqueue (under turns: LSN and place)  ->  group  ->  one write, one sync  ->  apply, in LSN order  ->  answers
@@ -30,7 +30,7 @@ use std::path::PathBuf;
 pub(crate) use file::{FileName, JournalPosition};
 pub(crate) use frame::HEAD_BYTES as FRAME_HEAD_BYTES;
 pub(crate) use group::{Apply, Durability, Journal, Placed, Ticket};
-pub(crate) use replay::{Replayed, TornTail, replay};
+pub(crate) use replay::{TornTail, replay};
 
 /// Where the journal lives and how large its files are.
 #[derive(Clone, Debug)]
@@ -39,6 +39,8 @@ pub(crate) struct JournalOptions {
     pub(crate) dir: PathBuf,
     /// Size of a file; one frame that is larger gets a file of its own size.
     pub(crate) file_bytes: u64,
+    /// Files that are kept for another life rather than removed: about as many as one trim gives up.
+    pub(crate) spares_max: usize,
     /// Frames may wait in memory up to this many bytes before `enqueue` has its caller write first.
     pub(crate) queue_bytes_max: usize,
 }

@@ -1,5 +1,5 @@
-//! Groups under threads: every frame applied once and in order, answers only after the apply, files rotated, recycled and
-//! replayed to the same sequence.
+//! Groups under threads: every frame applied once and in order, answers only after the apply, files rotated, recycled
+//! and replayed to the same sequence.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,10 @@ const STORE: StoreId = StoreId([2; 16]);
 
 /// Writes down what it is given.
 #[derive(Clone, Default)]
-struct Notes(Arc<Mutex<Vec<(Lsn, Vec<u8>, Lsn)>>>);
+struct Notes(Arc<Mutex<Vec<Note>>>);
+
+/// A frame's LSN and body, and how far the journal was durable.
+type Note = (Lsn, Vec<u8>, Lsn);
 
 impl Apply for Notes {
     type Context = ();
@@ -28,7 +31,7 @@ impl Apply for Notes {
 }
 
 fn journal(disk: &Arc<MemoryDisk>, notes: &Notes, file_bytes: u64) -> Journal<Notes> {
-    let options = JournalOptions { dir: PathBuf::from("/"), file_bytes, queue_bytes_max: 1 << 20 };
+    let options = JournalOptions { dir: PathBuf::from("/"), file_bytes, spares_max: 2, queue_bytes_max: 1 << 20 };
     let chance = Arc::new(Chance::from_seed(1));
     Journal::create(Arc::clone(disk) as _, chance, STORE, Epoch(1), options, Lsn(1), notes.clone()).unwrap()
 }

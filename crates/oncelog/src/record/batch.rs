@@ -130,12 +130,6 @@ impl BatchBuilder {
         self.max_timestamp_ms = mark.max_timestamp_ms;
     }
 
-    /// Drops all records and keeps the buffer.
-    pub(crate) fn clear(&mut self) {
-        self.used = 0;
-        self.count = 0;
-    }
-
     /// Appends the batch to `out`: at base offset 0, in no segment, by no Kafka producer, not compressed. Without
     /// records there is no batch, and nothing is appended. Costs one checksum and one copy.
     pub(crate) fn finish_into(&self, out: &mut Vec<u8>) {

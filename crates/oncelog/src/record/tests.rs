@@ -1,3 +1,5 @@
+//! Batches against themselves, against rollback, against flipped bits and hostile bytes; golden bytes.
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -295,8 +297,9 @@ fn an_empty_builder_makes_no_batch() {
     let mut builder = BatchBuilder::new();
     builder.finish_into(&mut out);
     assert_eq!(out, b"before");
+    let empty = builder.mark();
     event("k", "v", 1).push_to(&mut builder);
-    builder.clear();
+    builder.rollback(empty);
     assert!(builder.is_empty());
     assert_eq!(builder.len_bytes(), BATCH_HEAD_BYTES);
     event("k", "v", 2).push_to(&mut builder);

@@ -42,6 +42,7 @@ impl<'a> Batch<'a> {
     }
 
     /// The offset that the batch starts at.
+    #[cfg(test)]
     pub(crate) fn base_offset(&self) -> LogOffset {
         self.head.base_offset
     }
@@ -52,11 +53,13 @@ impl<'a> Batch<'a> {
     }
 
     /// How many records there are.
+    #[cfg(test)]
     pub(crate) fn count(&self) -> u32 {
         self.head.count
     }
 
     /// The greatest timestamp of a record, as the writer says.
+    #[cfg(test)]
     pub(crate) fn max_timestamp_ms(&self) -> i64 {
         self.head.max_timestamp_ms
     }

@@ -1,4 +1,5 @@
-//! The first 80 bytes of a segment: whose it is, so that one deleted, renamed, doubled or brought from elsewhere is seen.
+//! The first 80 bytes of a segment: whose it is, so that one deleted, renamed, doubled or brought from elsewhere is
+//! seen.
 
 use std::path::{Path, PathBuf};
 

@@ -4,10 +4,10 @@
 //! head (80 bytes) | batch | batch | ...        each batch stamped with a checksum of its place
 //! ```
 //!
-//! Invariants: batches are only ever added, at the position that was decided under the partition's turn. What is in the
-//! file beyond [`Segment::end`] means nothing. How much of the file is part of the log is recorded at the trim point, not
-//! in the file, so a segment that is shorter or differs is `Corrupt` and never taken for a torn one. Neighbours: `topic`
-//! above puts segments in order; `record` below knows the batches.
+//! Invariants: batches are only ever added, at the position that was decided under the partition's turn. What is in
+//! the file beyond [`Segment::end`] means nothing. How much of the file is part of the log is recorded at the trim
+//! point, not in the file, so a segment that is shorter or differs is `Corrupt` and never taken for a torn one.
+//! Neighbours: `topic` above puts segments in order; `record` below knows the batches.
 
 mod head;
 mod index;
@@ -52,8 +52,8 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// Makes the file of a new segment with room for `room` bytes behind the head. Not durable until the next trim: until
-    /// then the journal holds what is in it. On failure nothing is left behind.
+    /// Makes the file of a new segment with room for `room` bytes behind the head. Not durable until the next trim:
+    /// until then the journal holds what is in it. On failure nothing is left behind.
     pub(crate) fn create(disk: &Arc<dyn Disk>, dir: &Path, head: SegmentHead, room: u64) -> Result<Segment> {
         let path = head.path(dir);
         let file = disk.open(&path, OpenMode::CreateNew).map_err(|error| Error::io(&path, "make a segment", error))?;

@@ -61,8 +61,8 @@ impl Core {
         Ok(id)
     }
 
-    /// Claims the name and makes the directories. A claim that is our own, or that a crash left without its text, is the
-    /// rest of an attempt that failed, since our catalogue does not know the name: it is taken over.
+    /// Claims the name and makes the directories. A claim that is our own, or that a crash left without its text, is
+    /// the rest of an attempt that failed, since our catalogue does not know the name: it is taken over.
     fn claim(&self, id: TopicId, spec: &TopicSpec) -> Result<()> {
         let disk = &*self.disk;
         let dir = topic_dir(&self.layout.topics, &spec.name);
@@ -204,7 +204,7 @@ impl TopicParts {
             };
             let (state, rows) = known(partition);
             let view = Arc::clone(&self.view);
-            Arc::new(Partition::recovered((id, &spec.name), partition, maker, view, state, &rows, continues))
+            Arc::new(Partition::recovered(id, partition, maker, view, state, &rows, continues))
         };
         let partitions = (0..spec.partitions).map(partition).collect();
         Topic { id, spec, partitions }

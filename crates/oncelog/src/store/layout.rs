@@ -1,7 +1,7 @@
 //! Where things are in a store directory, and how one comes to be.
 //!
-//! A directory is a store from the moment that the file `STORE` is there, which is put in its place last. Before, it holds
-//! only what an interrupted making may leave, and the making starts over.
+//! A directory is a store from the moment that the file `STORE` is there, which is put in its place last. Before, it
+//! holds only what an interrupted making may leave, and the making starts over.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -94,8 +94,8 @@ impl Layout {
             && error.kind() != ErrorKind::Locked
             && error.kind() != ErrorKind::Corrupt
         {
-            // A name whose sync has failed may stay seen and never become durable: away with it, so that the next attempt
-            // makes it anew. Best effort; what is not empty or not ours stays.
+            // A name whose sync has failed may stay seen and never become durable: away with it, so that the next
+            // attempt makes it anew. Best effort; what is not empty or not ours stays.
             for file in [&self.store_file, &self.new_store_file(), &self.manifest] {
                 let _ = disk.remove(file);
             }
@@ -150,8 +150,8 @@ impl Layout {
         written.map_err(|error| Error::io(&self.store_file, "make the store", error))
     }
 
-    /// Makes the names of the store's own files and directories durable. A process that was killed may have made them and
-    /// not synced: then they are seen and would still be lost with the power.
+    /// Makes the names of the store's own files and directories durable. A process that was killed may have made them
+    /// and not synced: then they are seen and would still be lost with the power.
     pub(super) fn sync_names(&self, disk: &dyn Disk) -> Result<()> {
         for dir in [&self.owner, &self.owners, &self.dir] {
             disk.sync_dir(dir, SyncSite::StoreDir).map_err(|error| Error::io(dir, "sync the store", error))?;

@@ -4,9 +4,10 @@
 //! byte 0: first copy | byte 4096: second copy | byte 8192: who holds the lock, for messages only
 //! ```
 //!
-//! It is updated in place and never renamed over, so the lock stays on one inode. Both copies are written at each change,
-//! first the one that is damaged or behind, the other only when that is durable: so at every instant one of them is whole,
-//! and one that is damaged while the other is whole was either being written or has rotted; the other tells the truth.
+//! It is updated in place and never renamed over, so the lock stays on one inode. Both copies are written at each
+//! change, first the one that is damaged or behind, the other only when that is durable: so at every instant one of
+//! them is whole, and one that is damaged while the other is whole was either being written or has rotted; the other
+//! tells the truth.
 
 use std::io;
 use std::path::{Path, PathBuf};

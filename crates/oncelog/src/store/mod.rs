@@ -7,9 +7,9 @@
 //! DIR/topics/NAME/CLAIM      whose the name is                DIR/topics/NAME/PARTITION/   segments
 //! ```
 //!
-//! Invariants: one process has an owner at a time, and taking it is recovery; every opening takes the next epoch; after
-//! an unclean stop nothing old is written again, and what recovery accepted is durable in new places before it is served.
-//! Highest floor: uses every room below, implements [`Engine`](crate::transaction::Engine) for the handles.
+//! Invariants: one process has an owner at a time, and taking it is recovery; every opening takes the next epoch;
+//! after an unclean stop nothing old is written again, and what recovery accepted is durable in new places before it
+//! is served. Highest floor: uses every room below, implements [`Engine`](crate::transaction::Engine) for the handles.
 
 mod background;
 mod catalogue;
@@ -86,15 +86,15 @@ impl Store {
     /// before this returns: see [`Store::recovery_report`].
     ///
     /// # Errors
-    /// `Locked`: another process has it, see [`Error::holder_pid`]. `Corrupt`: something on disk is not what was written,
-    /// the error names file and position; nothing was changed. `UnsupportedVersion`: written by a newer Oncelog, nothing
-    /// was changed. `Invalid`: `dir` is a file, or a directory with something else in it. `Full`, `Unavailable`.
+    /// `Locked`: another process has it, see [`Error::holder_pid`]. `Corrupt`: something on disk is not what was
+    /// written, the error names file and position; nothing was changed. `UnsupportedVersion`: written by a newer
+    /// Oncelog, nothing was changed. `Invalid`: `dir` is a file, or a directory with something else in it. `Full`,
+    /// `Unavailable`.
     pub fn open(dir: impl AsRef<Path>) -> Result<Store> {
         StoreOptions::new().open(dir)
     }
 
     /// Options for opening a store.
-    #[must_use]
     pub fn options() -> StoreOptions {
         StoreOptions::new()
     }
@@ -144,7 +144,8 @@ impl Store {
         Transaction::begin(self.as_engine())
     }
 
-    /// Runs `change` in a transaction and commits it; runs it again as often as it meets a `Conflict`. Durable on return.
+    /// Runs `change` in a transaction and commits it; runs it again as often as it meets a `Conflict`. Durable on
+    /// return.
     ///
     /// # Errors
     /// Whatever `change` fails with: nothing happened then. `Full`, `Closed`: nothing happened. `InDoubt`: the disk
@@ -187,7 +188,8 @@ impl Store {
         Ok((partition.start(), partition.end_at(core.pipeline.view.visible())))
     }
 
-    /// The next offset that `consumer` will read of each partition of `topic`, as committed; 0 where it has read nothing.
+    /// The next offset that `consumer` will read of each partition of `topic`, as committed; 0 where it has read
+    /// nothing.
     ///
     /// # Errors
     /// `NotFound`: no such topic; `Corrupt`.
@@ -225,8 +227,8 @@ impl Store {
         &self.inner.core.layout.dir
     }
 
-    /// Does what the background thread would do now: leads waiting groups, syncs lax appends, trims when due. Only needed
-    /// with [`StoreOptions::manual_duties`].
+    /// Does what the background thread would do now: leads waiting groups, syncs lax appends, trims when due. Only
+    /// needed with [`StoreOptions::manual_duties`].
     ///
     /// # Errors
     /// `Full`: the trim had no space and will be tried again; `InDoubt`, `Closed`: the disk failed.
@@ -293,7 +295,8 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         if let Err(error) = self.close() {
-            tracing::warn!(%error, dir = %self.core.layout.dir.display(), "a store was not closed in order; the next opening recovers");
+            let dir = self.core.layout.dir.display();
+            tracing::warn!(%error, %dir, "a store was not closed in order; the next opening recovers");
         }
     }
 }

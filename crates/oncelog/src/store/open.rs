@@ -123,6 +123,8 @@ impl Opening {
         let options = JournalOptions {
             dir: self.layout.journal.clone(),
             file_bytes: self.options.journal_file_bytes,
+            spares_max: usize::try_from(self.options.trim_bytes / self.options.journal_file_bytes).unwrap_or(0).min(64)
+                + 2,
             queue_bytes_max: self.options.queue_bytes_max,
         };
         let journal = match found.trim {

@@ -78,7 +78,8 @@ impl StoreOptions {
         StoreOptions { transaction_bytes_max: bytes, ..self }
     }
 
-    /// Sets the bytes at which a batch is ended and the next begun: 1 MiB unless set. A reader holds one batch at a time.
+    /// Sets the bytes at which a batch is ended and the next begun: 1 MiB unless set. A reader holds one batch at a
+    /// time.
     pub fn batch_bytes(self, bytes: usize) -> StoreOptions {
         StoreOptions { batch_bytes: bytes, ..self }
     }

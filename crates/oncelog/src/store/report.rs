@@ -18,7 +18,8 @@ pub struct RecoveryReport {
     pub frames_bytes: u64,
     /// What was cut off at the end of the journal: never acknowledged, or no longer to be told from such.
     pub torn: Option<TornTailReport>,
-    /// Offsets that were given out, perhaps, to appends that were acknowledged before they were durable, and are skipped.
+    /// Offsets that were given out, perhaps, to appends that were acknowledged before they were durable, and are
+    /// skipped.
     pub lost: Vec<LostOffsets>,
     /// A copy of the manifest was damaged; the other served.
     pub manifest_repaired: bool,

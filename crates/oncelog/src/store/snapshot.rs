@@ -97,8 +97,8 @@ impl Snapshot {
         Ok(topic.partition(partition)?.end_at(self.pin.lsn()))
     }
 
-    /// Hands the records of a partition that it shows to `visit`, from `from` on, until it says otherwise. Gives the next
-    /// offset to read. Nothing is remembered of it: this is for looking, a consumer is for processing.
+    /// Hands the records of a partition that it shows to `visit`, from `from` on, until it says otherwise. Gives the
+    /// next offset to read. Nothing is remembered of it: this is for looking, a consumer is for processing.
     ///
     /// # Errors
     /// `Gap`: records from there on are gone, [`Error::gap`] says which; `Corrupt`; whatever `visit` fails with.

@@ -64,10 +64,7 @@ impl Core {
                 next.trim = Some((position, written));
                 next.state = state;
             })
-            .map_err(|error| {
-                self.pipeline.journal.fail();
-                error
-            })?;
+            .inspect_err(|_| self.pipeline.journal.fail())?;
         tracing::debug!(lsn = position.next_lsn.0 - 1, ?state, "trim point moved");
         // What cannot be removed now is swept away at the next opening.
         if let Some(old) = before.filter(|old| *old != written)

@@ -8,12 +8,12 @@
 //! ```
 //!
 //! Invariants:
-//! * A row is looked up in the dirty map first, then in the backend. The dirty map holds, for each of its keys, the newest
-//!   version at or below the view's horizon and all newer ones; for all other keys the backend holds the truth.
+//! * A row is looked up in the dirty map first, then in the backend. The dirty map holds, for each of its keys, the
+//!   newest version at or below the view's horizon and all newer ones; for all other keys the backend holds the truth.
 //! * A version enters the dirty map under the shard's lock, together with the LSN of its frame: whoever reads at an LSN
 //!   that exists sees all of that LSN.
-//! * So a transaction that began at LSN b is serialisable if no row it read has a version above b when its own frame gets
-//!   its LSN (Kung and Robinson 1981, backward validation).
+//! * So a transaction that began at LSN b is serialisable if no row it read has a version above b when its own frame
+//!   gets its LSN (Kung and Robinson 1981, backward validation).
 //!
 //! The store's own rows (catalogue, progress, bounds, segments) are tables too. Neighbours: `transaction` above.
 
@@ -27,9 +27,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use backend::StateKey;
 pub use backend::{StateBackend, StateBatch};
-pub(crate) use backend::{StateKey, state_range};
-pub(crate) use shard::{Row, Shard, ShardGuard};
+pub(crate) use shard::{Shard, ShardGuard};
 pub(crate) use snapshot::{SnapshotBackend, SnapshotName};
 
 use crate::error::{Error, Result};

@@ -16,7 +16,7 @@ type Versions = Vec<(Lsn, Option<Bytes>)>;
 type Rows = BTreeMap<Vec<u8>, Versions>;
 
 /// A row as it is read: key and value.
-pub(crate) type Row = (Vec<u8>, Bytes);
+type Row = (Vec<u8>, Bytes);
 
 /// One independent part of a table.
 pub(crate) struct Shard {
@@ -99,8 +99,8 @@ impl Shard {
         self.dirty.read().len()
     }
 
-    /// Puts the newest version up to `lsn` of each dirty row into `batch`. Where somebody still looks at an older state,
-    /// that state's row is kept in memory, since the backend is about to forget it.
+    /// Puts the newest version up to `lsn` of each dirty row into `batch`. Where somebody still looks at an older
+    /// state, that state's row is kept in memory, since the backend is about to forget it.
     pub(super) fn collect_dirty(&self, lsn: Lsn, batch: &mut StateBatch) -> Result<()> {
         let mut dirty = self.dirty.write();
         let horizon = self.view.horizon();

@@ -4,9 +4,9 @@
 //! file: magic, version, store, lsn | chunk | chunk | ... | empty chunk      chunk: length, checksum, rows
 //! ```
 //!
-//! A chunk's checksum covers its number and the file's LSN, so chunks cannot be swapped, dropped or brought from another
-//! file; the empty last chunk shows that none is missing. The manifest names the file, so a file that is not named means
-//! nothing, and a named one that is damaged is `Corrupt`.
+//! A chunk's checksum covers its number and the file's LSN, so chunks cannot be swapped, dropped or brought from
+//! another file; the empty last chunk shows that none is missing. The manifest names the file, so a file that is not
+//! named means nothing, and a named one that is damaged is `Corrupt`.
 
 use std::collections::BTreeMap;
 use std::io;

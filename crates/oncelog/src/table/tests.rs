@@ -1,5 +1,5 @@
-//! A shard against a plain model that keeps every version for ever, under random writes, pins, scans and write-backs; and
-//! the state file against damage.
+//! A shard against a plain model that keeps every version for ever, under random writes, pins, scans and write-backs;
+//! and the state file against damage.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -77,7 +77,8 @@ proptest! {
                     lsn += 1;
                     let old = model.0.entry(vec![key]).or_default();
                     let before = old.last().map_or(0, |version| version.0);
-                    prop_assert_eq!(shard.turn().changed_since(&[key], Lsn(view.horizon().0)), before > view.horizon().0);
+                    let horizon = view.horizon();
+                    prop_assert_eq!(shard.turn().changed_since(&[key], horizon), before > horizon.0);
                     old.push((lsn, value));
                     shard.turn().put(vec![key], value.map(|value| Bytes::from(vec![value])), Lsn(lsn));
                 }
@@ -92,9 +93,9 @@ proptest! {
                 Op::Scan(start, end, limit) => {
                     let (start, end) = ([start], [end]);
                     let found = rows_of(&shard, Bound::Included(&start), Bound::Excluded(&end), limit, lsn);
-                    let all = model.at(lsn);
+                    let inside = |key: &Vec<u8>| key[..] >= start[..] && key[..] < end[..];
                     let expected: BTreeMap<_, _> =
-                        all.into_iter().filter(|(key, _)| key[..] >= start[..] && key[..] < end[..]).take(limit).collect();
+                        model.at(lsn).into_iter().filter(|(key, _)| inside(key)).take(limit).collect();
                     prop_assert_eq!(found, expected);
                 }
             }

@@ -4,9 +4,9 @@
 //! turn (offsets and places decided) -> journal -> apply (bytes copied, end moved) -> PartitionReader
 //! ```
 //!
-//! Invariants: log offsets are given out under the partition's turn and never twice. The segments of a partition are in
-//! order of their base offsets; where one ends below the base of the next, the records between are lost, and readers get
-//! a typed gap. Neighbours: `segment` below; `transaction` above takes the turns and applies frames.
+//! Invariants: log offsets are given out under the partition's turn and never twice. The segments of a partition are
+//! in order of their base offsets; where one ends below the base of the next, the records between are lost, and
+//! readers get a typed gap. Neighbours: `segment` below; `transaction` above takes the turns and applies frames.
 
 mod claim;
 mod partition;

@@ -27,8 +27,6 @@ pub(crate) struct SegmentMaker {
 pub(crate) struct Partition {
     pub(crate) topic: TopicId,
     pub(crate) id: PartitionId,
-    /// For messages.
-    pub(crate) topic_name: String,
     maker: SegmentMaker,
     turn: Mutex<Turn>,
     segments: RwLock<Vec<Arc<Segment>>>,
@@ -92,7 +90,7 @@ impl Partition {
     /// A partition as the trim point knows it. With `continues`, the last segment is written on; otherwise the next
     /// batch starts a new one.
     pub(crate) fn recovered(
-        topic: (TopicId, &str),
+        topic: TopicId,
         id: PartitionId,
         maker: SegmentMaker,
         view: Arc<View>,
@@ -100,7 +98,7 @@ impl Partition {
         rows: &[SegmentRow],
         continues: bool,
     ) -> Partition {
-        let segments: Vec<_> = rows.iter().map(|row| Arc::new(maker.recovered(topic.0, id, row))).collect();
+        let segments: Vec<_> = rows.iter().map(|row| Arc::new(maker.recovered(topic, id, row))).collect();
         // Not behind a hole: offsets within a segment follow each other.
         let goes_on = |segment: &&Arc<Segment>| continues && segment.end().offset == state.next_offset;
         let active = segments.last().filter(goes_on).map(|segment| {
@@ -109,9 +107,8 @@ impl Partition {
         });
         let turn = Turn { next_offset: state.next_offset, bound: LogOffset(0), active };
         Partition {
-            topic: topic.0,
+            topic,
             id,
-            topic_name: topic.1.to_owned(),
             maker,
             turn: Mutex::new(turn),
             segments: RwLock::new(segments),
@@ -188,8 +185,8 @@ impl Partition {
         synced.map_err(|error| Error::io(dir, "sync a partition", error))
     }
 
-    /// After an orderly close nothing more is written: give back the room that was taken ahead, and a segment that got no
-    /// record.
+    /// After an orderly close nothing more is written: give back the room that was taken ahead, and a segment that got
+    /// no record.
     pub(crate) fn shrink(&self) -> Result<()> {
         let Some(active) = self.turn().active.take() else { return Ok(()) };
         if active.segment.end().offset > active.segment.head.base_offset {

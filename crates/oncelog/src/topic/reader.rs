@@ -36,11 +36,6 @@ impl PartitionReader {
         &self.partition
     }
 
-    /// The next record to be read.
-    pub(crate) fn position(&self) -> LogOffset {
-        self.next
-    }
-
     /// Reads on at `next`.
     pub(crate) fn seek(&mut self, next: LogOffset) {
         if next != self.next {

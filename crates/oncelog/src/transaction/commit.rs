@@ -10,7 +10,7 @@ use super::system;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, Lsn, ShardId, TableId, TopicId};
-use crate::journal::{Durability, FRAME_HEAD_BYTES, Journal, Ticket};
+use crate::journal::{Durability, Journal, Ticket};
 use crate::record;
 use crate::table::{ShardGuard, Tables};
 use crate::topic::{Partition, Plan, Topic, Turn};
@@ -165,7 +165,7 @@ impl Pipeline {
 
     fn try_place(&self, tx: &StoreTx, mut bytes: Vec<u8>, ranges: &[BatchRange]) -> Result<Placing> {
         let shards = self.shards_of(tx);
-        let mut turns = Turns::take(&shards, tx);
+        let turns = Turns::take(&shards, tx);
         self.validate(tx, &turns.shards)?;
         let plans = turns.plan(tx, ranges)?;
         if tx.durability == Durability::Written
@@ -262,13 +262,10 @@ fn encode(tx: &mut StoreTx) -> (Vec<u8>, Vec<BatchRange>) {
         tx.writes.iter().map(|(key, value)| key.2.len() + value.as_ref().map_or(0, |v| v.len()) + 28).sum();
     let mut writer = FrameWriter::new(size + rows, count);
     let mut ranges = Vec::with_capacity(count);
-    let mut batch_bytes = Vec::new();
     for (at, staged) in tx.appends.iter_mut().enumerate() {
         for batch in staged.batches.iter_mut().filter(|batch| !batch.is_empty()) {
             let records = batch.count();
-            batch_bytes.clear();
-            batch.finish_into(&mut batch_bytes);
-            let bytes = writer.batch(staged.partition.topic, staged.partition.id, &batch_bytes);
+            let bytes = writer.batch(staged.partition.topic, staged.partition.id, batch);
             ranges.push(BatchRange { staged: at, bytes, records });
         }
     }
@@ -339,5 +336,3 @@ impl<'a> Turns<'a> {
         }
     }
 }
-
-const _: () = assert!(FRAME_HEAD_BYTES % 8 == 0);

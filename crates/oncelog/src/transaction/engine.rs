@@ -187,8 +187,8 @@ pub trait Source: Send {
     /// Where it stands: the next offset of each partition.
     fn positions(&self) -> Vec<(TopicId, PartitionId, LogOffset)>;
 
-    /// Hands records that are there now to `visit`, round-robin over partitions, until it says otherwise or there are no
-    /// more. Gives how many were done with.
+    /// Hands records that are there now to `visit`, round-robin over partitions, until it says otherwise or there are
+    /// no more. Gives how many were done with.
     ///
     /// # Errors
     /// `Gap`: the next record is gone (see [`Source::gap`]); whatever `visit` fails with, that record not done with.

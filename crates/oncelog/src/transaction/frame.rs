@@ -12,6 +12,7 @@ use std::ops::Range;
 use crate::codec::{Input, put_bytes, put_varint};
 use crate::ids::{PartitionId, ShardId, TableId, TopicId};
 use crate::journal::FRAME_HEAD_BYTES;
+use crate::record::BatchBuilder;
 
 const VERSION: u8 = 1;
 
@@ -29,12 +30,14 @@ impl FrameWriter {
         FrameWriter { bytes }
     }
 
-    /// Adds a batch; gives where it is in the frame's bytes.
-    pub(super) fn batch(&mut self, topic: TopicId, partition: PartitionId, batch: &[u8]) -> Range<usize> {
+    /// Finishes a batch into the frame; gives where it is in the frame's bytes.
+    pub(super) fn batch(&mut self, topic: TopicId, partition: PartitionId, batch: &BatchBuilder) -> Range<usize> {
         self.bytes.extend_from_slice(&topic.0.to_le_bytes());
         self.bytes.extend_from_slice(&partition.0.to_le_bytes());
-        put_bytes(&mut self.bytes, batch);
-        self.bytes.len() - batch.len()..self.bytes.len()
+        put_varint(&mut self.bytes, batch.len_bytes() as u64);
+        let start = self.bytes.len();
+        batch.finish_into(&mut self.bytes);
+        start..self.bytes.len()
     }
 
     /// All batches are in; `count` rows follow.
@@ -62,7 +65,7 @@ impl FrameWriter {
 
 /// One thing that a frame does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effect<'a> {
+pub(super) enum Effect<'a> {
     Batch { topic: TopicId, partition: PartitionId, bytes: &'a [u8] },
     Row { table: TableId, shard: ShardId, key: &'a [u8], value: Option<&'a [u8]> },
 }
@@ -71,7 +74,7 @@ pub(crate) enum Effect<'a> {
 ///
 /// # Errors
 /// What is wrong with a body that is not one, though its checksum holds.
-pub(crate) fn effects(body: &[u8]) -> Result<Vec<Effect<'_>>, &'static str> {
+pub(super) fn effects(body: &[u8]) -> Result<Vec<Effect<'_>>, &'static str> {
     let mut input = Input::new(body);
     match input.u8() {
         Some(VERSION) => {}
@@ -103,19 +106,24 @@ fn read_all<'a>(input: &mut Input<'a>, found: &mut Vec<Effect<'a>>) -> Option<()
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Draft;
     use proptest::prelude::*;
 
     #[test]
     fn effects_come_back_in_order() {
         let mut writer = FrameWriter::new(0, 1);
-        let at = writer.batch(TopicId(7), PartitionId(3), b"a batch");
+        let mut batch = BatchBuilder::new();
+        batch.push(&Draft { key: None, value: Some(b"v"), headers: &[], timestamp_ms: 1 });
+        let at = writer.batch(TopicId(7), PartitionId(3), &batch);
+        let mut batch_bytes = Vec::new();
+        batch.finish_into(&mut batch_bytes);
         writer.rows(2);
         writer.row(TableId(16), ShardId(3), b"ann", Some(b"12"));
         writer.row(TableId(1), ShardId(0), b"", None);
         let bytes = writer.finish();
-        assert_eq!(&bytes[at], b"a batch");
+        assert_eq!(bytes[at], batch_bytes);
         let expected = vec![
-            Effect::Batch { topic: TopicId(7), partition: PartitionId(3), bytes: b"a batch" },
+            Effect::Batch { topic: TopicId(7), partition: PartitionId(3), bytes: &batch_bytes },
             Effect::Row { table: TableId(16), shard: ShardId(3), key: b"ann", value: Some(b"12") },
             Effect::Row { table: TableId(1), shard: ShardId(0), key: b"", value: None },
         ];

@@ -6,8 +6,8 @@
 //!
 //! Invariants:
 //! * Nothing that could still be aborted ever reaches a segment or a table.
-//! * Turns are taken in the order of table, shard, topic, partition id, and kept until the frame has its LSN; so what is
-//!   decided in one transaction happens before or after what is decided in any other.
+//! * Turns are taken in the order of table, shard, topic, partition id, and kept until the frame has its LSN; so what
+//!   is decided in one transaction happens before or after what is decided in any other.
 //! * What a transaction read is as it was when its frame gets its LSN, else `Conflict` and nothing was written.
 //! * Room for everything that applying needs is taken before the LSN: `Full` is an answer, never an accident.
 //!
@@ -24,6 +24,5 @@ pub(crate) mod system;
 pub(crate) use apply::Applier;
 pub(crate) use commit::{Limits, Pipeline, Topics};
 pub use engine::{Appended, Committed, Engine, EngineTx, NewRecord, PendingCommit, Source, Step, TxMark};
-pub(crate) use frame::{Effect, effects};
 pub(crate) use recover::Replayer;
 pub(crate) use staged::StoreTx;

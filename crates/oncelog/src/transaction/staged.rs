@@ -20,11 +20,14 @@ use crate::wake::Arc;
 /// A row that was read or is to be written.
 pub(super) type RowKey = (TableId, ShardId, Vec<u8>);
 
+/// A range of rows that was read.
+pub(super) type RangeKey = (TableId, ShardId, Bound<Vec<u8>>, Bound<Vec<u8>>);
+
 /// What must not have changed when the transaction gets its place.
 #[derive(Default)]
 pub(super) struct ReadSet {
     pub(super) keys: Vec<RowKey>,
-    pub(super) ranges: Vec<(TableId, ShardId, Bound<Vec<u8>>, Bound<Vec<u8>>)>,
+    pub(super) ranges: Vec<RangeKey>,
 }
 
 /// Records for one partition, in batches that are not too large to be read as one.

@@ -4,7 +4,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{Input, put_bytes};
+use crate::codec::put_bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, ShardId, TableId, TopicId};
 
@@ -111,12 +111,4 @@ pub(crate) fn progress_prefix(consumer: &str) -> Vec<u8> {
     let mut key = Vec::with_capacity(consumer.len() + 10);
     put_bytes(&mut key, consumer.as_bytes());
     key
-}
-
-/// Reads what [`progress_key`] wrote.
-pub(crate) fn read_progress_key(key: &[u8]) -> Option<(&str, TopicId, PartitionId)> {
-    let mut input = Input::new(key);
-    let consumer = std::str::from_utf8(input.bytes()?).ok()?;
-    let (topic, partition) = read_partition_key(input.rest())?;
-    Some((consumer, topic, partition))
 }
