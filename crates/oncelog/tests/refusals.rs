@@ -1,4 +1,5 @@
 //! What is refused, how it is said, and that nothing is harmed by it.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and makes its own files")]
 
 use std::path::Path;
 use std::sync::Arc;

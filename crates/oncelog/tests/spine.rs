@@ -1,4 +1,5 @@
 //! The spine end to end through the public interface, on a disk in memory and on the real one.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and makes its own files")]
 
 use std::path::Path;
 use std::sync::Arc;

@@ -205,8 +205,8 @@ impl<K: Codec, V: Codec> Table<'_, K, V> {
         let shard = shard_of(&key, self.shards);
         match self.scope {
             Some(PartitionId(partition)) if self.shards > 1 && shard.0 != partition => Err(Error::invalid(format!(
-                "the key belongs to partition {shard}, the record at hand to partition {partition}: a processor's tables \
-                 are keyed like its input"
+                "the key belongs to partition {shard}, the record at hand to partition {partition}: a processor's \
+                 tables are keyed like its input"
             ))),
             _ => Ok((shard, key)),
         }
