@@ -1,0 +1,25 @@
+//! All workloads, in the order of the tables.
+
+mod buffered;
+mod durable;
+mod once;
+mod read;
+
+use crate::workload::Workload;
+
+/// One of each.
+pub(crate) fn all() -> Vec<Box<dyn Workload>> {
+    vec![
+        Box::new(buffered::BATCHES_100),
+        Box::new(buffered::BATCHES_1K),
+        Box::new(buffered::ONES_100),
+        Box::new(durable::THREADS_1),
+        Box::new(durable::THREADS_8),
+        Box::new(durable::THREADS_64),
+        Box::new(read::RECORDS_100),
+        Box::new(read::RECORDS_1K),
+        Box::new(once::ONE_BY_ONE),
+        Box::new(once::ONE_AHEAD),
+        Box::new(once::HUNDREDS),
+    ]
+}

@@ -1,0 +1,147 @@
+//! Reading everything in order, from the page cache, with checksums compared.
+//!
+//! Each pass starts at the first record. Timed: the passes; the bytes were written in batches and synced before.
+//! Oncelog reads as a processor whose function looks at the lengths of key and value, and commits its progress once,
+//! durably, at the end of a pass: that commit is in its time.
+
+use std::hint::black_box;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use oncelog::{AsEngine, Outcome, Processor, SyncPolicy};
+
+use crate::Result;
+use crate::figures::Figures;
+use crate::records::{KEY_BYTES, Records};
+use crate::subject_store::{SubjectStore, TOPIC};
+use crate::workload::{Size, Subject, Workload};
+use crate::yardstick::{FRAME_HEAD_BYTES, LogFile, Scan};
+
+/// Records that are written together.
+const BATCH: usize = 1000;
+
+pub(super) struct Reading {
+    name: &'static str,
+    about: &'static str,
+    record_bytes: usize,
+    batches: usize,
+    passes: usize,
+}
+
+pub(super) const RECORDS_100: Reading = Reading {
+    name: "read-100",
+    about: "sequential read, warm, 100 B; oncelog: a processor, one durable commit of its progress a pass",
+    record_bytes: 100,
+    batches: 1000,
+    passes: 5,
+};
+
+pub(super) const RECORDS_1K: Reading =
+    Reading { name: "read-1k", about: "the same, 1 KiB", record_bytes: 1024, batches: 200, passes: 5 };
+
+impl Workload for Reading {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn unit(&self) -> &'static str {
+        "records"
+    }
+
+    fn about(&self) -> &'static str {
+        self.about
+    }
+
+    fn run(&self, subject: Subject, dir: &Path, size: Size) -> Result<Figures> {
+        let records = Records::of(self.record_bytes);
+        let (batches, passes) = (size.pick(self.batches, 4), size.pick(self.passes, 1));
+        let expected = Seen::of(&records, batches);
+        let (seen, elapsed, syncs) = match subject {
+            Subject::Oncelog => store(dir, size, &records, batches, passes)?,
+            yardstick => log(yardstick, dir, &records, batches, passes)?,
+        };
+        if seen != expected {
+            return Err(format!("read {seen:?} instead of {expected:?}").into());
+        }
+        Ok(Figures { count: (passes * batches * BATCH) as u64, elapsed, latency: None, syncs })
+    }
+}
+
+/// What a pass has looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Seen {
+    records: u64,
+    key_bytes: u64,
+    value_bytes: u64,
+}
+
+impl Seen {
+    fn of(records: &Records, batches: usize) -> Seen {
+        let count = (batches * BATCH) as u64;
+        let key_bytes = KEY_BYTES as u64;
+        let value_bytes = records.record_bytes() as u64 - key_bytes;
+        Seen { records: count, key_bytes: count * key_bytes, value_bytes: count * value_bytes }
+    }
+
+    #[inline]
+    fn add(&mut self, key: &[u8], value: &[u8]) {
+        self.records += 1;
+        self.key_bytes += black_box(key).len() as u64;
+        self.value_bytes += black_box(value).len() as u64;
+    }
+}
+
+fn log(
+    subject: Subject,
+    dir: &Path,
+    records: &Records,
+    batches: usize,
+    passes: usize,
+) -> Result<(Seen, Duration, u64)> {
+    let bytes = batches * BATCH * (FRAME_HEAD_BYTES + records.record_bytes());
+    let mut log = LogFile::create(dir, subject, bytes)?;
+    (0..batches).try_for_each(|_| log.append_batch(records.batch(BATCH)))?;
+    log.sync()?;
+    let before = log.syncs();
+    let (mut seen, mut elapsed) = (Seen::default(), Duration::ZERO);
+    for _ in 0..passes {
+        let mut scan = Scan::open(log.path())?;
+        seen = Seen::default();
+        let start = Instant::now();
+        while let Some(payload) = scan.next()? {
+            let (key, value) = payload.split_at_checked(KEY_BYTES).ok_or("a record is too short")?;
+            seen.add(key, value);
+        }
+        elapsed += start.elapsed();
+    }
+    Ok((seen, elapsed, log.syncs() - before))
+}
+
+fn store(dir: &Path, size: Size, records: &Records, batches: usize, passes: usize) -> Result<(Seen, Duration, u64)> {
+    let subject = SubjectStore::open(dir, size)?;
+    let producer = subject.store.producer(TOPIC)?.sync_policy(SyncPolicy::Os);
+    for _ in 0..batches {
+        producer.append_batch(records.batch(BATCH))?;
+    }
+    subject.store.trim()?;
+    subject.settle()?;
+    let before = subject.syncs();
+    let (mut seen, mut elapsed) = (Seen::default(), Duration::ZERO);
+    for pass in 0..passes {
+        seen = Seen::default();
+        let processor = Processor::new(&format!("reader-{pass}"), TOPIC);
+        // One commit for all.
+        let processor = processor.commit_records(u64::MAX).commit_interval(Duration::from_secs(3600));
+        let mut task = processor.build(subject.store.as_engine(), |record, _| {
+            seen.add(record.key()?, record.value()?);
+            Ok(Outcome::Commit)
+        })?;
+        let start = Instant::now();
+        task.step(None)?;
+        elapsed += start.elapsed();
+    }
+    let syncs = subject.syncs() - before;
+    drop(producer);
+    subject.store.close()?;
+    Ok((seen, elapsed, syncs))
+}

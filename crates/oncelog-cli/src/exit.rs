@@ -1,0 +1,132 @@
+//! Failures: one line for people, one exit code for scripts.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | it is done |
+//! | 1 | it failed: the line says why |
+//! | 2 | the call is wrong |
+//! | 3 | what was named does not exist |
+//! | 4 | a store is damaged, or was written by a newer Oncelog |
+//! | 5 | another process has the store |
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use oncelog::ErrorKind;
+
+use crate::out;
+
+/// It failed.
+pub(crate) const FAILURE: u8 = 1;
+/// The call is wrong.
+pub(crate) const USAGE: u8 = 2;
+/// What was named does not exist.
+pub(crate) const NOT_FOUND: u8 = 3;
+/// A store is damaged, or was written by a newer Oncelog.
+pub(crate) const CORRUPT: u8 = 4;
+/// Another process has the store.
+pub(crate) const LOCKED: u8 = 5;
+
+/// Why a command ends without having done its work.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// To be told in one line.
+    Told {
+        /// The exit code.
+        code: u8,
+        /// One line, without the name of the command.
+        message: String,
+    },
+    /// Nobody reads what the command writes: it ends quietly.
+    Unread,
+}
+
+impl Failure {
+    /// A failure with a code and one line of text; what the text has of further lines is folded into it.
+    pub(crate) fn new(code: u8, message: impl fmt::Display) -> Failure {
+        let message = message.to_string();
+        let lines: Vec<_> = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        Failure::Told { code, message: lines.join(" ") }
+    }
+
+    /// A plain failure.
+    pub(crate) fn plain(message: impl fmt::Display) -> Failure {
+        Failure::new(FAILURE, message)
+    }
+
+    /// What the operating system refused.
+    pub(crate) fn io(doing: impl fmt::Display, error: &io::Error) -> Failure {
+        let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { FAILURE };
+        Failure::new(code, format_args!("cannot {doing}: {error}"))
+    }
+
+    /// A wrong call, from the parser's many lines: what is wrong and how to mend it stays, the usage goes.
+    pub(crate) fn usage(rendered: &str) -> Failure {
+        let told = rendered.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+        let told = told.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+        let told: Vec<_> = told.map(|line| line.strip_prefix("error: ").unwrap_or(line)).collect();
+        let told = told.join(" ").replace(" tip: ", "; ");
+        Failure::new(USAGE, format_args!("{told} (see 'oncelog --help')"))
+    }
+
+    /// Puts what was being done before the message.
+    pub(crate) fn while_doing(self, doing: &str) -> Failure {
+        match self {
+            Failure::Told { code, message } => Failure::new(code, format_args!("{doing}: {message}")),
+            Failure::Unread => Failure::Unread,
+        }
+    }
+
+    /// Tells it on stderr and gives the exit code.
+    pub(crate) fn report(self) -> ExitCode {
+        match self {
+            Failure::Told { code, message } => {
+                out::complain(&message);
+                ExitCode::from(code)
+            }
+            Failure::Unread => ExitCode::SUCCESS,
+        }
+    }
+}
+
+impl From<oncelog::Error> for Failure {
+    fn from(error: oncelog::Error) -> Failure {
+        let code = match error.kind() {
+            ErrorKind::NotFound => NOT_FOUND,
+            ErrorKind::Corrupt | ErrorKind::UnsupportedVersion => CORRUPT,
+            ErrorKind::Locked => LOCKED,
+            _ => FAILURE,
+        };
+        Failure::new(code, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_call_is_told_in_one_line_with_its_tip() {
+        let rendered = "error: unexpected argument '--kill' found\n\n  tip: a similar argument exists: '--kills'\n\n\
+                        Usage: oncelog demo [OPTIONS]\n\nFor more information, try '--help'.\n";
+        let message = "unexpected argument '--kill' found; a similar argument exists: '--kills' (see 'oncelog --help')";
+        assert_eq!(Failure::usage(rendered), Failure::new(USAGE, message));
+    }
+
+    #[test]
+    fn kinds_become_codes() {
+        let code = |kind| match Failure::from(oncelog::Error::new(kind, "a\nb")) {
+            Failure::Told { code, message } => {
+                assert_eq!(message, "a b");
+                code
+            }
+            Failure::Unread => 0,
+        };
+        assert_eq!(code(ErrorKind::NotFound), 3);
+        assert_eq!(code(ErrorKind::Corrupt), 4);
+        assert_eq!(code(ErrorKind::UnsupportedVersion), 4);
+        assert_eq!(code(ErrorKind::Locked), 5);
+        assert_eq!(code(ErrorKind::Full), 1);
+    }
+}
