@@ -6,6 +6,7 @@
 //!   there.
 //! * Nothing else may be.
 
+pub mod exhaust;
 mod ops;
 mod world;
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use oncelog::disk::SyncSite;
-use oncelog_sim::history::{self, Outcome, Plan};
+use oncelog_sim::history::{self, Outcome, Plan, exhaust};
 use oncelog_sim::mutants;
 use oncelog_sim::rot::{self, Specimen, Tally};
 
@@ -27,6 +27,8 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Tries every crash of every short history, and every failure of every call of one with everything in it
+    Exhaust,
     /// Damages every file of small stores, and asks whether anybody noticed
     Rot {
         /// Tries every so many-th bit and length
@@ -55,10 +57,21 @@ fn main() -> ExitCode {
     let args = Args::parse();
     match args.command {
         Command::Run { crashes, seed } => run(crashes, seed),
+        Command::Exhaust => exhaust(),
         Command::Rot { stride } => rot(stride),
         Command::Mutants { crashes } => mutants(crashes),
         Command::Replay { seed } => replay(seed),
     }
+}
+
+fn exhaust() -> ExitCode {
+    std::panic::set_hook(Box::new(|_| {}));
+    let (crashes, failures) = (exhaust::crashes(), exhaust::failures());
+    let violations: Vec<_> = crashes.violations.iter().chain(&failures.violations).collect();
+    violations.iter().take(40).for_each(|violation| println!("{violation}"));
+    println!("{} crashes of short histories, {} failed calls", crashes.tried, failures.tried);
+    println!("checked: {} runs, {} violations", crashes.tried + failures.tried, violations.len());
+    if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn rot(stride: u64) -> ExitCode {

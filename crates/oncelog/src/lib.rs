@@ -1,4 +1,50 @@
-//! Oncelog: exactly-once event processing in one Rust program.
+//! Exactly-once event processing in one Rust program: an embedded, durable, transactional log.
+//!
+//! A [`Store`] is a directory. It holds topics (partitioned logs of records), tables (keyed state) and the progress of
+//! consumers, and commits changes to all of them in **one atomic durable step**: after a crash, at any instant, an event
+//! is processed or it is not, together with everything that its processing did.
+//!
+//! # Append, process, look
+//!
+//! ```
+//! use oncelog::{Outcome, Processor, RecordRef, Result, Store, TableDef, TopicDef, Tx, U64, Utf8};
+//!
+//! const ORDERS: TopicDef<Utf8, U64> = TopicDef::new("orders");
+//! const TOTALS: TableDef<Utf8, U64> = TableDef::new("totals");
+//!
+//! fn total(order: RecordRef<'_, Utf8, U64>, tx: &mut Tx<'_>) -> Result<Outcome> {
+//!     let mut totals = tx.table(TOTALS)?; // reads its own writes
+//!     let sum = totals.get(order.key()?)?.unwrap_or(0) + order.value()?;
+//!     totals.put(order.key()?, &sum)?;
+//!     Ok(Outcome::Commit) // this record, this row: one commit
+//! }
+//!
+//! # fn main() -> Result<()> {
+//! # let dir = tempfile::tempdir().map_err(oncelog::Error::user)?;
+//! # let path = dir.path().join("store");
+//! let store = Store::open(&path)?;
+//! store.producer(ORDERS)?.append("ann", &250)?; // durable on return
+//! let run = Processor::new("totals", ORDERS).table(TOTALS).start(&store, total)?;
+//! while run.processed() < 1 {
+//!     std::thread::yield_now();
+//! }
+//! assert_eq!(store.snapshot()?.get(TOTALS, "ann")?, Some(250));
+//! run.stop()?;
+//! store.close()
+//! # }
+//! ```
+//!
+//! # Where to look
+//!
+//! * [`Store`]: open, recover, close; [`StoreOptions`] for sizes and limits.
+//! * [`TopicDef`], [`TableDef`] and [`Codec`]: what is in topics and tables, as constants that know no engine.
+//! * [`Producer`]: appends, one by one, in batches, without waiting; [`SyncPolicy`] for what an answer promises.
+//! * [`Store::transact`], [`Transaction`], [`Tx`]: records, rows and reads in one serialisable step.
+//! * [`Consumer`] and [`Processor`]: each record once, with an [`Outcome`] for each.
+//! * [`Snapshot`]: one state of everything, for looking.
+//! * [`Error`] and [`ErrorKind`]: what to do next.
+//! * [`Engine`]: what stands between the handles and a log, so that another one can stand there.
+//! * [`disk`] and [`clock`]: the ground, to be replaced in simulations.
 
 mod chance;
 pub mod clock;
@@ -17,6 +63,11 @@ mod topic;
 mod transaction;
 mod view;
 mod wake;
+
+/// The README's code is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
 
 pub use codec::{Bytes, Codec, CodecError, Postcard, U64, Utf8};
 #[cfg(oncelog_mutants)]

@@ -96,6 +96,27 @@ fn a_store_that_was_not_closed_recovers() {
     assert_eq!(seen, (0..100).collect::<Vec<_>>());
 }
 
+#[test]
+fn a_crash_leaves_no_second_copy_behind() {
+    let disk = Arc::new(MemoryDisk::default());
+    let store = on(&disk).open("/s").unwrap();
+    let producer = store.producer(ALERTS).unwrap();
+    producer.append("ann", &0).unwrap();
+    store.trim().unwrap();
+    for n in 0..1000u64 {
+        producer.append("ann", &n).unwrap();
+    }
+    let left = Arc::new(copy(&disk, Path::new("/")));
+    store.close().unwrap();
+    on(&left).open("/s").unwrap().close().unwrap();
+    let bytes = |disk: &MemoryDisk| -> u64 {
+        use oncelog::disk::{Disk, OpenMode};
+        let segments = disk.list(Path::new("/s/topics/alerts/000000")).unwrap();
+        segments.iter().map(|path| disk.open(path, OpenMode::Read).unwrap().len().unwrap()).sum()
+    };
+    assert!(bytes(&left) < bytes(&disk) + 500, "{} against {}", bytes(&left), bytes(&disk));
+}
+
 fn copy(disk: &MemoryDisk, from: &Path) -> MemoryDisk {
     use oncelog::disk::{Disk, OpenMode};
     fn walk(from: &MemoryDisk, to: &MemoryDisk, dir: &Path) {

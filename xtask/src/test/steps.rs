@@ -53,6 +53,8 @@ pub(super) fn steps(root: &Path, size: Size) -> Vec<Step> {
     vec![
         Step::new("tests", "test --workspace --locked --no-fail-fast", Proof::TestResults),
         Step::new("simulation", &simulate, Proof::Crashes(crashes)),
+        Step::new("short histories", "run --release --locked -p oncelog-sim -- exhaust", Proof::Checked),
+        Step::new("rot survey", "run --release --locked -p oncelog-sim -- rot --stride 10", Proof::Checked),
         // Built with switches that break the engine on purpose; apart, so that the two builds do not undo each other.
         Step::new("mutants", "run --release --locked -p oncelog-sim -- mutants", Proof::Checked)
             .with("RUSTFLAGS", mutant_flags(std::env::var("RUSTFLAGS").ok()))

@@ -11,6 +11,34 @@ use crate::schema::{CONSUMER, LAX, OUT, PLAIN, PROCESSOR, ROWS, SPREAD, TOTALS, 
 
 type Done = Result<(), String>;
 
+/// The operations of short histories, which are tried in every order with every crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Short {
+    Append,
+    Spread,
+    Lax,
+    Transact,
+    Submit,
+    Process,
+    Consume,
+    Trim,
+    Close,
+}
+
+impl Short {
+    pub(super) const ALL: [Short; 9] = [
+        Short::Append,
+        Short::Spread,
+        Short::Lax,
+        Short::Transact,
+        Short::Submit,
+        Short::Process,
+        Short::Consume,
+        Short::Trim,
+        Short::Close,
+    ];
+}
+
 impl World {
     /// Does one operation, or lets the machine crash in one.
     pub(super) fn step(&mut self) -> Done {
@@ -36,6 +64,21 @@ impl World {
             21 => self.look_around(),
             22 => self.full_disk(),
             _ => self.end(),
+        }
+    }
+
+    /// One operation of a short history.
+    pub(super) fn short(&mut self, op: Short) -> Done {
+        match op {
+            Short::Append => self.append(),
+            Short::Spread => self.append_spread(),
+            Short::Lax => self.append_lax(),
+            Short::Transact => self.transact(),
+            Short::Submit => self.submit_some(),
+            Short::Process => self.process(),
+            Short::Consume => self.consume(),
+            Short::Trim => self.trim_now(),
+            Short::Close => self.close_now(),
         }
     }
 
@@ -334,6 +377,16 @@ impl World {
         }
     }
 
+    fn trim_now(&mut self) -> Done {
+        match self.store()?.trim() {
+            Ok(()) => {
+                self.all_durable();
+                Ok(())
+            }
+            Err(error) => self.after_error(&error),
+        }
+    }
+
     /// Looks at everything now, and at an older state again.
     fn look_around(&mut self) -> Done {
         self.check_held()?;
@@ -366,9 +419,10 @@ impl World {
 
     /// An orderly end, or the power cut.
     fn end(&mut self) -> Done {
-        if self.dice.one_in(2) {
-            return self.crash();
-        }
+        if self.dice.one_in(2) { self.crash() } else { self.close_now() }
+    }
+
+    fn close_now(&mut self) -> Done {
         self.held = None;
         let Some(store) = self.store.take() else { return Ok(()) };
         match store.close() {

@@ -8,7 +8,7 @@ use oncelog::{Error, ErrorKind, Snapshot, Store, StoreOptions};
 use super::Outcome;
 use crate::clock::SimClock;
 use crate::dice::Dice;
-use crate::disk::SimDisk;
+use crate::disk::{SimDisk, Survival};
 use crate::model::{Effect, Model};
 use crate::observe::{look, observe};
 
@@ -31,10 +31,21 @@ pub(super) struct World {
     /// A snapshot and what it showed when it was taken.
     pub(super) held: Option<(Snapshot, Model)>,
     pub(super) outcome: Outcome,
+    /// Nothing fails but what the caller asks for.
+    pub(super) quiet: bool,
+    /// What a power cut leaves; by chance when `None`.
+    pub(super) survival: Option<Survival>,
     tight: bool,
 }
 
 impl World {
+    /// A machine on which nothing goes wrong by itself.
+    pub(super) fn quiet(seed: u64, survival: Option<Survival>) -> World {
+        let world = World::new(Dice::new(seed), None);
+        world.disk.choppy(false);
+        World { quiet: true, survival, tight: true, ..world }
+    }
+
     pub(super) fn new(mut dice: Dice, dropped: Option<SyncSite>) -> World {
         let disk = SimDisk::new(dice.next());
         disk.choppy(dice.one_in(4));
@@ -42,6 +53,8 @@ impl World {
         World {
             disk,
             clock: Arc::default(),
+            quiet: false,
+            survival: None,
             tight: dice.one_in(2),
             dice,
             store: None,
@@ -78,13 +91,13 @@ impl World {
         let mut last = String::new();
         loop {
             // Three in ten recoveries are hit, and of these some again.
-            let hit = again < 3 && self.dice.below(10) < 3;
+            let hit = !self.quiet && again < 3 && self.dice.below(10) < 3;
             if hit {
                 // The first steps are the manifest's, where one crash after another matters most.
                 let reach = if self.dice.one_in(2) { 8 } else { 40 };
                 let after = 1 + self.dice.below(reach);
                 self.disk.crash_after(after);
-            } else if again < 3 && self.dice.one_in(20) {
+            } else if !self.quiet && again < 3 && self.dice.one_in(20) {
                 self.disk.fail_next_sync(None);
             }
             let options = self.options();
@@ -119,7 +132,9 @@ impl World {
     /// Ends the machine or the process.
     fn lose_power(&mut self) {
         self.outcome.crashes += 1;
-        if self.dice.one_in(3) {
+        if let Some(survival) = self.survival {
+            self.disk.power_cut_with(survival);
+        } else if self.dice.one_in(3) {
             self.disk.process_kill();
             tracing::debug!("process killed");
         } else {
@@ -149,7 +164,7 @@ impl World {
 
     /// Drops the store without a crash, after an error that ended it, and opens it again.
     pub(super) fn reopen_after_error(&mut self) -> Result<(), String> {
-        if self.disk.is_dead() || self.dice.one_in(2) {
+        if self.disk.is_dead() || (!self.quiet && self.dice.one_in(2)) {
             return self.crash();
         }
         self.end_store();

@@ -80,7 +80,7 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
             if end != End::Drained {
                 return Ok(done);
             }
-            self.worker.wait(WAIT_MAX);
+            self.worker.wait(WAIT_MAX, &|| false);
         }
     }
 

@@ -125,8 +125,8 @@ impl<K: Codec, V: Codec> Processor<K, V> {
                 let done = task.step(Some(STEP_RECORDS))?;
                 theirs.processed.fetch_add(done, Ordering::Relaxed);
                 theirs.lag.store(task.lag(), Ordering::Relaxed);
-                if done == 0 && !theirs.stop.load(Ordering::SeqCst) {
-                    task.worker.wait(WAIT_MAX);
+                if done == 0 {
+                    task.worker.wait(WAIT_MAX, &|| theirs.stop.load(Ordering::SeqCst));
                 }
             }
             Ok(())

@@ -173,8 +173,8 @@ impl Worker {
         Ok(())
     }
 
-    pub(super) fn wait(&mut self, limit: Duration) {
-        self.source.wait(limit);
+    pub(super) fn wait(&mut self, limit: Duration, enough: &dyn Fn() -> bool) {
+        self.source.wait(limit, enough);
     }
 
     pub(super) fn lag(&self) -> u64 {

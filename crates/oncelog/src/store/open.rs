@@ -275,6 +275,10 @@ impl Core {
         if after_crash {
             for topic in self.pipeline.topics.all() {
                 for partition in &topic.partitions {
+                    // Only space is at stake: a segment that is damaged is told when it is read.
+                    if let Err(error) = partition.cut_tail(self.epoch) {
+                        tracing::warn!(%error, "the tail of an old segment stays");
+                    }
                     let named = partition.segment_paths();
                     self.sweep_dir(partition.dir(), &mut swept, |path| {
                         path.extension().is_some_and(|kind| kind == "segment") && !named.iter().any(|kept| kept == path)

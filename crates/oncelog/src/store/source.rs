@@ -153,9 +153,9 @@ impl Source for StoreSource {
         self.gap.clone()
     }
 
-    fn wait(&mut self, limit: Duration) {
+    fn wait(&mut self, limit: Duration, enough: &dyn Fn() -> bool) {
         let core = &self.store.inner.core;
-        core.pipeline.view.news.wait_until(limit, || self.has_more() || core.check_open().is_err());
+        core.pipeline.view.news.wait_until(limit, || self.has_more() || core.check_open().is_err() || enough());
     }
 
     fn lag(&self) -> u64 {

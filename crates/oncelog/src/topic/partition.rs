@@ -185,6 +185,13 @@ impl Partition {
         synced.map_err(|error| Error::io(dir, "sync a partition", error))
     }
 
+    /// Gives back what lies behind the end of the segment that was written last before a crash: bytes that recovery has
+    /// written anew elsewhere, and room taken ahead. Only after the trim point is durable.
+    pub(crate) fn cut_tail(&self, epoch: Epoch) -> Result<()> {
+        let last = self.segments.read().iter().rev().find(|segment| segment.head.epoch < epoch).cloned();
+        last.map_or(Ok(()), |segment| segment.shrink())
+    }
+
     /// After an orderly close nothing more is written: give back the room that was taken ahead, and a segment that got
     /// no record.
     pub(crate) fn shrink(&self) -> Result<()> {

@@ -200,8 +200,9 @@ pub trait Source: Send {
     /// The offsets that are gone at the place where it stands, after an error of kind `Gap`.
     fn gap(&self) -> Option<(TopicId, PartitionId, Range<LogOffset>)>;
 
-    /// Waits until there may be more, for `limit` at most.
-    fn wait(&mut self, limit: Duration);
+    /// Waits until there may be more or `enough` says so, for `limit` at most. `enough` is asked again after each
+    /// [`Engine::wake`].
+    fn wait(&mut self, limit: Duration, enough: &dyn Fn() -> bool);
 
     /// Records that are there and not yet polled.
     fn lag(&self) -> u64;
