@@ -196,6 +196,29 @@ fn two_threads_lose_no_update() {
 }
 
 #[test]
+fn progress_that_is_read_beside_a_processor_never_goes_back() {
+    let store = Store::in_memory().unwrap();
+    let producer = store.producer(ALERTS).unwrap();
+    for n in 0..3000u64 {
+        drop(producer.submit("k", &n).unwrap());
+    }
+    producer.flush().unwrap();
+    let mut task = Processor::new("p", ALERTS)
+        .commit_records(1)
+        .build(oncelog::AsEngine::as_engine(&store), |_, _| Ok(Outcome::Commit))
+        .unwrap();
+    std::thread::scope(|scope| {
+        let running = scope.spawn(move || task.step(None).unwrap());
+        let mut last = LogOffset(0);
+        while !running.is_finished() {
+            let now = store.committed_offsets("p", "alerts").unwrap()[0];
+            assert!(now >= last, "{now} after {last}");
+            last = now;
+        }
+    });
+}
+
+#[test]
 fn lax_appends_are_shown_when_durable() {
     let store = Store::in_memory().unwrap();
     let lax = store.producer(ALERTS).unwrap().sync_policy(SyncPolicy::Os);

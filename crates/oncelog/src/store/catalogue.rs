@@ -15,6 +15,7 @@ use crate::topic::{
 };
 use crate::transaction::system::{self, CatalogueKey, NextIds};
 use crate::transaction::{EngineTx, StoreTx};
+use crate::view::Pin;
 use crate::wake::Arc;
 
 impl Core {
@@ -123,12 +124,13 @@ impl Core {
 
     /// The table of that name.
     pub(super) fn find_table(&self, name: &str) -> Result<Option<(TableId, TableSpec)>> {
+        let visible = self.pin_visible();
         let rows = self.tables.shard(system::CATALOGUE, system::SHARD);
         let rows = rows.scan(
             std::ops::Bound::Included(&CatalogueKey::Table(TableId(0)).encode()),
             std::ops::Bound::Included(&CatalogueKey::Table(TableId(u32::MAX)).encode()),
             usize::MAX,
-            self.pipeline.view.visible(),
+            visible.lsn(),
         )?;
         for (key, value) in rows {
             let spec: TableSpec = system::decode_row(&value)?;
@@ -141,9 +143,17 @@ impl Core {
 
     /// The next offset that `consumer` will read, as visible.
     pub(super) fn committed(&self, consumer: &str, topic: TopicId, partition: PartitionId) -> Result<LogOffset> {
+        let visible = self.pin_visible();
         let rows = self.tables.shard(system::PROGRESS, system::SHARD);
-        let row = rows.get(&system::progress_key(consumer, topic, partition), self.pipeline.view.visible())?;
+        let row = rows.get(&system::progress_key(consumer, topic, partition), visible.lsn())?;
         row.map_or(Ok(LogOffset(0)), |row| system::decode_row(&row))
+    }
+
+    /// The newest state that is shown, held: without the pin a commit could drop the version between the question which
+    /// state that is and the look at its rows.
+    pub(super) fn pin_visible(&self) -> Pin {
+        let view = &self.pipeline.view;
+        view.pin(|| view.visible())
     }
 
     pub(super) fn begin(&self) -> StoreTx {

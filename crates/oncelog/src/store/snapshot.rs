@@ -24,8 +24,7 @@ const SCAN_ROWS: usize = 256;
 
 impl Snapshot {
     pub(super) fn take(core: &Arc<Core>) -> Snapshot {
-        let view = &core.pipeline.view;
-        Snapshot { core: Arc::clone(core), pin: view.pin(|| view.visible()) }
+        Snapshot { core: Arc::clone(core), pin: core.pin_visible() }
     }
 
     /// The newest commit that it shows.

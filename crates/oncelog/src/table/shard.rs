@@ -43,7 +43,7 @@ impl Shard {
         ShardGuard { rows: self.dirty.write(), horizon: self.view.horizon() }
     }
 
-    /// The value of `key` at `lsn`, which must be pinned or at least the visible one.
+    /// The value of `key` at `lsn`, which must be pinned.
     pub(crate) fn get(&self, key: &[u8], lsn: Lsn) -> Result<Option<Bytes>> {
         // Held while the backend is asked: the trim takes it before it changes what the backend says.
         let dirty = self.dirty.read();
