@@ -1,59 +1,630 @@
-//! probe
-use oncelog::clock::Clock;
-use oncelog::disk::{Disk, MemoryDisk, OpenMode};
-use oncelog::{Bytes, ConsumerStyle, Outcome, StoreOptions, SyncPolicy, TableDef, TopicDef, U64, Utf8};
-use std::path::Path;
+//! The bytes on disk are those that `docs/format.md` says. The page's tables are read as they stand: every field is looked
+//! up by its name there, so that the page cannot go its own way; golden bytes below see to it that the format cannot.
+//!
+//! A golden value that differs means another format, with one exception: salts and identities come from the seed, so
+//! another order of drawing them changes these and the checksums over them. Look which bytes differ.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-struct Fixed;
-impl Clock for Fixed {
+
+use oncelog::clock::Clock;
+use oncelog::disk::{Disk, MemoryDisk, OpenMode};
+use oncelog::{Bytes, ConsumerStyle, Outcome, Store, StoreOptions, SyncPolicy, TableDef, TopicDef, U64, Utf8};
+
+const PAGE: &str = include_str!("../../../docs/format.md");
+const NOW_MS: i64 = 1_700_000_000_000;
+const JOURNAL_FILE_BYTES: u64 = 4096;
+/// `docs/format.md`: frames start here, at multiples of 8.
+const FRAMES_AT: usize = 512;
+
+const ORDERS: TopicDef<Utf8, Bytes> = TopicDef::new("Orders").partitions(2);
+const TOTALS: TableDef<Utf8, U64> = TableDef::new("totals");
+
+struct Stopped;
+
+impl Clock for Stopped {
     fn now_ms(&self) -> i64 {
-        1_700_000_000_000
+        NOW_MS
     }
+
     fn monotonic(&self) -> Duration {
         Duration::ZERO
     }
-    fn sleep(&self, _: Duration) {}
+
+    fn sleep(&self, _pause: Duration) {}
 }
-#[test]
-fn probe() {
-    let disk = Arc::new(MemoryDisk::default());
-    let store = StoreOptions::new()
-        .disk(disk.clone())
-        .clock(Arc::new(Fixed))
-        .seed(1)
-        .manual_duties()
-        .journal_file_bytes(4096)
-        .open("/s")
-        .unwrap();
-    let orders: TopicDef<Utf8, Bytes> = TopicDef::new("Orders").partitions(2);
-    let p = store.producer(orders.clone()).unwrap();
-    println!("{:?}", p.append("ann", b"first").unwrap());
-    store.transact(|tx| tx.table(TableDef::<Utf8, U64>::new("totals"))?.put("ann", &5)).unwrap();
-    let l = store.producer(orders.clone()).unwrap().sync_policy(SyncPolicy::Os);
-    l.append("ann", b"second").unwrap();
-    let mut c = store.consumer(orders, ConsumerStyle::ClientTx("audit".into())).unwrap();
-    c.try_process(Some(1), |_, _| Ok(Outcome::Commit)).unwrap();
-    while disk.list(Path::new("/s/owners/main/journal")).unwrap().len() < 2 {
-        p.append("ann", &[7; 500]).unwrap();
+
+// The page.
+
+/// A row of a table with offsets.
+struct Field {
+    offset: usize,
+    size: usize,
+    kind: String,
+    name: String,
+    meaning: String,
+}
+
+/// A table with offsets, named by the heading above it.
+struct Structure {
+    name: String,
+    fields: Vec<Field>,
+}
+
+fn structures() -> Vec<Structure> {
+    let mut found: Vec<Structure> = Vec::new();
+    let (mut heading, mut inside) = ("", false);
+    for line in PAGE.lines() {
+        if let Some(title) = line.strip_prefix("### ") {
+            heading = title;
+        }
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        match cells[..] {
+            ["offset", "size", "type", "name", "meaning"] => {
+                found.push(Structure { name: heading.to_owned(), fields: Vec::new() });
+                inside = true;
+            }
+            [offset, size, kind, name, meaning] if inside && !offset.starts_with('-') => {
+                let number = |text: &str| text.parse().expect("offsets and sizes are numbers");
+                let (kind, name, meaning) = (kind.to_owned(), name.to_owned(), meaning.to_owned());
+                let field = Field { offset: number(offset), size: number(size), kind, name, meaning };
+                found.last_mut().expect("a row has a table").fields.push(field);
+            }
+            [_, _, _, _, _] => {}
+            _ => inside = false,
+        }
     }
-    fn walk(d: &MemoryDisk, dir: &Path) {
-        for p in d.list(dir).unwrap() {
-            if d.list(&p).is_ok() {
-                walk(d, &p);
-            } else {
-                let b = d.open(&p, OpenMode::Read).unwrap().read_whole(1 << 20).unwrap();
-                println!(
-                    "{} {}: {}",
-                    p.display(),
-                    b.len(),
-                    b.iter().take(600).map(|x| format!("{x:02x}")).collect::<String>()
-                );
+    found
+}
+
+fn structure(name: &str) -> Structure {
+    let found = structures().into_iter().find(|structure| structure.name == name);
+    found.unwrap_or_else(|| panic!("the page has no table {name:?}"))
+}
+
+impl Structure {
+    fn size(&self) -> usize {
+        self.fields.iter().map(|field| field.size).sum()
+    }
+
+    fn field(&self, name: &str) -> &Field {
+        let found = self.fields.iter().find(|field| field.name == name);
+        found.unwrap_or_else(|| panic!("{} has no field {name:?} in the page", self.name))
+    }
+
+    fn range(&self, name: &str) -> Range<usize> {
+        let field = self.field(name);
+        field.offset..field.offset + field.size
+    }
+
+    fn bytes<'b>(&self, of: &'b [u8], name: &str) -> &'b [u8] {
+        &of[self.range(name)]
+    }
+
+    /// A field as the number that its type says it is.
+    fn number(&self, of: &[u8], name: &str) -> i128 {
+        let (field, bytes) = (self.field(name), self.bytes(of, name));
+        let (kind, big) = field.kind.strip_suffix(" be").map_or((field.kind.as_str(), false), |kind| (kind, true));
+        assert_eq!(kind[1..].parse(), Ok(field.size * 8), "{}: the type of {name:?} and its size", self.name);
+        let from_top: Vec<u8> = if big { bytes.to_vec() } else { bytes.iter().rev().copied().collect() };
+        let value = from_top.iter().fold(0i128, |value, byte| value << 8 | i128::from(*byte));
+        let negative = kind.starts_with('i') && from_top[0] >= 0x80;
+        if negative { value - (1 << (field.size * 8)) } else { value }
+    }
+
+    fn usize(&self, of: &[u8], name: &str) -> usize {
+        usize::try_from(self.number(of, name)).expect("a small number")
+    }
+
+    /// The magic that the page gives, against the bytes.
+    fn check_magic(&self, of: &[u8]) {
+        let field = self.field("magic");
+        let text = field.meaning.split('`').nth(1).expect("the magic stands in backticks").replace("\\0", "\0");
+        assert_eq!(self.bytes(of, "magic"), text.as_bytes(), "{}", self.name);
+    }
+
+    /// The checksum of that name, over all bytes before it.
+    fn check_sum(&self, of: &[u8], name: &str) {
+        let stored = self.number(of, name);
+        assert_eq!(stored, sum(&[&of[..self.field(name).offset]]), "{}: {name}", self.name);
+    }
+
+    fn check_zero(&self, of: &[u8]) {
+        let zeros = self.fields.iter().filter(|field| field.name == "zero");
+        zeros.for_each(|field| assert!(of[field.offset..field.offset + field.size].iter().all(|byte| *byte == 0)));
+    }
+}
+
+fn sum(parts: &[&[u8]]) -> i128 {
+    i128::from(parts.iter().fold(0, |sum, part| crc32c::crc32c_append(sum, part)))
+}
+
+// The store.
+
+/// A small store that is still open, with a file of each kind.
+struct Made {
+    disk: Arc<MemoryDisk>,
+    store: Store,
+}
+
+impl Made {
+    /// Frame 1 makes the topic, frame 2 appends to it; the others bring a row of each kind, until the first journal file is
+    /// full.
+    fn new() -> Made {
+        let disk = Arc::new(MemoryDisk::default());
+        let options = StoreOptions::new()
+            .disk(Arc::clone(&disk) as _)
+            .clock(Arc::new(Stopped))
+            .seed(1)
+            .manual_duties()
+            .journal_file_bytes(JOURNAL_FILE_BYTES);
+        let made = Made { disk, store: options.open("/s").expect("a new store") };
+        made.fill().expect("a store that works");
+        made
+    }
+
+    fn fill(&self) -> oncelog::Result<()> {
+        let store = &self.store;
+        let producer = store.producer(ORDERS)?;
+        producer.append("ann", b"first")?;
+        store.transact(|tx| tx.table(TOTALS)?.put("ann", &5))?;
+        store.producer(ORDERS)?.sync_policy(SyncPolicy::Os).append("ann", b"second")?;
+        let mut audit = store.consumer(ORDERS, ConsumerStyle::ClientTx("audit".to_owned()))?;
+        audit.try_process(Some(1), |_, _| Ok(Outcome::Commit))?;
+        while self.list("/s/owners/main/journal").len() < 2 {
+            producer.append("ann", &[7; 500])?;
+        }
+        Ok(())
+    }
+
+    fn list(&self, dir: &str) -> Vec<PathBuf> {
+        let mut paths = self.disk.list(Path::new(dir)).expect("a directory of the store");
+        paths.sort();
+        paths
+    }
+
+    fn read(&self, path: impl AsRef<Path>) -> Vec<u8> {
+        let file = self.disk.open(path.as_ref(), OpenMode::Read).expect("a file of the store");
+        file.read_whole(1 << 20).expect("a small file")
+    }
+
+    fn journal(&self, slot: u32) -> Vec<u8> {
+        self.read(format!("/s/owners/main/journal/0000000001-{slot:06}.journal"))
+    }
+
+    fn segment(&self) -> Vec<u8> {
+        self.read("/s/topics/%4Frders/000000/00000000000000000000-0000000001.segment")
+    }
+
+    fn claim(&self) -> Vec<u8> {
+        self.read("/s/topics/%4Frders/CLAIM")
+    }
+
+    /// The one state file, with its name.
+    fn state(&self) -> (String, Vec<u8>) {
+        let paths = self.list("/s/owners/main/state");
+        assert_eq!(paths.len(), 1);
+        let name = paths[0].file_name().and_then(|name| name.to_str()).expect("a name in ASCII");
+        (name.to_owned(), self.read(&paths[0]))
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Where the frames of a journal file are.
+fn frames(file: &[u8]) -> Vec<usize> {
+    let head = structure("Frame head");
+    let mut found = Vec::new();
+    let mut at = FRAMES_AT;
+    while file.get(at..at + 4) == Some(b"OLfr") {
+        found.push(at);
+        at = (at + head.size() + head.usize(&file[at..], "body bytes")).next_multiple_of(8);
+    }
+    found
+}
+
+fn body(file: &[u8], frame: usize) -> &[u8] {
+    let head = structure("Frame head");
+    let start = frame + head.size();
+    &file[start..start + head.usize(&file[frame..], "body bytes")]
+}
+
+// The tests.
+
+#[test]
+fn tables_of_the_page_have_no_hole_and_no_overlap() {
+    let found = structures();
+    for structure in &found {
+        let mut next = 0;
+        for field in &structure.fields {
+            assert_eq!(field.offset, next, "{}: {}", structure.name, field.name);
+            next += field.size;
+        }
+    }
+    // Each of these is held against a file below.
+    let names: Vec<&str> = found.iter().map(|structure| structure.name.as_str()).collect();
+    let tested = [
+        "STORE",
+        "MANIFEST file",
+        "MANIFEST copy",
+        "Journal file head",
+        "Frame head",
+        "Rotate body",
+        "Batch head",
+        "Segment head",
+        "State head",
+        "State chunk head",
+        "CLAIM head",
+    ];
+    assert_eq!(names, tested);
+}
+
+#[test]
+fn store_and_claim() {
+    let made = Made::new();
+    let (page, store) = (structure("STORE"), made.read("/s/STORE"));
+    assert_eq!(store.len(), page.size());
+    page.check_magic(&store);
+    page.check_sum(&store, "checksum");
+    assert_eq!(page.number(&store, "format"), 1);
+    assert_eq!(page.bytes(&store, "store"), made.store.id().0);
+
+    let (page, claim) = (structure("CLAIM head"), made.claim());
+    page.check_magic(&claim);
+    assert_eq!(page.bytes(&claim, "store"), made.store.id().0);
+    assert_eq!(page.number(&claim, "topic"), 1);
+    let (summed, stored) = claim.split_at(claim.len() - 4);
+    assert_eq!(&summed[page.size()..], b"\x04main\x06Orders");
+    assert_eq!(stored, crc32c::crc32c(summed).to_le_bytes());
+}
+
+#[test]
+fn manifest() {
+    let made = Made::new();
+    made.store.trim().expect("room");
+    let (file, copy) = (structure("MANIFEST file"), structure("MANIFEST copy"));
+    let bytes = made.read("/s/owners/main/MANIFEST");
+    assert_eq!(bytes.len(), file.size());
+    assert_eq!(file.number(&bytes, "holder"), i128::from(std::process::id()));
+    file.check_zero(&bytes);
+    let first = file.bytes(&bytes, "first copy");
+    assert_eq!(first, file.bytes(&bytes, "second copy"));
+    assert_eq!(first.len(), copy.size());
+    copy.check_magic(first);
+    copy.check_sum(first, "checksum");
+    copy.check_zero(first);
+    // Made, opened, recovered, trimmed.
+    assert_eq!((copy.number(first, "version"), copy.number(first, "generation")), (1, 4));
+    assert_eq!((copy.number(first, "closed"), copy.number(first, "epoch")), (0, 1));
+    assert_eq!(copy.bytes(first, "store"), made.store.id().0);
+    assert_eq!(copy.bytes(first, "owner").split(|byte| *byte == 0).next(), Some(&b"main"[..]));
+
+    // The trim point is behind the last frame of the second journal file.
+    let journal = made.journal(2);
+    let (head, at) = (structure("Frame head"), frames(&journal));
+    let last = *at.last().expect("a frame in the second file");
+    let end = (last + head.size() + body(&journal, last).len()).next_multiple_of(8);
+    assert_eq!(copy.number(first, "has trim"), 1);
+    assert_eq!((copy.number(first, "journal epoch"), copy.number(first, "journal slot")), (1, 2));
+    assert_eq!(copy.bytes(first, "journal salt"), structure("Journal file head").bytes(&journal, "salt"));
+    assert_eq!(copy.usize(first, "journal position"), end);
+    assert_eq!(copy.number(first, "next LSN"), head.number(&journal[last..], "LSN") + 1);
+    assert_eq!(copy.bytes(first, "chain"), head.bytes(&journal[last..], "head checksum"));
+    let number = |name| copy.number(first, name);
+    let named =
+        format!("{:020}-{:010}-{:016x}.state", number("state LSN"), number("state epoch"), number("state salt"));
+    assert_eq!(made.state().0, named);
+
+    made.store.clone().close().expect("an orderly close");
+    let closed = made.read("/s/owners/main/MANIFEST");
+    assert_eq!(copy.number(file.bytes(&closed, "first copy"), "closed"), 1);
+}
+
+#[test]
+fn journal_file_head_and_frame_heads() {
+    let made = Made::new();
+    let (file_head, frame_head) = (structure("Journal file head"), structure("Frame head"));
+    let (mut lsn, mut chain) = (1, [0; 4].to_vec());
+    for slot in [1, 2] {
+        let file = made.journal(slot);
+        assert_eq!(file.len() as u64, JOURNAL_FILE_BYTES);
+        assert_eq!(file_head.size(), FRAMES_AT);
+        file_head.check_magic(&file);
+        file_head.check_sum(&file, "checksum");
+        file_head.check_zero(&file);
+        assert_eq!((file_head.number(&file, "version"), file_head.number(&file, "slot")), (1, i128::from(slot)));
+        assert_eq!((file_head.number(&file, "epoch"), file_head.usize(&file, "bytes")), (1, file.len()));
+        assert_eq!(file_head.bytes(&file, "store"), made.store.id().0);
+        for at in frames(&file) {
+            let (bytes, body) = (&file[at..], body(&file, at));
+            frame_head.check_magic(bytes);
+            assert_eq!(frame_head.number(bytes, "LSN"), lsn);
+            assert!(frame_head.number(bytes, "durable") < lsn);
+            assert_eq!(frame_head.bytes(bytes, "chain"), chain);
+            assert_eq!(frame_head.number(bytes, "body checksum"), sum(&[body]));
+            let position = (at as u64).to_le_bytes();
+            let summed = &bytes[..frame_head.field("head checksum").offset];
+            let expected = sum(&[file_head.bytes(&file, "salt"), &position, summed]);
+            assert_eq!(frame_head.number(bytes, "head checksum"), expected);
+            chain = frame_head.bytes(bytes, "head checksum").to_vec();
+            match frame_head.number(bytes, "kind") {
+                1 => lsn += 1,
+                kind => assert_eq!((kind, slot), (2, 1), "only the first file is full"),
             }
         }
     }
-    walk(&disk, Path::new("/s"));
-    store.trim().unwrap();
-    println!("----");
-    walk(&disk, Path::new("/s/owners"));
 }
+
+#[test]
+fn rotate_body() {
+    let made = Made::new();
+    let (head, page) = (structure("Frame head"), structure("Rotate body"));
+    let (first, second) = (made.journal(1), made.journal(2));
+    let last = *frames(&first).last().expect("a frame");
+    assert_eq!(head.number(&first[last..], "kind"), 2);
+    let body = body(&first, last);
+    assert_eq!(body.len(), page.size());
+    assert_eq!((head.size() + body.len()).next_multiple_of(8), 64);
+    assert_eq!((page.number(body, "epoch"), page.number(body, "slot")), (1, 2));
+    assert_eq!(page.bytes(body, "salt"), structure("Journal file head").bytes(&second, "salt"));
+    let next = &second[FRAMES_AT..];
+    assert_eq!(head.number(&first[last..], "LSN"), head.number(next, "LSN"));
+}
+
+#[test]
+fn segment_head_and_batch() {
+    let made = Made::new();
+    let (page, batch_page, file) = (structure("Segment head"), structure("Batch head"), made.segment());
+    page.check_magic(&file);
+    page.check_sum(&file, "checksum");
+    page.check_zero(&file);
+    assert_eq!((page.number(&file, "version"), page.number(&file, "epoch")), (1, 1));
+    assert_eq!((page.number(&file, "topic"), page.number(&file, "partition")), (1, 0));
+    assert_eq!((page.bytes(&file, "store"), page.number(&file, "base offset")), (&made.store.id().0[..], 0));
+
+    // Batches follow each other from the end of the head to the end of the file, one record each.
+    let (mut at, mut offset) = (page.size(), 0);
+    while at < file.len() {
+        let batch = &file[at..];
+        let bytes = batch_page.range("length").end + batch_page.usize(batch, "length");
+        let batch = &batch[..bytes];
+        assert_eq!((batch_page.number(batch, "magic"), batch_page.number(batch, "base offset")), (2, offset));
+        assert_eq!(batch_page.number(batch, "checksum"), sum(&[&batch[batch_page.field("attributes").offset..]]));
+        let place = sum(&[
+            page.bytes(&file, "salt"),
+            &(at as u64).to_le_bytes(),
+            &batch[..batch_page.field("place").offset],
+            &batch[batch_page.field("magic").offset..batch_page.field("attributes").offset],
+        ]);
+        assert_eq!(batch_page.number(batch, "place"), place);
+        for (name, value) in [("attributes", 0), ("last offset delta", 0), ("count", 1)] {
+            assert_eq!(batch_page.number(batch, name), value, "{name}");
+        }
+        for name in ["producer id", "producer epoch", "base sequence"] {
+            assert_eq!(batch_page.number(batch, name), -1, "{name}");
+        }
+        for name in ["base timestamp", "max timestamp"] {
+            assert_eq!(batch_page.number(batch, name), i128::from(NOW_MS), "{name}");
+        }
+        (at, offset) = (at + bytes, offset + 1);
+    }
+    assert_eq!(at, file.len());
+    // The one record fills what the page's head leaves of the first batch.
+    let record = &file[page.size() + batch_page.size()..];
+    assert_eq!(record[..15], *b"\x1c\0\0\0\x06ann\x0afirst\0");
+}
+
+#[test]
+fn state_file() {
+    let made = Made::new();
+    made.store.trim().expect("room");
+    let (page, chunk_page, (name, file)) = (structure("State head"), structure("State chunk head"), made.state());
+    page.check_magic(&file);
+    page.check_sum(&file, "checksum");
+    page.check_zero(&file);
+    assert_eq!((page.number(&file, "version"), page.bytes(&file, "store")), (1, &made.store.id().0[..]));
+    assert_eq!(format!("{:020}", page.number(&file, "LSN")), name[..20]);
+
+    let mut at = page.size();
+    let mut rows = Vec::new();
+    for number in 0u64.. {
+        let length = chunk_page.usize(&file[at..], "length");
+        let chunk = &file[at + chunk_page.size()..][..length];
+        let sizes = [number.to_le_bytes(), (length as u64).to_le_bytes()].concat();
+        let stored = chunk_page.number(&file[at..], "checksum");
+        assert_eq!(stored, sum(&[page.bytes(&file, "LSN"), &sizes, chunk]));
+        at += chunk_page.size() + length;
+        if length == 0 {
+            break;
+        }
+        rows.extend_from_slice(chunk);
+    }
+    assert_eq!(at, file.len(), "the empty chunk is the last");
+    assert_eq!(rows_of(&rows), GOLDEN_ROWS, "key: value");
+}
+
+/// The rows of a chunk, whose lengths here are all below 128.
+fn rows_of(mut chunk: &[u8]) -> Vec<String> {
+    let mut found = Vec::new();
+    let take = |chunk: &mut &[u8]| {
+        let (bytes, rest) = chunk[1..].split_at(usize::from(chunk[0]));
+        *chunk = rest;
+        hex(bytes)
+    };
+    while !chunk.is_empty() {
+        found.push(format!("{}: {}", take(&mut chunk), take(&mut chunk)));
+    }
+    found
+}
+
+/// The frame of the first append, put together by hand from the page, is what the store wrote.
+#[test]
+fn a_frame_made_by_hand() {
+    let made = Made::new();
+    let journal = made.journal(1);
+    let at = frames(&journal)[1];
+
+    let record = b"\x1c\0\0\0\x06ann\x0afirst\0";
+    let mut content = Vec::new();
+    content.extend_from_slice(&0u16.to_be_bytes());
+    content.extend_from_slice(&0u32.to_be_bytes());
+    content.extend_from_slice(&NOW_MS.to_be_bytes());
+    content.extend_from_slice(&NOW_MS.to_be_bytes());
+    content.extend_from_slice(&[0xFF; 8 + 2 + 4]);
+    content.extend_from_slice(&1u32.to_be_bytes());
+    content.extend_from_slice(record);
+    let mut batch = 0u64.to_be_bytes().to_vec();
+    batch.extend_from_slice(&u32::try_from(4 + 1 + 4 + content.len()).unwrap().to_be_bytes());
+    batch.extend_from_slice(&[0xFF; 4]);
+    batch.push(2);
+    batch.extend_from_slice(&crc32c::crc32c(&content).to_be_bytes());
+    batch.extend_from_slice(&content);
+
+    let mut by_hand = vec![1, 1];
+    by_hand.extend_from_slice(&1u32.to_le_bytes());
+    by_hand.extend_from_slice(&0u32.to_le_bytes());
+    by_hand.push(u8::try_from(batch.len()).unwrap());
+    by_hand.extend_from_slice(&batch);
+    by_hand.push(0);
+    assert_eq!(hex(body(&journal, at)), hex(&by_hand));
+
+    let mut head = b"OLfr".to_vec();
+    head.extend_from_slice(&u32::try_from(by_hand.len()).unwrap().to_le_bytes());
+    head.extend_from_slice(&2u64.to_le_bytes());
+    head.extend_from_slice(&1u64.to_le_bytes());
+    head.extend_from_slice(structure("Frame head").bytes(&journal[frames(&journal)[0]..], "head checksum"));
+    head.extend_from_slice(&1u32.to_le_bytes());
+    head.extend_from_slice(&crc32c::crc32c(&by_hand).to_le_bytes());
+    let salt = structure("Journal file head").bytes(&journal, "salt");
+    let checksum = sum(&[salt, &(at as u64).to_le_bytes(), &head]);
+    head.extend_from_slice(&u32::try_from(checksum).unwrap().to_le_bytes());
+    let frame = [head, by_hand].concat();
+    assert_eq!(hex(&journal[at..at + frame.len()]), hex(&frame));
+    assert_eq!(hex(&frame), GOLDEN_FRAME);
+}
+
+#[test]
+fn golden_bytes() {
+    let made = Made::new();
+    let (journal, segment) = (made.journal(1), made.segment());
+    assert_eq!(hex(&made.read("/s/STORE")), GOLDEN_STORE);
+    assert_eq!(hex(&made.claim()), GOLDEN_CLAIM);
+    assert_eq!(hex(&segment[..80]), GOLDEN_SEGMENT_HEAD);
+    assert_eq!(hex(&segment[80..156]), GOLDEN_BATCH);
+    assert_eq!(hex(&journal[..60]), GOLDEN_JOURNAL_HEAD);
+    assert_eq!(hex(body(&journal, frames(&journal)[0])), GOLDEN_TOPIC_FRAME_BODY);
+    let copy = &made.read("/s/owners/main/MANIFEST")[..256];
+    assert_eq!(hex(&copy[..180]), GOLDEN_MANIFEST);
+    assert_eq!(hex(&copy[252..]), GOLDEN_MANIFEST_SUM);
+}
+
+const GOLDEN_STORE: &str = "\
+    4f4e43454c4f4700\
+    01000000\
+    c15c0289ec2d0a9167ec8e65a18debbe\
+    5ede2fac";
+const GOLDEN_CLAIM: &str = "\
+    4f4c434c41494d31\
+    c15c0289ec2d0a9167ec8e65a18debbe\
+    01000000\
+    046d61696e\
+    064f7264657273\
+    8fccab12";
+const GOLDEN_SEGMENT_HEAD: &str = "\
+    4f4c5345474d4e54\
+    01000000\
+    01000000\
+    00000000\
+    0000000000000000\
+    c15c0289ec2d0a9167ec8e65a18debbe\
+    0000000000000000\
+    0100000000000000\
+    b9b501d1d854bb71\
+    077cebc2\
+    0000000000000000";
+const GOLDEN_BATCH: &str = "\
+    0000000000000000\
+    00000040\
+    3705b1e5\
+    02\
+    f2ef6081\
+    0000\
+    00000000\
+    0000018bcfe56800\
+    0000018bcfe56800\
+    ffffffffffffffff\
+    ffff\
+    ffffffff\
+    00000001\
+    1c00000006616e6e0a666972737400";
+const GOLDEN_JOURNAL_HEAD: &str = "\
+    4f4c4a4f55524e4c\
+    01000000\
+    01000000\
+    c15c0289ec2d0a9167ec8e65a18debbe\
+    0100000000000000\
+    5e5532fbeea293f8\
+    0010000000000000\
+    e15c36ae";
+const GOLDEN_TOPIC_FRAME_BODY: &str = "\
+    01\
+    00\
+    02\
+    0000000000000000\
+    016e\
+    04010210\
+    0000000000000000\
+    057400000001\
+    1a01064f72646572730204757466380562797465738080808001";
+const GOLDEN_FRAME: &str = "\
+    4f4c6672\
+    58000000\
+    0200000000000000\
+    0100000000000000\
+    a6d18a3b\
+    01000000\
+    448fcf2c\
+    5452afe0\
+    01\
+    01\
+    01000000\
+    00000000\
+    4c\
+    000000000000000000000040ffffffff02f2ef60810000000000000000018bcfe568000000018bcfe56800ffffffffff\
+    ffffffffffffffffff00000001\
+    1c00000006616e6e0a666972737400\
+    00";
+const GOLDEN_MANIFEST: &str = "\
+    4f4c4d414e494645\
+    01000000\
+    00000000\
+    0300000000000000\
+    c15c0289ec2d0a9167ec8e65a18debbe\
+    6d61696e0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000\
+    00000000000000000000000000000000\
+    0100000000000000\
+    01000000\
+    01000000\
+    0100000000000000\
+    5e5532fbeea293f8\
+    0002000000000000\
+    0100000000000000\
+    00000000\
+    0000000000000000\
+    0100000000000000\
+    0bc942ee9086c171";
+const GOLDEN_MANIFEST_SUM: &str = "2351ec13";
+const GOLDEN_ROWS: &[&str] = &[
+    "00000000000000006200000010: 0106746f74616c73010475746638067536342d6265",
+    "00000000000000006e: 010211",
+    "00000000000000007400000001: 01064f72646572730204757466380562797465738080808001",
+    "00000001000000000561756469740000000100000000: 0101",
+    "00000002000000000000000100000000: 01818040",
+    "00000003000000000000000100000000: 0107",
+    "000000040000000000000001000000000000000000000000: 010001b9eb86888d9bd5dd719a180780a0abfef962",
+    "0000001000000000616e6e: 0000000000000005",
+];
