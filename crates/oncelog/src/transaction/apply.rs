@@ -38,6 +38,13 @@ impl Applier {
         std::mem::take(&mut self.touched).into_values().collect()
     }
 
+    fn show(&self, durable: Lsn) -> Result<()> {
+        if durable > self.view.visible() {
+            self.view.publish(durable);
+        }
+        Ok(())
+    }
+
     /// Notes that a partition must be part of the next trim point.
     pub(crate) fn touch(&mut self, partition: &Arc<Partition>) {
         self.touched.entry((partition.topic, partition.id)).or_insert_with(|| Arc::clone(partition));
@@ -54,16 +61,15 @@ impl Apply for Applier {
             }
         }
         self.runs.flush()?;
+        // What is shown moves from the end of a group to the end of a group, so the ends within one are never asked for.
+        let Some(group_end) = frames.last().map(|frame| frame.lsn) else { return self.show(durable) };
         for frame in frames.iter() {
             for batch in &frame.context {
-                batch.to.partition.set_end(frame.lsn, batch.to.next_offset);
+                batch.to.partition.set_end(group_end, batch.to.next_offset);
                 self.touch(&batch.to.partition);
             }
         }
-        if durable > self.view.visible() {
-            self.view.publish(durable);
-        }
-        Ok(())
+        self.show(durable)
     }
 }
 
