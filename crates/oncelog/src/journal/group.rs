@@ -9,21 +9,14 @@ use std::time::Duration;
 
 use super::JournalOptions;
 use super::file::{FILE_HEAD_BYTES, FileName, JournalFile, JournalPosition};
-use super::frame::{self, HEAD_BYTES, Kind, ROTATE_BYTES, frame_bytes};
+use super::frame::{HEAD_BYTES, ROTATE_BYTES, frame_bytes};
+use super::ticket::{Done, Group, Ticket};
+use super::writer::{Durability, Placed, Writer};
 use crate::chance::Chance;
-use crate::disk::{Disk, OpenMode, SyncSite};
-use crate::error::{Error, ErrorKind, Result};
+use crate::disk::{Disk, OpenMode};
+use crate::error::{Error, Result};
 use crate::ids::{Epoch, Lsn, StoreId};
 use crate::wake::{Arc, AtomicU64, Condvar, Mutex, Ordering};
-
-/// What an answer about a frame means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Durability {
-    /// The frame's group is synced before the answer.
-    Synced,
-    /// The frame is written and applied; a later sync makes it durable.
-    Written,
-}
 
 /// Takes groups of frames that are written, in LSN order.
 pub(crate) trait Apply: Send {
@@ -31,49 +24,6 @@ pub(crate) trait Apply: Send {
     type Context: Send;
     /// Applies `frames`; the journal is durable up to `durable`. An error ends the journal.
     fn apply(&mut self, frames: &mut [Placed<Self::Context>], durable: Lsn) -> Result<()>;
-}
-
-/// A frame with its LSN and its place.
-pub(crate) struct Placed<C> {
-    pub(crate) lsn: Lsn,
-    /// [`HEAD_BYTES`] of room for the head, then the body.
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) context: C,
-    durability: Durability,
-    file: Arc<JournalFile>,
-    position: u64,
-    /// Set when this is the first frame in its file: the file before, and where its last frame goes.
-    rotates: Option<(Arc<JournalFile>, u64)>,
-}
-
-/// What `enqueue` gives: the frame's LSN, and something to wait on.
-#[must_use]
-pub(crate) struct Ticket {
-    pub(crate) lsn: Lsn,
-    group: Arc<Group>,
-}
-
-#[derive(Default)]
-struct Group {
-    state: Mutex<GroupState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct GroupState {
-    done: Option<Done>,
-    /// The last leader asks one waiter of this group to lead.
-    baton: bool,
-    waiters: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Done {
-    Applied,
-    /// The write or sync of this very group failed.
-    InDoubt,
-    /// An earlier group failed; this one was never written.
-    NotWritten,
 }
 
 /// The journal of one owner.
@@ -108,18 +58,6 @@ struct Queue<C> {
     /// Takes no more frames, in order.
     closed: bool,
     failed: bool,
-}
-
-struct Writer {
-    chain: u32,
-    /// What the syncs so far cover, to the frame.
-    durable: Lsn,
-    /// The same, to the group: what readers may see. In the middle of a group some partitions would be ahead of others.
-    settled: Lsn,
-    written: Lsn,
-    /// Where the next frame will be.
-    end: JournalPosition,
-    buffer: Vec<u8>,
 }
 
 impl<A: Apply> Journal<A> {
@@ -167,7 +105,6 @@ impl<A: Apply> Journal<A> {
         applier: A,
     ) -> Journal<A> {
         let file = Arc::new(file);
-        let durable = Lsn(start.next_lsn.0 - 1);
         let queue = Queue {
             next_lsn: start.next_lsn,
             file: Arc::clone(&file),
@@ -181,8 +118,7 @@ impl<A: Apply> Journal<A> {
             closed: false,
             failed: false,
         };
-        let writer =
-            Writer { chain: start.chain, durable, settled: durable, written: durable, end: start, buffer: Vec::new() };
+        let writer = Writer::new(start);
         Journal {
             disk,
             chance,
@@ -271,10 +207,7 @@ impl<A: Apply> Journal<A> {
     /// Waits until the queue may have room again.
     fn wait_for_room(&self) {
         let group = Arc::clone(&self.queue.lock().group);
-        let state = group.state.lock();
-        if state.done.is_none() {
-            drop(group.changed.wait_timeout(state, Duration::from_millis(1)));
-        }
+        group.wait_a_moment();
     }
 
     /// Waits until the frame is as durable as it asked to be, applied and visible; leads if nobody does.
@@ -284,25 +217,18 @@ impl<A: Apply> Journal<A> {
     pub(crate) fn wait(&self, ticket: &Ticket) -> Result<()> {
         let group = &ticket.group;
         loop {
-            if let Some(done) = group.state.lock().done {
+            if let Some(done) = group.done() {
                 return done.answer();
             }
-            if self.lead() {
-                continue;
+            if !self.lead() {
+                group.wait();
             }
-            let mut state = group.state.lock();
-            state.waiters += 1;
-            while state.done.is_none() && !state.baton {
-                state = group.changed.wait(state);
-            }
-            state.waiters -= 1;
-            state.baton = false;
         }
     }
 
     /// Whether the frame has its answer already.
     pub(crate) fn is_done(ticket: &Ticket) -> bool {
-        ticket.group.state.lock().done.is_some()
+        ticket.group.done().is_some()
     }
 
     /// Asks the background to lead, for a caller that will not wait itself.
@@ -420,8 +346,7 @@ impl<A: Apply> Journal<A> {
 
     /// Whether frames are written that no sync has covered yet.
     pub(crate) fn has_unsynced(&self) -> bool {
-        let writer = self.writer.lock();
-        writer.settled < writer.written
+        self.writer.lock().has_unsynced()
     }
 
     /// Bytes of frames placed since opening, to know when a trim is due.
@@ -435,7 +360,7 @@ impl<A: Apply> Journal<A> {
         // The order of a leader: writer, then applier.
         let writer = self.writer.lock();
         let mut applier = self.applier.lock();
-        with(&mut applier, writer.end)
+        with(&mut applier, writer.end())
     }
 
     /// Gives up the files before `trim`, which must be durable as the place where replay starts. Files that this
@@ -491,124 +416,5 @@ impl<C> Queue<C> {
         let position = self.position;
         self.position += need;
         Some((Arc::clone(&self.file), position, rotates))
-    }
-}
-
-impl Writer {
-    /// Writes `frames` where they belong, and syncs if one of them asks for it. Gives how far the journal is durable.
-    fn write<C>(&mut self, frames: &mut [Placed<C>]) -> Result<Lsn> {
-        let wants_sync = frames.iter().any(|frame| frame.durability == Durability::Synced);
-        self.buffer.clear();
-        for frame in frames.iter_mut() {
-            if let Some((full, position)) = frame.rotates.take() {
-                self.write_run(&full)?;
-                self.rotate(&full, position, frame)?;
-            }
-            if self.buffer.is_empty() {
-                self.end.position = frame.position;
-            }
-            let durable = self.durable;
-            let chain = frame::seal(
-                &mut frame.bytes,
-                Kind::Data,
-                frame.lsn,
-                durable,
-                self.chain,
-                frame.file.salt,
-                frame.position,
-            );
-            self.chain = chain;
-            self.buffer.extend_from_slice(&frame.bytes);
-            self.buffer.resize(self.buffer.len().next_multiple_of(frame::STEP), 0);
-            self.written = frame.lsn;
-        }
-        let Some(file) = frames.last().map(|frame| Arc::clone(&frame.file)) else { return Ok(self.settled) };
-        self.write_run(&file)?;
-        if wants_sync {
-            self.settle(&file)?;
-        }
-        self.end = JournalPosition {
-            file: file.name,
-            salt: file.salt,
-            position: self.end.position,
-            next_lsn: self.written.next(),
-            chain: self.chain,
-        };
-        Ok(self.settled)
-    }
-
-    /// Writes what is in the buffer at `end.position`, and behind it the zeros that mark the end: a place that holds
-    /// neither zeros nor a frame is then known to be damaged, also in a recycled file.
-    fn write_run(&mut self, file: &JournalFile) -> Result<()> {
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        let run = self.buffer.len() as u64;
-        let room = file.bytes - self.end.position - run;
-        let mark = usize::try_from(room.min(HEAD_BYTES as u64)).unwrap_or(HEAD_BYTES);
-        self.buffer.resize(self.buffer.len() + mark, 0);
-        file.file
-            .write_all_at(&self.buffer, self.end.position)
-            .map_err(|error| Error::io(&file.path, "write the journal", error))?;
-        self.end.position += run;
-        self.buffer.clear();
-        Ok(())
-    }
-
-    /// Ends `full` with the frame that names the file of `next`, and makes all of it durable.
-    fn rotate<C>(&mut self, full: &JournalFile, position: u64, next: &Placed<C>) -> Result<()> {
-        let mut bytes = frame::rotate_frame(next.file.name, next.file.salt);
-        self.chain = frame::seal(&mut bytes, Kind::Rotate, next.lsn, self.durable, self.chain, full.salt, position);
-        full.file.write_all_at(&bytes, position).map_err(|error| Error::io(&full.path, "write the journal", error))?;
-        sync(full, SyncSite::JournalRotate)?;
-        self.durable = Lsn(next.lsn.0 - 1);
-        Ok(())
-    }
-}
-
-impl Writer {
-    /// Makes what is written durable.
-    fn settle(&mut self, file: &JournalFile) -> Result<Lsn> {
-        if self.settled < self.written {
-            sync(file, SyncSite::JournalGroup)?;
-            self.durable = self.written;
-            self.settled = self.written;
-        }
-        Ok(self.settled)
-    }
-}
-
-fn sync(file: &JournalFile, site: SyncSite) -> Result<()> {
-    file.file.sync(site).map_err(|error| Error::io(&file.path, "sync the journal", error))
-}
-
-impl Group {
-    fn finish(&self, done: Done) {
-        self.state.lock().done = Some(done);
-        self.changed.notify_all();
-    }
-
-    /// Asks one of those who wait for this group to lead it; `false` when nobody waits yet.
-    fn pass_baton(&self) -> bool {
-        let mut state = self.state.lock();
-        state.baton = true;
-        if state.waiters == 0 {
-            return false;
-        }
-        self.changed.notify_one();
-        true
-    }
-}
-
-impl Done {
-    fn answer(self) -> Result<()> {
-        match self {
-            Done::Applied => Ok(()),
-            Done::InDoubt => Err(Error::new(
-                ErrorKind::InDoubt,
-                "the disk failed while this was made durable; it may be there or not: reopen the store and look",
-            )),
-            Done::NotWritten => Err(Error::closed()),
-        }
     }
 }

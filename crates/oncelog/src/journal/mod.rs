@@ -24,13 +24,17 @@ mod group;
 mod replay;
 #[cfg(test)]
 mod tests;
+mod ticket;
+mod writer;
 
 use std::path::PathBuf;
 
 pub(crate) use file::{FileName, JournalPosition};
 pub(crate) use frame::HEAD_BYTES as FRAME_HEAD_BYTES;
-pub(crate) use group::{Apply, Durability, Journal, Placed, Ticket};
+pub(crate) use group::{Apply, Journal};
 pub(crate) use replay::{TornTail, replay};
+pub(crate) use ticket::Ticket;
+pub(crate) use writer::{Durability, Placed};
 
 /// Where the journal lives and how large its files are.
 #[derive(Clone, Debug)]

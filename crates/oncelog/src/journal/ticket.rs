@@ -1,0 +1,97 @@
+//! What callers wait on: a group of frames that become durable together.
+
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Lsn;
+use crate::wake::{Arc, Condvar, Mutex};
+
+/// What `enqueue` gives: the frame's LSN, and something to wait on.
+#[must_use]
+pub(crate) struct Ticket {
+    pub(crate) lsn: Lsn,
+    pub(super) group: Arc<Group>,
+}
+
+/// Frames that are written and synced together.
+#[derive(Default)]
+pub(super) struct Group {
+    state: Mutex<GroupState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct GroupState {
+    done: Option<Done>,
+    /// The last leader asks one waiter of this group to lead.
+    baton: bool,
+    waiters: usize,
+}
+
+/// What became of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Done {
+    /// As durable as asked for, and applied.
+    Applied,
+    /// The write or sync of this very group failed.
+    InDoubt,
+    /// An earlier group failed; this one was never written.
+    NotWritten,
+}
+
+impl Group {
+    /// What became of it, once that is known.
+    pub(super) fn done(&self) -> Option<Done> {
+        self.state.lock().done
+    }
+
+    /// Waits until the group is done, or its caller is asked to lead.
+    pub(super) fn wait(&self) {
+        let mut state = self.state.lock();
+        state.waiters += 1;
+        while state.done.is_none() && !state.baton {
+            state = self.changed.wait(state);
+        }
+        state.waiters -= 1;
+        state.baton = false;
+    }
+
+    /// Waits for a moment, or until the group is done.
+    pub(super) fn wait_a_moment(&self) {
+        let state = self.state.lock();
+        if state.done.is_none() {
+            drop(self.changed.wait_timeout(state, Duration::from_millis(1)));
+        }
+    }
+
+    /// Tells all who wait for it.
+    pub(super) fn finish(&self, done: Done) {
+        self.state.lock().done = Some(done);
+        self.changed.notify_all();
+    }
+
+    /// Asks one of those who wait for this group to lead it; `false` when nobody waits yet.
+    pub(super) fn pass_baton(&self) -> bool {
+        let mut state = self.state.lock();
+        state.baton = true;
+        if state.waiters == 0 {
+            return false;
+        }
+        self.changed.notify_one();
+        true
+    }
+}
+
+impl Done {
+    /// The answer to those who wait.
+    pub(super) fn answer(self) -> Result<()> {
+        match self {
+            Done::Applied => Ok(()),
+            Done::InDoubt => Err(Error::new(
+                ErrorKind::InDoubt,
+                "the disk failed while this was made durable; it may be there or not: reopen the store and look",
+            )),
+            Done::NotWritten => Err(Error::closed()),
+        }
+    }
+}
