@@ -1,8 +1,8 @@
 //! Exactly-once event processing in one Rust program: an embedded, durable, transactional log.
 //!
 //! A [`Store`] is a directory. It holds topics (partitioned logs of records), tables (keyed state) and the progress of
-//! consumers, and commits changes to all of them in **one atomic durable step**: after a crash, at any instant, an event
-//! is processed or it is not, together with everything that its processing did.
+//! consumers, and commits changes to all of them in **one atomic durable step**: after a crash, at any instant, an
+//! event is processed or it is not, together with everything that its processing did.
 //!
 //! # Append, process, look
 //!

@@ -1,5 +1,6 @@
-//! The bytes on disk are those that `docs/format.md` says. The page's tables are read as they stand: every field is looked
-//! up by its name there, so that the page cannot go its own way; golden bytes below see to it that the format cannot.
+//! The bytes on disk are those that `docs/format.md` says. The page's tables are read as they stand: every field is
+//! looked up by its name there, so that the page cannot go its own way; golden bytes below see to it that the format
+//! cannot.
 //!
 //! A golden value that differs means another format, with one exception: salts and identities come from the seed, so
 //! another order of drawing them changes these and the checksums over them. Look which bytes differ.
@@ -150,8 +151,8 @@ struct Made {
 }
 
 impl Made {
-    /// Frame 1 makes the topic, frame 2 appends to it; the others bring a row of each kind, until the first journal file is
-    /// full.
+    /// Frame 1 makes the topic, frame 2 appends to it; the others bring a row of each kind, until the first journal
+    /// file is full.
     fn new() -> Made {
         let disk = Arc::new(MemoryDisk::default());
         let options = StoreOptions::new()

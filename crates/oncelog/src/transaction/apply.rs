@@ -61,7 +61,8 @@ impl Apply for Applier {
             }
         }
         self.runs.flush()?;
-        // What is shown moves from the end of a group to the end of a group, so the ends within one are never asked for.
+        // What is shown moves from the end of a group to the end of a group, so the ends within one are never asked
+        // for.
         let Some(group_end) = frames.last().map(|frame| frame.lsn) else { return self.show(durable) };
         for frame in frames.iter() {
             for batch in &frame.context {
