@@ -21,7 +21,7 @@ pub(crate) struct SegmentHead {
     pub(crate) topic: TopicId,
     pub(crate) partition: PartitionId,
     pub(crate) base_offset: LogOffset,
-    /// The opening that made it; no other ever writes into it.
+    /// The opening that made it. Another writes on in it only if every opening since was closed in order.
     pub(crate) epoch: Epoch,
     /// Part of every batch's place checksum.
     pub(crate) salt: u64,

@@ -88,6 +88,8 @@ impl ManifestFile {
         let file = self.file()?;
         let copies = COPIES_AT.map(|at| read_copy(file, &self.path, at));
         let (first, second) = match copies {
+            // Whole, and of a newer format: not damage, whatever the other copy says.
+            [Err(newer), _] | [_, Err(newer)] if newer.kind() == ErrorKind::UnsupportedVersion => return Err(newer),
             [Err(first), Err(_)] => return Err(first),
             [first, second] => (first.ok(), second.ok()),
         };

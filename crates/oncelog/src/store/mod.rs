@@ -87,7 +87,7 @@ impl Store {
     ///
     /// # Errors
     /// `Locked`: another process has it, see [`Error::holder_pid`]. `Corrupt`: something on disk is not what was
-    /// written, the error names file and position; nothing was changed. `UnsupportedVersion`: written by a newer
+    /// written, the error names file and position; nothing was repaired. `UnsupportedVersion`: written by a newer
     /// Oncelog, nothing was changed. `Invalid`: `dir` is a file, or a directory with something else in it. `Full`,
     /// `Unavailable`.
     pub fn open(dir: impl AsRef<Path>) -> Result<Store> {

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use crate::codec::{CheckSite, Input, crc32c, put_bytes, same};
 use crate::disk::{Disk, OpenMode, SyncSite};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{StoreId, TopicId};
 
+/// The last byte is the version.
 const MAGIC: [u8; 8] = *b"OLCLAIM1";
 
 /// What a claim says.
@@ -56,6 +57,10 @@ pub(crate) fn read_claim(disk: &dyn Disk, topic_dir: &Path) -> Result<Claim> {
     let (summed, sum) = bytes.split_last_chunk::<4>().ok_or_else(damaged)?;
     if !same(CheckSite::TopicClaim, u32::from_le_bytes(*sum), crc32c(summed)) {
         return Err(damaged());
+    }
+    if summed.starts_with(&MAGIC[..7]) && !summed.starts_with(&MAGIC) {
+        let what = "the claim of a topic has a newer format than this program knows";
+        return Err(Error::new(ErrorKind::UnsupportedVersion, what).in_file(&path));
     }
     let mut input = Input::new(summed);
     let parsed = (|| {

@@ -10,6 +10,7 @@
 use std::ops::Range;
 
 use crate::codec::{Input, put_bytes, put_varint};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{PartitionId, ShardId, TableId, TopicId};
 use crate::journal::FRAME_HEAD_BYTES;
 use crate::record::BatchBuilder;
@@ -74,16 +75,20 @@ pub(super) enum Effect<'a> {
 ///
 /// # Errors
 /// What is wrong with a body that is not one, though its checksum holds.
-pub(super) fn effects(body: &[u8]) -> Result<Vec<Effect<'_>>, &'static str> {
+pub(super) fn effects(body: &[u8]) -> Result<Vec<Effect<'_>>> {
     let mut input = Input::new(body);
+    let malformed = |what: &str| Error::new(ErrorKind::Corrupt, what);
     match input.u8() {
         Some(VERSION) => {}
-        Some(_) => return Err("a frame of an unknown version"),
-        None => return Err("an empty frame"),
+        Some(version) => {
+            let what = format!("content of format {version}, this program knows {VERSION}");
+            return Err(Error::new(ErrorKind::UnsupportedVersion, what));
+        }
+        None => return Err(malformed("no content")),
     }
     let mut found = Vec::new();
-    read_all(&mut input, &mut found).ok_or("a malformed frame")?;
-    if input.is_empty() { Ok(found) } else { Err("a frame with bytes left over") }
+    read_all(&mut input, &mut found).ok_or_else(|| malformed("malformed content"))?;
+    if input.is_empty() { Ok(found) } else { Err(malformed("bytes left over behind the content")) }
 }
 
 fn read_all<'a>(input: &mut Input<'a>, found: &mut Vec<Effect<'a>>) -> Option<()> {
@@ -127,7 +132,7 @@ mod tests {
             Effect::Row { table: TableId(16), shard: ShardId(3), key: b"ann", value: Some(b"12") },
             Effect::Row { table: TableId(1), shard: ShardId(0), key: b"", value: None },
         ];
-        assert_eq!(effects(&bytes[FRAME_HEAD_BYTES..]), Ok(expected));
+        assert_eq!(effects(&bytes[FRAME_HEAD_BYTES..]).unwrap(), expected);
     }
 
     #[test]
@@ -137,7 +142,14 @@ mod tests {
         writer.row(TableId(16), ShardId(0), b"k", Some(b""));
         let bytes = writer.finish();
         let expected = Effect::Row { table: TableId(16), shard: ShardId(0), key: b"k", value: Some(b"") };
-        assert_eq!(effects(&bytes[FRAME_HEAD_BYTES..]), Ok(vec![expected]));
+        assert_eq!(effects(&bytes[FRAME_HEAD_BYTES..]).unwrap(), [expected]);
+    }
+
+    #[test]
+    fn a_newer_version_is_told_from_rot() {
+        assert_eq!(effects(&[VERSION + 1, 0, 0]).unwrap_err().kind(), ErrorKind::UnsupportedVersion);
+        assert_eq!(effects(&[]).unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(effects(&[VERSION, 0, 0, 0]).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 
     proptest! {

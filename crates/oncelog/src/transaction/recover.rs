@@ -46,8 +46,8 @@ impl<'a> Replayer<'a> {
     /// # Errors
     /// `Corrupt`: the frame does not fit what came before it.
     pub(crate) fn frame(&mut self, lsn: Lsn, body: &[u8]) -> Result<()> {
-        let malformed = |what: &str| Error::new(ErrorKind::Corrupt, format!("frame {lsn}: {what}"));
-        for effect in effects(body).map_err(malformed)? {
+        let in_frame = |error: Error| Error::new(error.kind(), format!("frame {lsn}")).because(error);
+        for effect in effects(body).map_err(in_frame)? {
             match effect {
                 Effect::Batch { topic, partition, bytes } => self.batch(lsn, topic, partition, bytes)?,
                 Effect::Row { table, shard, key, value } => {
