@@ -108,6 +108,14 @@ impl Error {
         wrapped
     }
 
+    /// A sync that failed. Never `Full`, whatever the reason: nothing is known of what it should have covered, and
+    /// trying again would prove nothing.
+    pub(crate) fn sync(file: &Path, doing: &str, error: io::Error) -> Error {
+        let mut wrapped = Error::io(file, doing, error);
+        wrapped.0.kind = ErrorKind::Unavailable;
+        wrapped
+    }
+
     pub(crate) fn locked(file: &Path, what: impl fmt::Display, holder_pid: Option<u32>) -> Error {
         let mut error = Error::new(ErrorKind::Locked, what.to_string());
         error.0.file = Some(file.to_owned());

@@ -75,8 +75,8 @@ pub use codec::{CheckSite, skip_check};
 pub use consumer::{ConsumerStyle, Outcome, RetryPolicy};
 pub use error::{Error, ErrorKind, Result};
 pub use handles::{
-    AsEngine, Consumer, Pending, Processor, ProcessorHandle, ProcessorTask, Producer, RecordRef, SyncPolicy, Table,
-    TableDef, TopicDef, Transaction, Tx,
+    AsEngine, Consumer, GapPolicy, Pending, Processor, ProcessorHandle, ProcessorTask, Producer, RecordRef, SyncPolicy,
+    Table, TableDef, TopicDef, Transaction, Tx,
 };
 pub use ids::{Epoch, LogOffset, Lsn, NAME_BYTES_MAX, PartitionId, RecordId, ShardId, StoreId, TableId, TopicId};
 pub use record::{Header, Headers, Record, RecordView};

@@ -11,6 +11,7 @@ use std::time::Duration;
 pub(crate) use std::sync::Arc;
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 pub(crate) use std::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
+pub(crate) use std::thread::yield_now;
 
 /// A lock for one holder at a time.
 #[derive(Default)]

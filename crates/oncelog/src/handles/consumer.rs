@@ -104,7 +104,8 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
         process: &mut impl FnMut(RecordRef<'_, K, V>, &mut Tx<'_>) -> Result<Outcome>,
     ) -> Result<(u64, End)> {
         let name = &self.topic_name;
-        self.worker
-            .run(count_max, &mut |topic, partition, view, tx| process(RecordRef::new(view, topic, name, partition), tx))
+        self.worker.run(count_max, &|| false, &mut |topic, partition, view, tx| {
+            process(RecordRef::new(view, topic, name, partition), tx)
+        })
     }
 }

@@ -19,7 +19,7 @@ mod worker;
 pub use consumer::Consumer;
 pub(crate) use def::shard_of;
 pub use def::{TableDef, TopicDef};
-pub use processor::{AsEngine, Processor, ProcessorHandle, ProcessorTask};
+pub use processor::{AsEngine, GapPolicy, Processor, ProcessorHandle, ProcessorTask};
 pub use producer::{Pending, Producer, SyncPolicy};
 pub use record::RecordRef;
 pub use tx::{Table, Transaction, Tx};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::def::{TableDef, TopicDef};
 use super::record::RecordRef;
 use super::tx::Tx;
-use super::worker::{Grouping, Worker};
+use super::worker::{End, Grouping, Worker};
 use crate::codec::Codec;
 use crate::consumer::{Outcome, RetryPolicy};
 use crate::error::{Error, ErrorKind, Result};
@@ -25,6 +25,18 @@ pub struct Processor<K, V> {
     outputs: Vec<TopicSpec>,
     grouping: Grouping,
     retry: RetryPolicy,
+    gaps: GapPolicy,
+}
+
+/// What a processor on its thread does when the records that should come next are gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GapPolicy {
+    /// Stops with the error of kind `Gap`, and again when started again.
+    #[default]
+    Stop,
+    /// Logs what is lost as a warning, and goes on behind it.
+    Skip,
 }
 
 impl<K: Codec, V: Codec> Processor<K, V> {
@@ -38,6 +50,7 @@ impl<K: Codec, V: Codec> Processor<K, V> {
             outputs: Vec::new(),
             grouping,
             retry: RetryPolicy::default(),
+            gaps: GapPolicy::default(),
         }
     }
 
@@ -84,6 +97,12 @@ impl<K: Codec, V: Codec> Processor<K, V> {
         self
     }
 
+    /// Sets what is done on its thread when records are gone: it stops unless set.
+    pub fn on_gap(mut self, gaps: GapPolicy) -> Self {
+        self.gaps = gaps;
+        self
+    }
+
     /// Makes tables and topics where needed and takes the processor's place in the input, without starting a thread:
     /// the caller drives it by [`ProcessorTask::step`].
     ///
@@ -117,16 +136,28 @@ impl<K: Codec, V: Codec> Processor<K, V> {
     {
         let engine = engine.as_engine();
         let name = format!("oncelog-{}", self.name);
+        let gaps = self.gaps;
         let mut task = self.build(Arc::clone(&engine), process)?;
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
         let run = move || {
-            while !theirs.stop.load(Ordering::SeqCst) {
-                let done = task.step(Some(STEP_RECORDS))?;
+            let stop = || theirs.stop.load(Ordering::SeqCst);
+            while !stop() {
+                let (done, end) = match task.run(Some(STEP_RECORDS), &stop) {
+                    Err(error) if error.kind() == ErrorKind::Gap && gaps == GapPolicy::Skip => {
+                        tracing::warn!(%error, "a processor goes on behind records that are lost");
+                        task.skip_gap()?;
+                        continue;
+                    }
+                    ran => ran?,
+                };
                 theirs.processed.fetch_add(done, Ordering::Relaxed);
                 theirs.lag.store(task.lag(), Ordering::Relaxed);
+                if end == End::Broken {
+                    break;
+                }
                 if done == 0 {
-                    task.worker.wait(WAIT_MAX, &|| theirs.stop.load(Ordering::SeqCst));
+                    task.worker.wait(WAIT_MAX, &stop);
                 }
             }
             Ok(())
@@ -176,11 +207,14 @@ where
     /// Whatever the function fails with (a panic as kind `User`): that record is unprocessed, those before it are
     /// committed. `Gap`, `Corrupt`, `Full`, `InDoubt`, `Closed`.
     pub fn step(&mut self, count_max: Option<u64>) -> Result<u64> {
+        self.run(count_max, &|| false).map(|(count, _)| count)
+    }
+
+    fn run(&mut self, count_max: Option<u64>, stop: &dyn Fn() -> bool) -> Result<(u64, End)> {
         let (name, process) = (&self.topic_name, &mut self.process);
-        let (count, _) = self.worker.run(count_max, &mut |topic, partition, view, tx| {
+        self.worker.run(count_max, stop, &mut |topic, partition, view, tx| {
             process(RecordRef::new(view, topic, name, partition), tx)
-        })?;
-        Ok(count)
+        })
     }
 
     /// Goes on behind the records that an error of kind `Gap` said are lost. Durable on return.
@@ -225,13 +259,13 @@ impl ProcessorHandle {
         self.shared.lag.load(Ordering::Relaxed)
     }
 
-    /// Whether it has ended by itself, which it does only with an error: [`ProcessorHandle::stop`] tells which.
+    /// Whether it has ended by itself: with an error, which [`ProcessorHandle::stop`] tells, or by [`Outcome::Break`].
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.thread.as_ref().is_none_or(std::thread::JoinHandle::is_finished)
     }
 
-    /// Ends it after the records at hand and gives what it ended with.
+    /// Ends it after the record at hand, which is taken back if it asks for a retry, and gives what it ended with.
     ///
     /// # Errors
     /// What stopped it, if it had stopped by itself: see [`ProcessorTask::step`].

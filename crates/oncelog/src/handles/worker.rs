@@ -39,6 +39,8 @@ pub(super) enum End {
     Counted,
     /// The function said so.
     Broken,
+    /// Whoever runs it said so.
+    Stopped,
 }
 
 /// A processing function on raw records.
@@ -71,6 +73,14 @@ struct Group {
     conflict: bool,
 }
 
+/// The clock is looked at after so many records at the latest.
+const LOOK_EVERY_MAX: u64 = 64;
+/// Conflicts in a row after which they are told: then the function itself changes what it reads, by another
+/// transaction.
+const CONFLICTS_MAX: u32 = 10_000;
+/// A pause before another attempt is made of pieces, between which the worker can be stopped.
+const PAUSE_PIECE: Duration = Duration::from_millis(20);
+
 impl Worker {
     /// Starts where `consumer` stands. With `sharded`, tables of several shards are bound to the partition at hand.
     pub(super) fn new(
@@ -101,17 +111,27 @@ impl Worker {
         Ok(Worker { engine, consumer: consumer.to_owned(), source, group })
     }
 
-    /// Processes records that are there, `count_max` at most; everything counted is durable on return.
-    pub(super) fn run(&mut self, count_max: Option<u64>, call: &mut Call<'_>) -> Result<(u64, End)> {
+    /// Processes records that are there, `count_max` at most, until `stop` says so; everything counted is durable on
+    /// return.
+    pub(super) fn run(
+        &mut self,
+        count_max: Option<u64>,
+        stop: &dyn Fn() -> bool,
+        call: &mut Call<'_>,
+    ) -> Result<(u64, End)> {
         let mut done = 0;
+        let mut conflicts = 0;
         loop {
             let before = done;
-            let end = self.poll(count_max, &mut done, call);
+            let end = self.poll(count_max, stop, &mut done, call);
             let submitted = self.group.submit(&self.consumer);
             if self.group.conflict {
                 self.group.conflict = false;
                 done -= self.rewind();
-                continue;
+                conflicts += 1;
+                if conflicts < CONFLICTS_MAX {
+                    continue;
+                }
             }
             let settled = self.group.settle(0);
             if end.is_err() || submitted.is_err() || settled.is_err() {
@@ -126,16 +146,25 @@ impl Worker {
         }
     }
 
-    fn poll(&mut self, count_max: Option<u64>, done: &mut u64, call: &mut Call<'_>) -> Result<End> {
+    fn poll(
+        &mut self,
+        count_max: Option<u64>,
+        stop: &dyn Fn() -> bool,
+        done: &mut u64,
+        call: &mut Call<'_>,
+    ) -> Result<End> {
         if count_max.is_some_and(|max| *done >= max) {
             return Ok(End::Counted);
         }
         let (group, engine, consumer) = (&mut self.group, &*self.engine, &self.consumer);
         let mut end = End::Drained;
         self.source.poll(&mut |topic, partition, record| {
-            let processed = group.process(engine, consumer, topic, partition, record, call)?;
-            if !processed {
-                end = End::Broken;
+            if stop() {
+                end = End::Stopped;
+                return Ok(Step::Stay);
+            }
+            if let Some(ended) = group.process(engine, consumer, topic, partition, record, stop, call)? {
+                end = ended;
                 return Ok(Step::Stay);
             }
             *done += 1;
@@ -155,6 +184,7 @@ impl Worker {
     /// Goes back to what was submitted; gives how many records of the group at hand that undoes.
     fn rewind(&mut self) -> u64 {
         self.group.tx = None;
+        self.group.attempts = 0;
         self.group.progress.clear();
         for ((topic, partition), next) in &self.group.submitted {
             self.source.seek(*topic, *partition, *next);
@@ -183,7 +213,8 @@ impl Worker {
 }
 
 impl Group {
-    /// Calls the function until its outcome is final; `false` when it broke off.
+    /// Calls the function until its outcome is final; says why when the record stays unprocessed.
+    #[allow(clippy::too_many_arguments, reason = "what a record is, and who asks")]
     fn process(
         &mut self,
         engine: &dyn Engine,
@@ -191,8 +222,9 @@ impl Group {
         topic: TopicId,
         partition: PartitionId,
         record: RecordView<'_>,
+        stop: &dyn Fn() -> bool,
         call: &mut Call<'_>,
-    ) -> Result<bool> {
+    ) -> Result<Option<End>> {
         loop {
             if self.tx.is_none() {
                 self.tx = Some(engine.begin()?);
@@ -213,19 +245,30 @@ impl Group {
                     self.attempts = 0;
                     self.records += 1;
                     self.progress.insert((topic, partition), record.offset.plus(1));
-                    return Ok(true);
+                    return Ok(None);
                 }
                 Outcome::Break => {
                     self.attempts = 0;
-                    return Ok(false);
+                    return Ok(Some(End::Broken));
                 }
-                Outcome::Retry => self.back_off(engine, consumer, record.offset)?,
+                Outcome::Retry => {
+                    self.back_off(engine, consumer, record.offset, stop)?;
+                    if stop() {
+                        return Ok(Some(End::Stopped));
+                    }
+                }
             }
         }
     }
 
     /// Commits what came before, so that it does not wait for the record that is tried again, then pauses.
-    fn back_off(&mut self, engine: &dyn Engine, consumer: &str, offset: LogOffset) -> Result<()> {
+    fn back_off(
+        &mut self,
+        engine: &dyn Engine,
+        consumer: &str,
+        offset: LogOffset,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<()> {
         self.attempts += 1;
         let Some(pause) = self.retry.pause_after(self.attempts) else {
             let attempts = std::mem::take(&mut self.attempts);
@@ -233,7 +276,12 @@ impl Group {
         };
         self.submit(consumer)?;
         self.settle(0)?;
-        engine.pause(pause);
+        let mut left = pause;
+        while !left.is_zero() && !stop() {
+            let piece = left.min(PAUSE_PIECE);
+            engine.pause(piece);
+            left -= piece;
+        }
         Ok(())
     }
 
@@ -248,7 +296,8 @@ impl Group {
         }
         let elapsed = engine.now_ms().abs_diff(self.started_ms);
         let interval = u64::try_from(self.grouping.interval.as_millis()).unwrap_or(u64::MAX);
-        self.next_look = if elapsed < interval / 4 { self.records * 2 } else { self.records + 1 };
+        let step = if elapsed < interval / 4 { self.records.min(LOOK_EVERY_MAX) } else { 1 };
+        self.next_look = self.records + step;
         elapsed >= interval
     }
 

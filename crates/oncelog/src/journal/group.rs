@@ -16,7 +16,7 @@ use crate::chance::Chance;
 use crate::disk::{Disk, OpenMode};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, Lsn, StoreId};
-use crate::wake::{Arc, AtomicU64, Condvar, Mutex, Ordering};
+use crate::wake::{Arc, AtomicU64, Condvar, Mutex, Ordering, yield_now};
 
 /// Takes groups of frames that are written, in LSN order.
 pub(crate) trait Apply: Send {
@@ -150,8 +150,9 @@ impl<A: Apply> Journal<A> {
         }
         let name = FileName { epoch: self.epoch, slot: *next_slot };
         let salt = self.chance.next_u64();
-        let made = JournalFile::create(&*self.disk, &self.options.dir, self.store, name, salt, wanted)?;
+        // Also when it fails: a file that could not be taken away again must not stand in the way of the next.
         *next_slot += 1;
+        let made = JournalFile::create(&*self.disk, &self.options.dir, self.store, name, salt, wanted)?;
         self.queue.lock().spares.push_front(made);
         Ok(())
     }
@@ -266,6 +267,7 @@ impl<A: Apply> Journal<A> {
             queue.frames_bytes = 0;
             (std::mem::take(&mut queue.frames), std::mem::take(&mut queue.group), queue.failed)
         };
+        let mut leading = Leading { journal: self, group: Some(&group) };
         let mut writer = self.writer.lock();
         let written = if failed_before { Ok(Lsn(0)) } else { writer.write(&mut frames) };
         // Taken before the writer is free: groups are applied in LSN order, and whoever holds both sees all that is
@@ -289,6 +291,7 @@ impl<A: Apply> Journal<A> {
             }
         };
         drop(applier);
+        leading.group = None;
         group.finish(done);
         true
     }
@@ -315,10 +318,16 @@ impl<A: Apply> Journal<A> {
         self.queue.lock().closed = true;
         loop {
             while self.lead() {}
-            // Waits for another leader, if there is one.
             let mut writer = self.writer.lock();
             let mut applier = self.applier.lock();
-            if !self.queue.lock().frames.is_empty() {
+            let at_work = {
+                let queue = self.queue.lock();
+                queue.leading || !queue.frames.is_empty()
+            };
+            if at_work {
+                // Another leads: it may have its frames and not yet the writer.
+                drop((writer, applier));
+                yield_now();
                 continue;
             }
             if self.has_failed() {
@@ -326,6 +335,14 @@ impl<A: Apply> Journal<A> {
             }
             let synced = writer.settle(&self.queue.lock().file).and_then(|durable| applier.apply(&mut [], durable));
             return synced.inspect_err(|_| self.fail());
+        }
+    }
+
+    /// Refuses every later frame and waits until nobody writes any more, so that another process may take over.
+    pub(crate) fn halt(&self) {
+        self.fail();
+        while self.queue.lock().leading {
+            yield_now();
         }
     }
 
@@ -398,6 +415,25 @@ impl<A: Apply> Journal<A> {
     pub(crate) fn file_names(&self) -> Vec<FileName> {
         let queue = self.queue.lock();
         queue.live.iter().map(|file| file.name).chain(queue.spares.iter().map(|file| file.name)).collect()
+    }
+}
+
+/// A leader at work. Should it panic (a disk of the user's may), those who wait get their answer all the same.
+struct Leading<'a, A: Apply> {
+    journal: &'a Journal<A>,
+    group: Option<&'a Group>,
+}
+
+impl<A: Apply> Drop for Leading<'_, A> {
+    fn drop(&mut self) {
+        if let Some(group) = self.group {
+            let mut queue = self.journal.queue.lock();
+            queue.failed = true;
+            queue.leading = false;
+            drop(queue);
+            group.finish(Done::InDoubt);
+            self.journal.wake_background();
+        }
     }
 }
 

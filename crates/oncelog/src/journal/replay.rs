@@ -32,6 +32,8 @@ pub(crate) struct Replayed {
 }
 
 const ASIDE_BYTES_MAX: usize = 1 << 20;
+/// A file holds one transaction at least; those are at most 1 GiB.
+const FILE_BYTES_MAX: u64 = 2 << 30;
 
 /// Hands every frame's LSN and body from `start` on to `each`, in order.
 ///
@@ -48,8 +50,10 @@ pub(crate) fn replay(
     loop {
         let at = done.end;
         let file = JournalFile::open(disk, dir, store, at.file, at.salt, OpenMode::Read)?;
-        let whole =
-            file.file.read_whole(u64::from(u32::MAX)).map_err(|e| Error::io(&file.path, "read the journal", e))?;
+        let whole = file
+            .file
+            .read_whole(file.bytes.min(FILE_BYTES_MAX))
+            .map_err(|e| Error::io(&file.path, "read the journal", e))?;
         match replay_file(&whole, &mut done, &mut each)? {
             Some((name, salt)) => {
                 done.end = JournalPosition { file: name, salt, position: FILE_HEAD_BYTES, ..done.end };

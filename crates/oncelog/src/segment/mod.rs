@@ -17,7 +17,6 @@ mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 pub(crate) use head::{SEGMENT_HEAD_BYTES, SegmentHead};
 pub(crate) use read::BatchReader;
@@ -45,7 +44,7 @@ pub(crate) struct Segment {
     disk: Arc<dyn Disk>,
     pub(crate) path: PathBuf,
     pub(crate) head: SegmentHead,
-    file: OnceLock<Box<dyn DiskFile>>,
+    file: Mutex<Option<Arc<dyn DiskFile>>>,
     end: Mutex<SegmentEnd>,
     index: Mutex<SparseIndex>,
     unsynced: AtomicBool,
@@ -65,8 +64,7 @@ impl Segment {
         }
         let segment = Segment::recovered(disk, dir, head, SegmentEnd::empty(&head));
         segment.unsynced.store(true, Ordering::SeqCst);
-        // A fresh cell: nothing can have filled it.
-        let _ = segment.file.set(file);
+        *segment.file.lock() = Some(Arc::from(file));
         Ok(segment)
     }
 
@@ -76,7 +74,7 @@ impl Segment {
             disk: Arc::clone(disk),
             path: head.path(dir),
             head,
-            file: OnceLock::new(),
+            file: Mutex::new(None),
             end: Mutex::new(end),
             index: Mutex::new(SparseIndex::new(head.base_offset)),
             unsynced: AtomicBool::new(false),
@@ -93,9 +91,10 @@ impl Segment {
     }
 
     /// The open file; its head is checked when it is opened.
-    pub(crate) fn file(&self) -> Result<&dyn DiskFile> {
-        if let Some(file) = self.file.get() {
-            return Ok(file.as_ref());
+    pub(crate) fn file(&self) -> Result<Arc<dyn DiskFile>> {
+        let mut open = self.file.lock();
+        if let Some(file) = open.as_ref() {
+            return Ok(Arc::clone(file));
         }
         let file = self.disk.open(&self.path, OpenMode::Write).or_else(|error| match error.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
@@ -112,7 +111,14 @@ impl Segment {
         if len < self.end().position {
             return Err(Error::corrupt(&self.path, len, "a segment was cut short"));
         }
-        Ok(self.file.get_or_init(|| file).as_ref())
+        Ok(Arc::clone(open.insert(Arc::from(file))))
+    }
+
+    /// Gives the file's descriptor back until somebody reads here again. Only for segments that are written no more.
+    pub(crate) fn rest(&self) {
+        if !self.unsynced.load(Ordering::SeqCst) {
+            *self.file.lock() = None;
+        }
     }
 
     /// Takes room so that batches up to byte `end` can be written.
@@ -139,10 +145,12 @@ impl Segment {
             at += head.bytes;
         }
         drop(index);
-        self.unsynced.store(true, Ordering::SeqCst);
         self.file()?
             .write_all_at(batches, position)
             .map_err(|error| Error::io(&self.path, "write a segment", error))?;
+        // After the write and before the end: a sync that runs meanwhile may or may not cover these bytes, and whoever
+        // sees the new end finds that a sync is needed.
+        self.unsynced.store(true, Ordering::SeqCst);
         *self.end.lock() = end;
         Ok(())
     }
@@ -151,7 +159,7 @@ impl Segment {
     pub(crate) fn sync(&self) -> Result<()> {
         if self.unsynced.swap(false, Ordering::SeqCst) {
             let synced = self.file()?.sync(SyncSite::Segment);
-            synced.map_err(|error| Error::io(&self.path, "sync a segment", error))?;
+            synced.map_err(|error| Error::sync(&self.path, "sync a segment", error))?;
         }
         Ok(())
     }

@@ -2,7 +2,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use super::Core;
 use crate::error::{Error, ErrorKind, Result};
@@ -14,9 +13,6 @@ pub(super) struct Background {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
-
-/// It is woken for work; this bounds how late it notices that lax appends are to be synced.
-const WAIT_MAX: Duration = Duration::from_secs(1);
 
 impl Background {
     pub(super) fn start(core: &Arc<Core>) -> Result<Background> {
@@ -38,7 +34,7 @@ impl Background {
 }
 
 fn run(core: &Core, stop: &AtomicBool) {
-    let wait = WAIT_MAX.min(core.options.os_sync_interval);
+    let wait = core.duty_interval();
     while !stop.load(Ordering::SeqCst) {
         match core.duties() {
             Ok(()) => {}

@@ -134,6 +134,7 @@ impl Core {
         )?;
         for (key, value) in rows {
             let spec: TableSpec = system::decode_row(&value)?;
+            spec.check().map_err(|error| Error::new(ErrorKind::Corrupt, error.to_string()))?;
             if let (Some(CatalogueKey::Table(id)), true) = (CatalogueKey::decode(&key), spec.name == name) {
                 return Ok(Some((id, spec)));
             }

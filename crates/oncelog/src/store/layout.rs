@@ -11,7 +11,8 @@ use crate::chance::Chance;
 use crate::codec::{CheckSite, Input, crc32c, same};
 use crate::disk::{Disk, OpenMode, SyncSite};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::StoreId;
+use crate::ids::{Epoch, StoreId};
+use crate::journal::FileName;
 
 const MAGIC: [u8; 8] = *b"ONCELOG\0";
 /// The format of the whole directory.
@@ -89,34 +90,26 @@ impl Layout {
 
     fn create(&self, disk: &dyn Disk, chance: &Chance) -> Result<()> {
         let mut made = Vec::new();
-        let created = self.create_in(disk, chance, &mut made);
-        if let Err(error) = &created
-            && error.kind() != ErrorKind::Locked
-            && error.kind() != ErrorKind::Corrupt
-        {
-            // A name whose sync has failed may stay seen and never become durable: away with it, so that the next
-            // attempt makes it anew. Best effort; what is not empty or not ours stays.
-            for file in [&self.store_file, &self.new_store_file(), &self.manifest] {
-                let _ = disk.remove(file);
-            }
+        self.create_in(disk, chance, &mut made).inspect_err(|_| {
+            // A name whose sync has failed may stay seen and never become durable: away with what this attempt has
+            // made, so that the next one makes it anew. Best effort; a directory that somebody uses is not empty and
+            // stays.
             for dir in made.iter().rev() {
                 let _ = disk.remove_dir(dir);
             }
-        }
-        created
+        })
     }
 
     fn create_in(&self, disk: &dyn Disk, chance: &Chance, made: &mut Vec<PathBuf>) -> Result<()> {
         let doing = |error| Error::io(&self.dir, "make the store", error);
         make_dir_all(disk, &self.dir, made).map_err(doing)?;
         for dir in [&self.owners, &self.owner, &self.journal, &self.state, &self.aside, &self.topics] {
-            make_dir(disk, dir).map_err(|error| Error::io(dir, "make the store", error))?;
-            made.push(dir.clone());
+            match disk.create_dir(dir) {
+                Ok(()) => made.push(dir.clone()),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(Error::io(dir, "make the store", error)),
+            }
         }
-        let mut id = [0; 16];
-        id[..8].copy_from_slice(&chance.next_u64().to_le_bytes());
-        id[8..].copy_from_slice(&chance.next_u64().to_le_bytes());
-        let store = StoreId(id);
         let mut manifest = ManifestFile::lock(disk, &self.manifest, OpenMode::Create)?;
         // Looked at under the lock: another process may have made the store meanwhile, or somebody removed STORE.
         let names = disk.list(&self.dir).map_err(doing)?;
@@ -126,9 +119,23 @@ impl Layout {
         if !disk.list(&self.journal).map_err(doing)?.is_empty() {
             return Err(Error::corrupt(&self.store_file, 0, "the file that makes this a store is gone"));
         }
+        self.fill(disk, chance, &mut manifest).inspect_err(|_| {
+            // Still under the lock, and there was no store: these files are of this attempt.
+            for file in [&self.store_file, &self.new_store_file(), &self.manifest] {
+                let _ = disk.remove(file);
+            }
+        })
+    }
+
+    fn fill(&self, disk: &dyn Disk, chance: &Chance, manifest: &mut ManifestFile) -> Result<()> {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&chance.next_u64().to_le_bytes());
+        id[8..].copy_from_slice(&chance.next_u64().to_le_bytes());
+        let store = StoreId(id);
         manifest.begin(store, OWNER)?;
         for dir in [&self.owner, &self.owners, &self.dir] {
-            disk.sync_dir(dir, SyncSite::StoreDir).map_err(doing)?;
+            let synced = disk.sync_dir(dir, SyncSite::StoreDir);
+            synced.map_err(|error| Error::sync(dir, "make the store", error))?;
         }
         self.write_store_file(disk, store)
     }
@@ -157,6 +164,26 @@ impl Layout {
             disk.sync_dir(dir, SyncSite::StoreDir).map_err(|error| Error::io(dir, "sync the store", error))?;
         }
         sync_parent(disk, &self.dir).map_err(|error| Error::io(&self.dir, "sync the store", error))
+    }
+
+    /// Removes the files that the opening `epoch` has made, as far as that goes: nothing may name them yet.
+    pub(super) fn remove_epoch(&self, disk: &dyn Disk, epoch: Epoch) {
+        let list = |dir: &Path| disk.list(dir).unwrap_or_default();
+        let topics = list(&self.topics);
+        let partitions = topics.iter().flat_map(|topic| list(topic));
+        let segments = partitions.flat_map(|partition| list(&partition));
+        let (journal, state, aside) = (list(&self.journal), list(&self.state), list(&self.aside));
+        let of_journal =
+            journal.into_iter().filter(|path| FileName::of_path(path).is_some_and(|name| name.epoch == epoch));
+        // NUMBER-EPOCH.segment, LSN-EPOCH-SALT.state, LSN-EPOCH.torn
+        let named = format!("{:010}", epoch.0);
+        let others = segments.chain(state).chain(aside).filter(|path| {
+            let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            stem.split('-').nth(1) == Some(&named)
+        });
+        for path in of_journal.chain(others) {
+            let _ = disk.remove(&path);
+        }
     }
 
     /// The identity of the store, checked.

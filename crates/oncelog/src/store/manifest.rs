@@ -26,6 +26,8 @@ const SUMMED_BYTES: usize = COPY_BYTES - 4;
 const COPIES_AT: [u64; 2] = [0, 4096];
 const HOLDER_AT: u64 = 8192;
 const OWNER_BYTES: usize = 64;
+/// Beyond any journal file.
+const POSITION_MAX: u64 = 1 << 40;
 
 /// Whether the owner was left in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +126,8 @@ impl ManifestFile {
             .and_then(|()| file.sync(SyncSite::ManifestFirst))
             .and_then(|()| file.write_all_at(&bytes, COPIES_AT[1 - self.first]))
             .and_then(|()| file.sync(SyncSite::ManifestSecond));
-        written.map_err(|error| Error::io(&self.path, "write the manifest", error))?;
+        // Never `Full`: half written, it may say the new or the old.
+        written.map_err(|error| Error::sync(&self.path, "write the manifest", error))?;
         self.now = Some(next);
         Ok(())
     }
@@ -220,7 +223,11 @@ fn decode(input: &mut Input<'_>) -> Option<Manifest> {
             Some((JournalPosition { file, salt, position, next_lsn, chain }, state))
         }
     };
-    Some(Manifest { generation, store, owner, epoch, state, trim })
+    let sane = generation < u64::MAX
+        && epoch.0 < u64::MAX
+        && (state == State::Open || trim.is_some())
+        && trim.as_ref().is_none_or(|(at, _)| (1..u64::MAX).contains(&at.next_lsn.0) && at.position < POSITION_MAX);
+    sane.then_some(Manifest { generation, store, owner, epoch, state, trim })
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ mod trim;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 pub use options::{StoreMode, StoreOptions};
 pub use report::{LostOffsets, RecoveryReport, TornTailReport};
@@ -44,6 +45,9 @@ use crate::wake::{Arc, AtomicBool, Mutex, Ordering};
 use background::Background;
 use layout::Layout;
 use manifest::ManifestFile;
+
+/// So often in a row no transaction loses to others.
+const CONFLICTS_MAX: u32 = 10_000;
 
 /// An open store. Cheap to clone; `Send + Sync`. The last clone closes it when dropped, as [`Store::close`] does but
 /// without telling of errors.
@@ -148,26 +152,28 @@ impl Store {
     /// return.
     ///
     /// # Errors
-    /// Whatever `change` fails with: nothing happened then. `Full`, `Closed`: nothing happened. `InDoubt`: the disk
-    /// failed, reopen the store and look.
+    /// Whatever `change` fails with: nothing happened then. `Conflict`: ten thousand times in a row, so that `change`
+    /// itself must be what changes the rows it read, by another transaction. `Full`, `Closed`: nothing happened.
+    /// `InDoubt`: the disk failed, reopen the store and look.
     pub fn transact<T>(&self, mut change: impl FnMut(&mut Tx<'_>) -> Result<T>) -> Result<T> {
+        let mut attempts = 0u32;
         loop {
             let mut transaction = self.begin()?;
-            let made = match change(&mut transaction.tx()) {
-                Ok(made) => made,
-                Err(error) if error.kind() == ErrorKind::Conflict => continue,
-                Err(error) => return Err(error),
-            };
+            let made = change(&mut transaction.tx())?;
             match transaction.commit() {
                 Ok(Committed { .. }) => return Ok(made),
-                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                Err(error) if error.kind() == ErrorKind::Conflict && attempts < CONFLICTS_MAX => {}
                 Err(error) => return Err(error),
+            }
+            attempts += 1;
+            if attempts > 20 {
+                self.inner.core.options.clock.sleep(Duration::from_micros(100));
             }
         }
     }
 
     /// One state of all tables and topics, as of the last durable commit; stays as it is however long it is kept.
-    /// Costs nothing to make; while it lives, rows that change keep their older version in memory.
+    /// Costs nothing to make; while it lives, every version that rows get since stays in memory.
     ///
     /// # Errors
     /// `Closed`.
@@ -279,13 +285,14 @@ impl Core {
 
 impl Inner {
     fn close(&self) -> Result<()> {
+        // Held to the end: whoever closes a second time waits for the first.
+        let mut background = self.background.lock();
         if self.core.closed.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
-        let background = self.background.lock().take();
-        drop(background);
+        drop(background.take());
         let closed = self.core.finish();
-        self.core.pipeline.journal.fail();
+        self.core.pipeline.journal.halt();
         self.core.pipeline.view.news.raise();
         self.core.manifest.lock().unlock();
         closed

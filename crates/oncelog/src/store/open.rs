@@ -43,12 +43,18 @@ pub(super) fn open(options: StoreOptions, dir: &Path) -> Result<Store> {
     })?;
     manifest.write_holder(std::process::id())?;
 
-    let mut opening = Opening::new(options, layout, chance, store, epoch)?;
+    let mut opening = Opening::new(options, layout.clone(), chance, store, epoch)?;
     opening.report.manifest_repaired = manifest_repaired;
-    let core = Arc::new(opening.recover(manifest, &found)?);
-    if !core.report.clean {
-        core.trim(State::Open)?;
-    }
+    let recovered = opening.recover(manifest, &found).and_then(|core| {
+        let core = Arc::new(core);
+        if core.report.clean { Ok(core) } else { core.trim(State::Open).map(|()| core) }
+    });
+    let core = recovered.inspect_err(|error| {
+        // Space is what is wanting: give back what this attempt took. Nothing names it, the trim point did not move.
+        if error.kind() == ErrorKind::Full {
+            layout.remove_epoch(&*disk, epoch);
+        }
+    })?;
     let core = with_sweep(core)?;
     if !core.report.clean {
         tracing::info!(dir = %core.layout.dir.display(), "{}", core.report);
@@ -161,6 +167,7 @@ impl Opening {
         for (key, value) in all(system::CATALOGUE)? {
             let Some(CatalogueKey::Topic(id)) = CatalogueKey::decode(&key) else { continue };
             let spec: TopicSpec = system::decode_row(&value)?;
+            spec.check().map_err(|_| malformed())?;
             let known = |partition: PartitionId| states.get(&(id, partition)).cloned().unwrap_or_default();
             self.topics.insert(Arc::new(self.parts().topic(id, spec, known, continues)));
         }
@@ -172,6 +179,7 @@ impl Opening {
         let Some((start, _)) = found.trim else { return Ok(Lsn(1)) };
         let parts = self.parts();
         let open_topic = |id: TopicId, spec: TopicSpec| {
+            spec.check().map_err(|error| Error::new(ErrorKind::Corrupt, error.to_string()))?;
             parts.check_dirs(&spec)?;
             Ok(parts.topic(id, spec, |_| Default::default(), true))
         };
@@ -238,6 +246,7 @@ impl Opening {
             has_background: !self.options.manual_duties,
             spread: AtomicU32::new(0),
             trim_at: AtomicU64::new(self.options.trim_bytes),
+            closing: AtomicBool::new(false),
         };
         Core {
             disk: Arc::clone(&self.options.disk),

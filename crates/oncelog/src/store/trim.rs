@@ -3,6 +3,8 @@
 //! Order: sync the segments, write the state, name both in the manifest, then give up the old state and journal files.
 //! At every instant the manifest names a state and a journal position that fit each other.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::Core;
@@ -33,12 +35,16 @@ impl Core {
         });
         match rows.and_then(|rows| self.trim_to(position, &touched, rows, state)) {
             Ok(()) => {
-                self.pipeline.trim_at.store(placed + self.options.trim_bytes, Ordering::Relaxed);
+                self.pipeline.trim_at.store(placed.saturating_add(self.options.trim_bytes), Ordering::Relaxed);
                 Ok(())
             }
             Err(error) => {
                 journal.at_rest(|applier, _| touched.iter().for_each(|partition| applier.touch(partition)));
-                if error.kind() != ErrorKind::Full {
+                if error.kind() == ErrorKind::Full {
+                    // Not with every commit: the next try writes all of the state again.
+                    let next = journal.placed_bytes().saturating_add(self.options.trim_bytes / 4);
+                    self.pipeline.trim_at.store(next, Ordering::Relaxed);
+                } else {
                     journal.fail();
                 }
                 Err(error)
@@ -81,7 +87,8 @@ impl Core {
     /// What the background does between two waits.
     pub(super) fn duties(&self) -> Result<()> {
         let journal = &self.pipeline.journal;
-        while journal.lead() {}
+        // One group only: a thread that submits without a pause must not keep the other duties from their turn.
+        journal.lead();
         if self.lax_sync_is_due() {
             self.pipeline.flush()?;
         }
@@ -91,6 +98,11 @@ impl Core {
         journal.prepare_spare()
     }
 
+    /// How long the background waits at most between two looks.
+    pub(super) fn duty_interval(&self) -> Duration {
+        (self.options.os_sync_interval / 4).clamp(Duration::from_millis(1), Duration::from_secs(1))
+    }
+
     fn lax_sync_is_due(&self) -> bool {
         let mut since = self.unsynced_since.lock();
         if !self.pipeline.journal.has_unsynced() {
@@ -98,7 +110,9 @@ impl Core {
             return false;
         }
         let now = self.options.clock.monotonic();
-        let due = now.saturating_sub(*since.get_or_insert(now)) >= self.options.os_sync_interval;
+        // It may have taken one wait to notice, and takes another until the next look.
+        let patience = self.options.os_sync_interval.saturating_sub(2 * self.duty_interval());
+        let due = now.saturating_sub(*since.get_or_insert(now)) >= patience;
         if due {
             *since = None;
         }
@@ -107,6 +121,7 @@ impl Core {
 
     /// The orderly end: nothing new is taken, everything is at the trim point, no bound is needed any more.
     pub(super) fn finish(&self) -> Result<()> {
+        self.pipeline.close_to_lax();
         self.pipeline.flush()?;
         self.clear_bounds()?;
         self.pipeline.journal.close()?;

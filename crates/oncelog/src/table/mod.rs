@@ -40,6 +40,9 @@ use crate::wake::{Arc, RwLock};
 /// Ids below this one are the store's own tables.
 pub(crate) const FIRST_USER_TABLE: u32 = 16;
 
+/// Most shards that a table can have: as many as a topic has partitions.
+const SHARDS_MAX: u32 = 1 << 16;
+
 /// What a table is: stored with it, and compared when it is opened again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableSpec {
@@ -57,10 +60,16 @@ impl TableSpec {
     /// # Errors
     /// `Invalid`: a name that no table can have.
     pub(crate) fn check(&self) -> Result<()> {
-        match ids::name_complaint(&self.name) {
-            Some(complaint) => Err(Error::invalid(format!("table {:?}: bad name: {complaint}", self.name))),
-            None => Ok(()),
+        if let Some(complaint) = ids::name_complaint(&self.name) {
+            return Err(Error::invalid(format!("table {:?}: bad name: {complaint}", self.name)));
         }
+        if self.shards == 0 || self.shards > SHARDS_MAX {
+            return Err(Error::invalid(format!(
+                "table {:?}: {} shards, must be 1 to {SHARDS_MAX}",
+                self.name, self.shards
+            )));
+        }
+        Ok(())
     }
 
     /// Whether a table that exists as `self` can be used as `wanted`.

@@ -182,7 +182,10 @@ impl Partition {
         segments.iter().try_for_each(|segment| segment.sync())?;
         let dir = &self.maker.dir;
         let synced = self.maker.disk.sync_dir(dir, SyncSite::SegmentDir);
-        synced.map_err(|error| Error::io(dir, "sync a partition", error))
+        synced.map_err(|error| Error::sync(dir, "sync a partition", error))?;
+        // Frames in flight may still write to the last two: a roll is decided before its predecessor is applied.
+        segments.iter().rev().skip(2).for_each(|segment| segment.rest());
+        Ok(())
     }
 
     /// Gives back what lies behind the end of the segment that was written last before a crash: bytes that recovery has

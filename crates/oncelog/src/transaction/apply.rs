@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{Lsn, PartitionId, TopicId};
 use crate::journal::{Apply, Placed};
 use crate::segment::Segment;
@@ -20,6 +20,8 @@ pub(crate) struct Applier {
     runs: Runs,
     /// Partitions that got records since the last trim point.
     touched: BTreeMap<(TopicId, PartitionId), Arc<Partition>>,
+    /// A group could not be applied: no later one may be, or it would show what is not there.
+    broken: bool,
 }
 
 /// A batch of a frame: where it is in the frame's bytes, and where it goes.
@@ -30,7 +32,7 @@ pub(crate) struct BatchAt {
 
 impl Applier {
     pub(crate) fn new(view: Arc<View>) -> Applier {
-        Applier { view, runs: Runs::default(), touched: BTreeMap::new() }
+        Applier { view, runs: Runs::default(), touched: BTreeMap::new(), broken: false }
     }
 
     /// The partitions that got records since this was last asked.
@@ -55,6 +57,19 @@ impl Apply for Applier {
     type Context = Vec<BatchAt>;
 
     fn apply(&mut self, frames: &mut [Placed<Vec<BatchAt>>], durable: Lsn) -> Result<()> {
+        if self.broken {
+            return Err(Error::closed());
+        }
+        // Until all of it has gone well, a panic on the way included.
+        self.broken = true;
+        self.apply_group(frames, durable)?;
+        self.broken = false;
+        Ok(())
+    }
+}
+
+impl Applier {
+    fn apply_group(&mut self, frames: &mut [Placed<Vec<BatchAt>>], durable: Lsn) -> Result<()> {
         for frame in frames.iter_mut() {
             for batch in &frame.context {
                 self.runs.add(&batch.to.segment, batch.to.position, &mut frame.bytes[batch.bytes.clone()])?;

@@ -15,7 +15,7 @@ use crate::record;
 use crate::table::{ShardGuard, Tables};
 use crate::topic::{Partition, Plan, Topic, Turn};
 use crate::view::View;
-use crate::wake::{Arc, AtomicU32, AtomicU64, MutexGuard, Ordering, RwLock};
+use crate::wake::{Arc, AtomicBool, AtomicU32, AtomicU64, MutexGuard, Ordering, RwLock};
 
 /// How far ahead of a partition's next offset its bound is set: one sync for a million lax records.
 const BOUND_AHEAD: u64 = 1 << 20;
@@ -74,6 +74,8 @@ pub(crate) struct Pipeline {
     pub(crate) spread: AtomicU32,
     /// The background is told when this many bytes of journal are placed.
     pub(crate) trim_at: AtomicU64,
+    /// The store is being closed: no more frames that are answered before they are durable. Read under turns.
+    pub(crate) closing: AtomicBool,
 }
 
 /// A transaction that has its place.
@@ -132,6 +134,16 @@ impl Pipeline {
         }
     }
 
+    /// Takes no more frames that are answered before they are durable; those that have their place are queued on
+    /// return.
+    pub(crate) fn close_to_lax(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        // Whoever has looked before holds a turn until its frame is queued.
+        for topic in self.topics.all() {
+            topic.partitions.iter().for_each(|partition| drop(partition.turn()));
+        }
+    }
+
     /// An empty frame, so that a sync covers all before it.
     fn mark_frame(&self) -> Result<Ticket> {
         let mut writer = FrameWriter::new(0, 0);
@@ -167,6 +179,9 @@ impl Pipeline {
         let shards = self.shards_of(tx);
         let turns = Turns::take(&shards, tx);
         self.validate(tx, &turns.shards)?;
+        if tx.durability == Durability::Written && self.closing.load(Ordering::SeqCst) {
+            return Err(Error::closed());
+        }
         let plans = turns.plan(tx, ranges)?;
         if tx.durability == Durability::Written
             && let Some(past) = turns.past_bound(&plans)
@@ -225,6 +240,9 @@ impl Pipeline {
         let ticket = {
             let mut rows = shard.turn();
             let turn = partition.turn();
+            if self.closing.load(Ordering::SeqCst) {
+                return Err(Error::closed());
+            }
             let bound = turn.next_offset.plus(BOUND_AHEAD);
             let value = system::encode_row(&bound)?;
             let mut writer = FrameWriter::new(value.len() + 64, 0);
