@@ -72,6 +72,9 @@ impl<A: Apply> Journal<A> {
         applier: A,
     ) -> Result<Journal<A>> {
         let file = JournalFile::open(&*disk, &options.dir, store, start.file, start.salt, OpenMode::Write)?;
+        if !(FILE_HEAD_BYTES..=file.bytes).contains(&start.position) {
+            return Err(Error::corrupt(&file.path, start.position, "the trim point lies outside its journal file"));
+        }
         Ok(Self::at(disk, chance, store, epoch, options, start, 1, file, applier))
     }
 

@@ -1,0 +1,350 @@
+//! What a simulation on one thread cannot reach: a disk that calls the test at each write and sync, so that threads meet
+//! at the worst moment, and functions that do not behave.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and waits for threads")]
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use oncelog::disk::{Disk, DiskFile, MemoryDisk, OpenMode, SyncSite};
+use oncelog::{Bytes, ErrorKind, Outcome, PartitionId, Processor, Store, StoreOptions, TableDef, TopicDef, U64, Utf8};
+
+const LINES: TopicDef<Bytes, Bytes> = TopicDef::new("lines").partitions(2);
+const ONE: TopicDef<Bytes, Bytes> = TopicDef::new("one");
+const ROWS: TableDef<Utf8, U64> = TableDef::new("rows");
+
+/// What is about to happen, or has just happened, on the disk.
+enum Event<'a> {
+    Open(&'a Path, OpenMode),
+    Write(&'a Path, u64),
+    Wrote(&'a Path),
+    Sync(&'a Path, SyncSite),
+}
+
+type Hook = Arc<dyn Fn(Event<'_>) -> io::Result<()> + Send + Sync>;
+
+/// A disk in memory that asks first.
+struct HookedDisk {
+    disk: Arc<MemoryDisk>,
+    hook: Hook,
+}
+
+struct HookedFile {
+    file: Box<dyn DiskFile>,
+    path: PathBuf,
+    hook: Hook,
+}
+
+impl Disk for HookedDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
+        (self.hook)(Event::Open(path, mode))?;
+        let file = self.disk.open(path, mode)?;
+        Ok(Box::new(HookedFile { file, path: path.to_owned(), hook: Arc::clone(&self.hook) }))
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        self.disk.list(dir)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.create_dir(dir)
+    }
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.remove_dir(dir)
+    }
+    fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()> {
+        self.disk.sync_dir(dir, site)
+    }
+}
+
+impl DiskFile for HookedFile {
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, position)
+    }
+    fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
+        (self.hook)(Event::Write(&self.path, position))?;
+        let written = self.file.write_at(bytes, position)?;
+        (self.hook)(Event::Wrote(&self.path))?;
+        Ok(written)
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+    fn preallocate(&self, end: u64) -> io::Result<()> {
+        self.file.preallocate(end)
+    }
+    fn sync(&self, site: SyncSite) -> io::Result<()> {
+        (self.hook)(Event::Sync(&self.path, site))?;
+        self.file.sync(site)
+    }
+    fn try_lock(&self) -> io::Result<bool> {
+        self.file.try_lock()
+    }
+}
+
+fn on(disk: &Arc<MemoryDisk>, hook: impl Fn(Event<'_>) -> io::Result<()> + Send + Sync + 'static) -> StoreOptions {
+    let disk = HookedDisk { disk: Arc::clone(disk), hook: Arc::new(hook) };
+    StoreOptions::new().journal_file_bytes(64 << 10).disk(Arc::new(disk))
+}
+
+fn is_segment(path: &Path) -> bool {
+    path.extension().is_some_and(|kind| kind == "segment")
+}
+
+#[test]
+fn a_segment_written_while_a_trim_syncs_it_is_synced_by_the_next() {
+    // 1: at the sync of partition 0 an append to partition 1 starts; its write waits for the sync of partition 1.
+    let phase = Arc::new(AtomicUsize::new(0));
+    let (go, started) = mpsc::channel();
+    let (go, waiting, synced) = (Mutex::new(go), AtomicBool::new(false), AtomicBool::new(false));
+    let unsynced: Arc<Mutex<BTreeMap<PathBuf, bool>>> = Arc::default();
+    let (at, seen) = (Arc::clone(&phase), Arc::clone(&unsynced));
+    let hook = move |event: Event<'_>| {
+        let second = |path: &Path| path.components().any(|part| part.as_os_str() == "000001");
+        match event {
+            Event::Sync(path, SyncSite::Segment) => {
+                if !second(path) && at.compare_exchange(1, 2, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                    go.lock().unwrap().send(()).unwrap();
+                    while !waiting.load(Ordering::SeqCst) {
+                        std::thread::yield_now();
+                    }
+                }
+                seen.lock().unwrap().insert(path.to_owned(), false);
+                synced.fetch_or(second(path), Ordering::SeqCst);
+            }
+            Event::Write(path, position)
+                if is_segment(path) && position > 0 && second(path) && at.load(Ordering::SeqCst) == 2 =>
+            {
+                waiting.store(true, Ordering::SeqCst);
+                while !synced.load(Ordering::SeqCst) {
+                    std::thread::yield_now();
+                }
+            }
+            Event::Wrote(path) if is_segment(path) => drop(seen.lock().unwrap().insert(path.to_owned(), true)),
+            _ => {}
+        }
+        Ok(())
+    };
+    let store = on(&Arc::default(), hook).open("/s").unwrap();
+    let producer = store.producer(LINES).unwrap();
+    let append = |partition| producer.append_record(Some(PartitionId(partition)), None, Some(b"v"), &[], None).unwrap();
+    append(0);
+    append(1);
+    std::thread::scope(|scope| {
+        let append = &append;
+        scope.spawn(move || {
+            started.recv().unwrap();
+            append(1);
+        });
+        phase.store(1, Ordering::SeqCst);
+        store.trim().unwrap();
+    });
+    store.trim().unwrap();
+    let left: Vec<_> =
+        unsynced.lock().unwrap().iter().filter(|(_, left)| **left).map(|(path, _)| path.clone()).collect();
+    assert!(left.is_empty(), "behind the trim point and not synced: {left:?}");
+}
+
+#[test]
+fn a_sync_that_fails_for_want_of_space_ends_the_handle_all_the_same() {
+    let fails = Arc::new(AtomicBool::new(false));
+    let theirs = Arc::clone(&fails);
+    let hook = move |event: Event<'_>| match event {
+        Event::Sync(_, SyncSite::Segment) if theirs.swap(false, Ordering::SeqCst) => {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+        _ => Ok(()),
+    };
+    let disk = Arc::default();
+    let store = on(&disk, hook).open("/s").unwrap();
+    store.producer(ONE).unwrap().append(b"k", b"v").unwrap();
+    fails.store(true, Ordering::SeqCst);
+    assert_eq!(store.trim().unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(store.trim().unwrap_err().kind(), ErrorKind::Closed);
+    drop(store);
+    let again = on(&disk, |_| Ok(())).open("/s").unwrap();
+    assert_eq!(again.offsets("one", PartitionId(0)).unwrap().1.0, 1);
+}
+
+#[test]
+fn a_failed_making_of_a_store_leaves_that_of_another_process_alone() {
+    let disk = Arc::new(MemoryDisk::default());
+    let first: Arc<Mutex<Option<Store>>> = Arc::default();
+    let (theirs, made) = (Arc::clone(&disk), Arc::clone(&first));
+    let hook = move |event: Event<'_>| match event {
+        Event::Open(path, OpenMode::Create) if path.ends_with("MANIFEST") => {
+            let faster = on(&theirs, |_| Ok(())).open("/s").unwrap();
+            faster.producer(ONE).unwrap().append(b"k", b"v").unwrap();
+            *made.lock().unwrap() = Some(faster);
+            Err(io::Error::other("out of descriptors"))
+        }
+        _ => Ok(()),
+    };
+    assert!(on(&disk, hook).open("/s").is_err());
+    first.lock().unwrap().take().unwrap().close().unwrap();
+    let again = on(&disk, |_| Ok(())).open("/s").unwrap();
+    assert_eq!(again.offsets("one", PartitionId(0)).unwrap().1.0, 1);
+}
+
+#[test]
+fn a_panic_of_the_disk_is_an_answer_to_those_who_wait() {
+    let fails = Arc::new(AtomicBool::new(false));
+    let theirs = Arc::clone(&fails);
+    let hook = move |event: Event<'_>| {
+        let hit = matches!(event, Event::Sync(_, SyncSite::JournalGroup)) && theirs.swap(false, Ordering::SeqCst);
+        assert!(!hit, "the disk panics");
+        Ok(())
+    };
+    let store = on(&Arc::default(), hook).open("/s").unwrap();
+    let producer = store.producer(ONE).unwrap();
+    fails.store(true, Ordering::SeqCst);
+    let pending = producer.submit(b"k", b"v").unwrap();
+    // The background leads, and panics.
+    while !pending.is_done() {
+        std::thread::yield_now();
+    }
+    assert_eq!(pending.wait().unwrap_err().kind(), ErrorKind::InDoubt);
+    assert_eq!(producer.append(b"k", b"v").unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[test]
+fn a_recovery_without_space_gives_back_what_it_took() {
+    let disk = Arc::new(MemoryDisk::default());
+    let full = |event: Event<'_>| match event {
+        Event::Open(path, OpenMode::CreateNew) if path.extension().is_some_and(|kind| kind == "state") => {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+        _ => Ok(()),
+    };
+    let dead = Arc::new(AtomicBool::new(false));
+    let theirs = Arc::clone(&dead);
+    let dies = move |_: Event<'_>| if theirs.load(Ordering::SeqCst) { Err(io::Error::other("dead")) } else { Ok(()) };
+    let store = on(&disk, dies).manual_duties().open("/s").unwrap();
+    for _ in 0..100 {
+        store.producer(ONE).unwrap().append(b"k", &[1; 500]).unwrap();
+    }
+    dead.store(true, Ordering::SeqCst);
+    assert!(store.close().is_err());
+    let files = || count(&disk, Path::new("/s"));
+    let before = files();
+    for _ in 0..3 {
+        assert_eq!(on(&disk, full).open("/s").unwrap_err().kind(), ErrorKind::Full);
+        assert_eq!(files(), before);
+    }
+    let again = on(&disk, |_| Ok(())).open("/s").unwrap();
+    assert_eq!(again.offsets("one", PartitionId(0)).unwrap().1.0, 100);
+}
+
+fn count(disk: &MemoryDisk, dir: &Path) -> usize {
+    let inside = |path: &PathBuf| if disk.list(path).is_ok() { count(disk, path) } else { 1 };
+    disk.list(dir).unwrap().iter().map(inside).sum()
+}
+
+#[test]
+fn a_processor_stops_while_its_function_asks_for_another_try() {
+    let store = Store::in_memory().unwrap();
+    store.producer(ONE).unwrap().append(b"k", b"v").unwrap();
+    let run = Processor::new("p", ONE).start(&store, |_, _| Ok(Outcome::Retry)).unwrap();
+    let (ended, wait) = mpsc::channel();
+    let stopping = std::thread::spawn(move || ended.send(run.stop()).unwrap());
+    wait.recv_timeout(Duration::from_secs(60)).expect("it stops").unwrap();
+    stopping.join().unwrap();
+}
+
+#[test]
+fn a_break_ends_a_processor() {
+    let store = Store::in_memory().unwrap();
+    store.producer(ONE).unwrap().append(b"k", b"v").unwrap();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let theirs = Arc::clone(&calls);
+    let count = move |_: oncelog::RecordRef<'_, Bytes, Bytes>, _: &mut oncelog::Tx<'_>| {
+        theirs.fetch_add(1, Ordering::SeqCst);
+        Ok(Outcome::Break)
+    };
+    let run = Processor::new("p", ONE).start(&store, count).unwrap();
+    while !run.is_finished() {
+        std::thread::yield_now();
+    }
+    run.stop().unwrap();
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    assert_eq!(store.committed_offsets("p", "one").unwrap()[0].0, 0);
+}
+
+#[test]
+fn a_transaction_that_always_loses_to_itself_is_told() {
+    let store = Store::in_memory().unwrap();
+    store.transact(|tx| tx.table(ROWS)?.put("k", &0)).unwrap();
+    let mut runs = 0u64;
+    let lost = store.transact(|tx| {
+        runs += 1;
+        let seen = tx.table(ROWS)?.get("k")?;
+        assert!(seen.is_some());
+        // Another transaction, within: it changes what this one has read.
+        store.transact(|inner| inner.table(ROWS)?.put("k", &runs))?;
+        tx.table(ROWS)?.put("other", &1)
+    });
+    assert_eq!(lost.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(store.snapshot().unwrap().get(ROWS, "other").unwrap(), None);
+}
+
+#[test]
+fn a_thread_that_only_submits_does_not_keep_the_trim_point_from_moving() {
+    let states = Arc::new(AtomicUsize::new(0));
+    let theirs = Arc::clone(&states);
+    let hook = move |event: Event<'_>| {
+        if let Event::Sync(_, SyncSite::Snapshot) = event {
+            theirs.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
+    };
+    let store = on(&Arc::default(), hook).trim_bytes(128 << 10).queue_bytes(32 << 10).open("/s").unwrap();
+    let producer = store.producer(ONE).unwrap();
+    let mut submitted = 0;
+    while states.load(Ordering::SeqCst) < 4 {
+        drop(producer.submit(b"k", &[1; 1000]).unwrap());
+        submitted += 1;
+        assert!(submitted < 1_000_000, "a gigabyte without a trim");
+    }
+}
+
+#[test]
+fn wild_numbers_under_right_checksums_are_corrupt() {
+    // next LSN, position, epoch of a manifest (docs/format.md)
+    for (at, value) in [(144, 0), (136, u64::MAX - 7), (136, 1), (104, u64::MAX)] {
+        let disk = Arc::new(MemoryDisk::default());
+        let store = on(&disk, |_| Ok(())).open("/s").unwrap();
+        store.producer(ONE).unwrap().append(b"k", b"v").unwrap();
+        store.close().unwrap();
+        let file = disk.open(Path::new("/s/owners/main/MANIFEST"), OpenMode::Write).unwrap();
+        for copy in [0, 4096] {
+            let mut bytes = [0; 256];
+            file.read_full_at(&mut bytes, copy).unwrap();
+            bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+            let sum = crc32c::crc32c(&bytes[..252]);
+            bytes[252..].copy_from_slice(&sum.to_le_bytes());
+            file.write_all_at(&bytes, copy).unwrap();
+        }
+        drop(file);
+        let error = on(&disk, |_| Ok(())).open("/s").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{at} = {value}: {error}");
+    }
+}
+
+#[test]
+fn never_trimming_by_itself_is_allowed() {
+    let store = on(&Arc::default(), |_| Ok(())).trim_bytes(u64::MAX).open("/s").unwrap();
+    store.producer(ONE).unwrap().append(b"k", b"v").unwrap();
+    store.trim().unwrap();
+    store.close().unwrap();
+}
