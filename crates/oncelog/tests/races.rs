@@ -1,5 +1,5 @@
-//! What a simulation on one thread cannot reach: a disk that calls the test at each write and sync, so that threads meet
-//! at the worst moment, and functions that do not behave.
+//! What a simulation on one thread cannot reach: a disk that calls the test at each write and sync, so that threads
+//! meet at the worst moment, and functions that do not behave.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and waits for threads")]
 
