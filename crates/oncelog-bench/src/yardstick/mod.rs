@@ -5,7 +5,7 @@
 //! ```
 //!
 //! `raw` appends to a file that grows; `zeroed` overwrites one that was filled with zeros and synced before, so that a
-//! sync has no metadata to write. [`file`] makes and fills the file, [`group`] commits in groups, [`scan`] reads.
+//! sync has no metadata to write. [`mod@file`] makes and fills the file, [`group`] commits in groups, [`scan`] reads.
 
 mod file;
 mod frame;
