@@ -57,6 +57,8 @@ pub(super) struct ManifestFile {
     now: Option<Manifest>,
     /// The copy that is written first: one that is damaged or behind, so that the good one stays until it is replaced.
     first: usize,
+    /// Whether this process has written and synced both copies itself. What it has only read may be in memory alone.
+    confirmed: bool,
 }
 
 impl ManifestFile {
@@ -73,7 +75,7 @@ impl ManifestFile {
             let pid = read_holder(file.as_ref());
             return Err(Error::locked(path, "another process has this store open", pid));
         }
-        Ok(ManifestFile { path: path.to_owned(), file: Some(file), now: None, first: 0 })
+        Ok(ManifestFile { path: path.to_owned(), file: Some(file), now: None, first: 0, confirmed: false })
     }
 
     /// Writes the manifest of a new owner.
@@ -121,14 +123,22 @@ impl ManifestFile {
     fn write(&mut self, next: Manifest) -> Result<()> {
         let bytes = encode(&next);
         let file = self.file()?;
-        let written = file
-            .write_all_at(&bytes, COPIES_AT[self.first])
+        let kept = self.now.as_ref().filter(|_| !self.confirmed).map(encode);
+        // The copy that stays while the other is written must be on the disk and not only in memory, where a killed
+        // process or a failed sync may have left it. The same bytes once more harm nothing if it is.
+        let confirmed = kept.map_or(Ok(()), |kept| {
+            file.write_all_at(&kept, COPIES_AT[1 - self.first])?;
+            file.sync(SyncSite::ManifestFirst)
+        });
+        let written = confirmed
+            .and_then(|()| file.write_all_at(&bytes, COPIES_AT[self.first]))
             .and_then(|()| file.sync(SyncSite::ManifestFirst))
             .and_then(|()| file.write_all_at(&bytes, COPIES_AT[1 - self.first]))
             .and_then(|()| file.sync(SyncSite::ManifestSecond));
         // Never `Full`: half written, it may say the new or the old.
         written.map_err(|error| Error::sync(&self.path, "write the manifest", error))?;
         self.now = Some(next);
+        self.confirmed = true;
         Ok(())
     }
 
