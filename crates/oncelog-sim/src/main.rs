@@ -38,7 +38,7 @@ enum Command {
     /// Leaves out each sync, and in builds with `--cfg oncelog_mutants` each checksum, and asks whether anybody noticed
     Mutants {
         /// Crashes after which a mutant counts as having survived
-        #[arg(long, default_value_t = 300_000)]
+        #[arg(long, default_value_t = 1_000_000)]
         crashes: u64,
     },
     /// Runs one history again, as a violation named it

@@ -32,7 +32,9 @@ pub fn hunt_check(site: oncelog::CheckSite) -> Option<(u64, String)> {
     for (seed, closed) in [(1, true), (2, false)] {
         let Ok(specimen) = Specimen::make(seed, closed) else { continue };
         oncelog::skip_check(Some(site));
-        let mut tell = |silent: &str| drop(first.get_or_insert_with(|| silent.to_owned()));
+        let mut tell = |silent: &str| {
+            first.get_or_insert_with(|| silent.to_owned());
+        };
         let surveyed = catch_unwind(AssertUnwindSafe(|| {
             survey_guarded(&specimen, 3, &mut tell).tried + survey(&specimen, 30, &mut tell).tried
         }));
