@@ -11,6 +11,25 @@ use crate::schema::{CONSUMER, LAX, OUT, PLAIN, PROCESSOR, ROWS, SPREAD, TOTALS, 
 
 type Done = Result<(), String>;
 
+type Op = fn(&mut World) -> Done;
+
+/// What a history does, each with its weight.
+const OPS: &[(u64, &str, Op)] = &[
+    (4, "append", World::append),
+    (2, "append spread", World::append_spread),
+    (3, "append lax", World::append_lax),
+    (3, "transact", World::transact),
+    (1, "interleave", World::interleave),
+    (1, "abort", World::abort),
+    (2, "submit some", World::submit_some),
+    (2, "process", World::process),
+    (2, "consume", World::consume),
+    (1, "flush or trim", World::flush_or_trim),
+    (1, "look around", World::look_around),
+    (1, "full disk", World::full_disk),
+    (1, "end", World::end),
+];
+
 /// The operations of short histories, which are tried in every order with every crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Short {
@@ -48,23 +67,22 @@ impl World {
         } else if self.dice.one_in(60) {
             self.disk.fail_next_sync(None);
         }
-        let kind = self.dice.below(24);
-        tracing::debug!(kind, ops = self.disk.ops(), "operation");
-        match kind {
-            0..=3 => self.append(),
-            4..=5 => self.append_spread(),
-            6..=8 => self.append_lax(),
-            9..=11 => self.transact(),
-            12 => self.interleave(),
-            13 => self.abort(),
-            14..=15 => self.submit_some(),
-            16..=17 => self.process(),
-            18..=19 => self.consume(),
-            20 => self.flush_or_trim(),
-            21 => self.look_around(),
-            22 => self.full_disk(),
-            _ => self.end(),
+        let (name, op) = self.choose();
+        tracing::debug!(name, ops = self.disk.ops(), "operation");
+        op(self)
+    }
+
+    /// One of [`OPS`], by weight.
+    fn choose(&mut self) -> (&'static str, Op) {
+        let all: u64 = OPS.iter().map(|(weight, ..)| weight).sum();
+        let mut at = self.dice.below(all);
+        for (weight, name, op) in OPS {
+            match at.checked_sub(*weight) {
+                Some(rest) => at = rest,
+                None => return (name, *op),
+            }
         }
+        ("end", World::end)
     }
 
     /// One operation of a short history.
