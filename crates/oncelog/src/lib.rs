@@ -72,7 +72,7 @@ struct Readme;
 pub use codec::{Bytes, Codec, CodecError, Postcard, U64, Utf8};
 #[cfg(oncelog_mutants)]
 pub use codec::{CheckSite, skip_check};
-pub use consumer::{ConsumerStyle, Outcome, RetryPolicy};
+pub use consumer::{ConsumerStyle, Outcome, RetryPolicy, Visibility, Whence};
 pub use error::{Error, ErrorKind, Result};
 pub use handles::{
     AsEngine, Consumer, GapPolicy, Pending, Processor, ProcessorHandle, ProcessorTask, Producer, RecordRef, SyncPolicy,
@@ -83,4 +83,6 @@ pub use record::{Header, Headers, Record, RecordView};
 pub use store::{LostOffsets, RecoveryReport, Snapshot, Store, StoreMode, StoreOptions, TornTailReport};
 pub use table::{StateBackend, StateBatch, TableSpec};
 pub use topic::TopicSpec;
-pub use transaction::{Appended, Committed, Engine, EngineTx, NewRecord, PendingCommit, Source, Step, TxMark};
+pub use transaction::{
+    Appended, Committed, Engine, EngineTx, NewRecord, PendingCommit, Source, SourceSpec, Step, TxMark,
+};

@@ -2,7 +2,7 @@
 //!
 //! Everything that has versions (rows of tables, ends of partitions) keeps, for each thing, the newest version at or
 //! below the [`View::horizon`] and all newer ones; older ones nobody can ask for any more. Invariant: the visible LSN
-//! only grows, and is durable.
+//! only grows, and is durable; beside it stands the LSN up to which everything is applied and may still be lost.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +13,8 @@ use crate::wake::{Arc, AtomicU64, Mutex, Ordering, Signal};
 #[derive(Debug, Default)]
 pub(crate) struct View {
     visible: AtomicU64,
+    /// Written and applied as a whole, durable or not; never below `visible`.
+    written: AtomicU64,
     horizon: AtomicU64,
     pins: Mutex<BTreeMap<Lsn, usize>>,
     pub(crate) news: Signal,
@@ -21,6 +23,11 @@ pub(crate) struct View {
 impl View {
     pub(crate) fn visible(&self) -> Lsn {
         Lsn(self.visible.load(Ordering::SeqCst))
+    }
+
+    /// The newest LSN that is applied with all before it, durable or not.
+    pub(crate) fn written(&self) -> Lsn {
+        Lsn(self.written.load(Ordering::SeqCst))
     }
 
     /// The oldest LSN anybody can look at.
@@ -32,9 +39,16 @@ impl View {
     pub(crate) fn publish(&self, lsn: Lsn) {
         {
             let pins = self.pins.lock();
+            self.written.fetch_max(lsn.0, Ordering::SeqCst);
             self.visible.fetch_max(lsn.0, Ordering::SeqCst);
             self.set_horizon(&pins);
         }
+        self.news.raise();
+    }
+
+    /// Shows everything up to `lsn` to those who do not wait for it to be durable.
+    pub(crate) fn publish_written(&self, lsn: Lsn) {
+        self.written.fetch_max(lsn.0, Ordering::SeqCst);
         self.news.raise();
     }
 

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oncelog::{AsEngine as _, Codec, LogOffset, PartitionId, Step, Store, TopicDef};
+use oncelog::{AsEngine as _, Codec, LogOffset, PartitionId, SourceSpec, Step, Store, TopicDef};
 
 use super::job::{self, Loaded, Totals};
 use super::recount::{Client, Recount, Trail};
@@ -78,7 +78,8 @@ fn read_topic<K: Codec, V: Codec>(
     let name = topic.name();
     let found = engine.find_topic(name)?;
     let (id, _) = found.ok_or_else(|| Failure::new(NOT_FOUND, format_args!("there is no topic {name:?}")))?;
-    let mut source = engine.source("demo-check", &[id])?;
+    let mut sources = engine.sources(&SourceSpec::new(&[id]), 1)?;
+    let Some(source) = sources.first_mut() else { return Ok(()) };
     let mut next: BTreeMap<PartitionId, LogOffset> = BTreeMap::new();
     let mut undecodable = None;
     source.poll(&mut |_, partition, record| {

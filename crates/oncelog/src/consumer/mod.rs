@@ -2,6 +2,36 @@
 
 use std::time::Duration;
 
+use crate::ids::LogOffset;
+
+/// Where a consumer begins that has no committed progress. Resolved once, for each partition, to an offset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Whence {
+    /// At the first record that is kept.
+    #[default]
+    Oldest,
+    /// Behind the last record that is there.
+    Latest,
+    /// At this offset. If that is no longer kept, the consumer is told of a gap.
+    Position(LogOffset),
+    /// At the first record with this timestamp or a later one, in milliseconds since the Unix epoch; behind the last
+    /// record if there is none.
+    Time(i64),
+}
+
+/// Which records a consumer is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Visibility {
+    /// Those that are durable: what was shown once never disappears.
+    #[default]
+    Durable,
+    /// Also those that are written and not yet synced: shown sooner, and a power cut may take them back. Progress over
+    /// them is committed only together with the records themselves.
+    Written,
+}
+
 /// Who gets which records, and what is remembered of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

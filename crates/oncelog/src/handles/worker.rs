@@ -18,7 +18,7 @@ use crate::consumer::{Outcome, RetryPolicy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, TopicId};
 use crate::record::RecordView;
-use crate::transaction::{Engine, EngineTx, PendingCommit, Source, Step};
+use crate::transaction::{Engine, EngineTx, PendingCommit, Source, SourceSpec, Step};
 use crate::wake::Arc;
 
 /// How many records share a commit, and how many commits may wait for the disk at once.
@@ -91,7 +91,8 @@ impl Worker {
         retry: RetryPolicy,
         sharded: bool,
     ) -> Result<Worker> {
-        let source = engine.source(consumer, topics)?;
+        let mut sources = engine.sources(&SourceSpec::new(topics).consumer(consumer), 1)?;
+        let source = sources.pop().ok_or_else(Error::closed)?;
         let positions = source.positions();
         let group = Group {
             grouping,

@@ -9,7 +9,7 @@ use crate::ids::{TableId, TopicId};
 use crate::journal::Durability;
 use crate::table::TableSpec;
 use crate::topic::TopicSpec;
-use crate::transaction::{Engine, EngineTx, Source, StoreTx};
+use crate::transaction::{Engine, EngineTx, Source, SourceSpec, StoreTx};
 use crate::wake::Arc;
 
 /// A store behind the handles.
@@ -52,8 +52,9 @@ impl Engine for StoreEngine {
         self.0.flush()
     }
 
-    fn source(&self, consumer: &str, topics: &[TopicId]) -> Result<Box<dyn Source>> {
-        Ok(Box::new(StoreSource::claim(&self.0, consumer, topics)?))
+    fn sources(&self, spec: &SourceSpec<'_>, count: usize) -> Result<Vec<Box<dyn Source>>> {
+        let sources = StoreSource::open(&self.0, spec, count)?;
+        Ok(sources.into_iter().map(|source| Box::new(source) as Box<dyn Source>).collect())
     }
 
     fn now_ms(&self) -> i64 {

@@ -71,7 +71,7 @@ pub(crate) struct Core {
     /// Creating topics and tables goes one at a time.
     creating: Mutex<()>,
     /// Consumers that a handle of this store is at work for.
-    consumers: Mutex<BTreeSet<String>>,
+    consumers: Mutex<BTreeSet<source::Claimed>>,
     /// One trim at a time.
     trimming: Mutex<()>,
     /// When it was first seen that something written is not synced.

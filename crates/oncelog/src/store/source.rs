@@ -1,24 +1,30 @@
 //! The records of topics from where a consumer stands.
+//!
+//! Invariants: an id is claimed by one opening at a time, for as long as one of its sources lives. Where a remembered
+//! consumer begins is committed before its first record is handed out, so it never begins anywhere else.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::Store;
-use crate::error::{Error, Result};
-use crate::ids::{LogOffset, PartitionId, TopicId};
+use super::{Core, Store};
+use crate::consumer::{Visibility, Whence};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{LogOffset, Lsn, PartitionId, TopicId};
 use crate::record::RecordView;
-use crate::topic::{PartitionReader, Polled, Topic};
-use crate::transaction::{Source, Step};
+use crate::topic::{Partition, PartitionReader, Polled, Topic};
+use crate::transaction::{EngineTx, Source, SourceSpec, Step, system};
 use crate::wake::Arc;
 
-/// A consumer's cursors, one for each partition; holds the consumer's id as long as it lives.
+/// A consumer's cursors, one for each partition; shares the claim on the consumer's id with its sisters.
 pub(super) struct StoreSource {
     store: Store,
-    consumer: String,
+    visibility: Visibility,
     cursors: Vec<Cursor>,
     /// Where the next poll begins, so that no partition starves.
     turn: usize,
     gap: Option<(TopicId, PartitionId, Range<LogOffset>)>,
+    _claim: Option<Arc<IdClaim>>,
 }
 
 struct Cursor {
@@ -29,42 +35,206 @@ struct Cursor {
     reader: PartitionReader,
 }
 
+/// What one handle at a time may have.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Claimed {
+    /// A consumer id, over all topics.
+    Id(String),
+    /// The place of the global consumer of a topic.
+    Global(TopicId),
+}
+
+/// The claim on a consumer's id, given back when it is dropped.
+struct IdClaim {
+    store: Store,
+    claimed: Vec<Claimed>,
+}
+
+/// A partition to be read.
+struct Place {
+    topic: Arc<Topic>,
+    partition: Arc<Partition>,
+}
+
 /// Why a cursor stopped.
 enum Stopped {
     Drained,
     ByVisitor,
 }
 
-impl StoreSource {
-    pub(super) fn claim(store: &Store, consumer: &str, topics: &[TopicId]) -> Result<StoreSource> {
+impl IdClaim {
+    fn take(store: &Store, consumer: &str, topics: &[Arc<Topic>]) -> Result<IdClaim> {
         let core = &store.inner.core;
-        core.check_open()?;
-        if !core.consumers.lock().insert(consumer.to_owned()) {
-            let what = format!("consumer {consumer:?} is at work already");
+        let wanted = match consumer {
+            "" => topics.iter().map(|topic| Claimed::Global(topic.id)).collect(),
+            id => vec![Claimed::Id(id.to_owned())],
+        };
+        let mut held = core.consumers.lock();
+        if let Some(taken) = wanted.iter().find(|claimed| held.contains(claimed)) {
+            let what = match taken {
+                Claimed::Id(id) => format!("consumer {id:?} is at work already"),
+                Claimed::Global(id) => {
+                    let name = topics.iter().find(|topic| topic.id == *id).map_or("", |topic| &topic.spec.name);
+                    format!("the global consumer of topic {name:?} is at work already")
+                }
+            };
             return Err(Error::locked(&core.layout.dir, what, Some(std::process::id())));
         }
-        let (store, consumer) = (store.clone(), consumer.to_owned());
-        let mut source = StoreSource { store, consumer, cursors: Vec::new(), turn: 0, gap: None };
-        for topic in topics {
-            source.add(*topic)?;
+        held.extend(wanted.iter().cloned());
+        Ok(IdClaim { store: store.clone(), claimed: wanted })
+    }
+}
+
+impl Drop for IdClaim {
+    fn drop(&mut self) {
+        let mut held = self.store.inner.core.consumers.lock();
+        self.claimed.iter().for_each(|claimed| {
+            held.remove(claimed);
+        });
+    }
+}
+
+impl StoreSource {
+    /// See [`Engine::sources`](crate::transaction::Engine::sources).
+    pub(super) fn open(store: &Store, spec: &SourceSpec<'_>, count: usize) -> Result<Vec<StoreSource>> {
+        let core = &store.inner.core;
+        core.check_open()?;
+        let topics = spec.topics.iter().map(|id| core.pipeline.topics.get(*id)).collect::<Result<Vec<_>>>()?;
+        let places = places(&topics, spec.partitions)?;
+        let claim = spec.consumer.map(|consumer| IdClaim::take(store, consumer, &topics).map(Arc::new)).transpose()?;
+        let starts = match spec.consumer {
+            Some(consumer) => core.resume(consumer, &places, spec)?,
+            None => core.resolve_all(&places, spec)?,
+        };
+        let count = count.clamp(1, topics.iter().map(|topic| topic.partitions.len()).max().unwrap_or(1));
+        let source = |_| StoreSource {
+            store: store.clone(),
+            visibility: spec.visibility,
+            cursors: Vec::new(),
+            turn: 0,
+            gap: None,
+            _claim: claim.clone(),
+        };
+        let mut sources: Vec<StoreSource> = (0..count).map(source).collect();
+        for (place, next) in places.into_iter().zip(starts) {
+            let Place { topic, partition } = place;
+            let id = partition.id;
+            let reader = PartitionReader::new(partition, next);
+            sources[id.0 as usize % count].cursors.push(Cursor { topic, partition: id, next, reader });
         }
-        Ok(source)
+        Ok(sources)
     }
 
-    fn add(&mut self, topic: TopicId) -> Result<()> {
-        let core = &self.store.inner.core;
-        let topic = core.pipeline.topics.get(topic)?;
-        for partition in &topic.partitions {
-            let next = core.committed(&self.consumer, topic.id, partition.id)?;
-            let reader = PartitionReader::new(Arc::clone(partition), next);
-            self.cursors.push(Cursor { topic: Arc::clone(&topic), partition: partition.id, next, reader });
-        }
-        Ok(())
+    fn shown(&self) -> Lsn {
+        self.store.inner.core.shown(self.visibility)
     }
 
     fn has_more(&self) -> bool {
-        let visible = self.store.inner.core.pipeline.view.visible();
-        self.cursors.iter().any(|cursor| cursor.next < cursor.reader.partition().end_at(visible))
+        let shown = self.shown();
+        self.cursors.iter().any(|cursor| cursor.next < cursor.reader.partition().end_at(shown))
+    }
+}
+
+/// The partitions that are asked for, topic by topic.
+fn places(topics: &[Arc<Topic>], partitions: Option<&[PartitionId]>) -> Result<Vec<Place>> {
+    let mut ids = BTreeSet::new();
+    let mut places = Vec::new();
+    for topic in topics {
+        if !ids.insert(topic.id) {
+            return Err(Error::invalid(format!("topic {:?} is named twice", topic.spec.name)));
+        }
+        let chosen: Vec<Arc<Partition>> = match partitions {
+            None => topic.partitions.clone(),
+            Some(chosen) => {
+                let chosen: BTreeSet<PartitionId> = chosen.iter().copied().collect();
+                chosen.into_iter().map(|id| topic.partition(id).cloned()).collect::<Result<_>>()?
+            }
+        };
+        places.extend(chosen.into_iter().map(|partition| Place { topic: Arc::clone(topic), partition }));
+    }
+    Ok(places)
+}
+
+impl Core {
+    fn shown(&self, visibility: Visibility) -> Lsn {
+        match visibility {
+            Visibility::Durable => self.pipeline.view.visible(),
+            Visibility::Written => self.pipeline.view.written(),
+        }
+    }
+
+    /// Where `consumer` stands in each place. Where it has never been, `whence` is resolved and committed, so that
+    /// neither a restart nor retention changes where it begins.
+    fn resume(&self, consumer: &str, places: &[Place], spec: &SourceSpec<'_>) -> Result<Vec<LogOffset>> {
+        loop {
+            let mut tx = self.begin();
+            let mut starts = Vec::with_capacity(places.len());
+            let shown = self.shown(spec.visibility);
+            for place in places {
+                let (topic, partition) = (place.topic.id, place.partition.id);
+                let key = system::progress_key(consumer, topic, partition);
+                starts.push(match tx.get(system::PROGRESS, system::SHARD, &key)? {
+                    Some(row) => system::decode_row(&row)?,
+                    None => {
+                        let start = place.resolve(spec.whence, shown)?;
+                        tx.progress(consumer, topic, partition, start)?;
+                        start
+                    }
+                });
+            }
+            // Waits also when there was nothing to write: what it read may be on its way to the disk.
+            match Box::new(tx).submit().and_then(|pending| pending.wait()) {
+                Ok(_) => return Ok(starts),
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn resolve_all(&self, places: &[Place], spec: &SourceSpec<'_>) -> Result<Vec<LogOffset>> {
+        let shown = self.shown(spec.visibility);
+        places.iter().map(|place| place.resolve(spec.whence, shown)).collect()
+    }
+}
+
+impl Place {
+    fn resolve(&self, whence: Whence, shown: Lsn) -> Result<LogOffset> {
+        let end = self.partition.end_at(shown);
+        match whence {
+            Whence::Oldest => Ok(self.partition.start()),
+            Whence::Latest => Ok(end),
+            Whence::Position(position) if position > end => {
+                let (name, id) = (&self.topic.spec.name, self.partition.id);
+                let what = format!("topic {name:?}, partition {id}: position {position} is behind the end, {end}");
+                Err(Error::invalid(what))
+            }
+            Whence::Position(position) => Ok(position),
+            Whence::Time(timestamp_ms) => self.first_since(timestamp_ms, end),
+        }
+    }
+
+    /// The first record below `end` with that timestamp or a later one; `end` if there is none.
+    fn first_since(&self, timestamp_ms: i64, end: LogOffset) -> Result<LogOffset> {
+        let mut reader = PartitionReader::new(Arc::clone(&self.partition), self.partition.start());
+        loop {
+            match reader.poll(end)? {
+                Polled::End => return Ok(end),
+                Polled::Gap(lost) => reader.seek(lost.end),
+                Polled::Batch(batch) => {
+                    for record in batch.records() {
+                        let record = record.map_err(|error| self.malformed(&error))?;
+                        if record.timestamp_ms >= timestamp_ms {
+                            return Ok(record.offset);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn malformed(&self, error: &dyn std::fmt::Display) -> Error {
+        let what = format!("topic {:?}, partition {}: {error}", self.topic.spec.name, self.partition.id);
+        Error::new(ErrorKind::Corrupt, what)
     }
 }
 
@@ -91,7 +261,7 @@ impl Cursor {
         for record in batch.records() {
             let record = record.map_err(|error| {
                 let what = format!("topic {:?}, partition {}: {error}", self.topic.spec.name, self.partition);
-                Error::new(crate::error::ErrorKind::Corrupt, what)
+                Error::new(ErrorKind::Corrupt, what)
             })?;
             if record.offset < self.next {
                 continue;
@@ -126,7 +296,7 @@ impl Source for StoreSource {
         while idle < count {
             let at = self.turn % count;
             let cursor = &mut self.cursors[at];
-            let limit = cursor.reader.partition().end_at(core.pipeline.view.visible());
+            let limit = cursor.reader.partition().end_at(core.shown(self.visibility));
             if cursor.next >= limit {
                 idle += 1;
                 self.turn = at + 1;
@@ -159,14 +329,8 @@ impl Source for StoreSource {
     }
 
     fn lag(&self) -> u64 {
-        let visible = self.store.inner.core.pipeline.view.visible();
-        let behind = |cursor: &Cursor| cursor.reader.partition().end_at(visible).0.saturating_sub(cursor.next.0);
+        let shown = self.shown();
+        let behind = |cursor: &Cursor| cursor.reader.partition().end_at(shown).0.saturating_sub(cursor.next.0);
         self.cursors.iter().map(behind).sum()
-    }
-}
-
-impl Drop for StoreSource {
-    fn drop(&mut self) {
-        self.store.inner.core.consumers.lock().remove(&self.consumer);
     }
 }

@@ -85,6 +85,9 @@ impl Applier {
                 self.touch(&batch.to.partition);
             }
         }
+        if group_end > durable {
+            self.view.publish_written(group_end);
+        }
         self.show(durable)
     }
 }

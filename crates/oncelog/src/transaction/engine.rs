@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::consumer::{Visibility, Whence};
 use crate::error::Result;
 use crate::ids::{LogOffset, PartitionId, ShardId, TableId, TopicId};
 use crate::record::{Header, RecordView};
@@ -53,11 +54,15 @@ pub trait Engine: Send + Sync {
     /// Makes everything that was answered so far durable.
     fn flush(&self) -> Result<()>;
 
-    /// The records of `topics` that `consumer` has not yet consumed. One at a time for each consumer.
+    /// Sources of the records that `spec` names, at least one and `count` at most: each has the partitions whose number
+    /// is its own modulo their count, of every topic. The consumer's id is claimed once for all of them, and free when
+    /// the last is dropped. A partition without committed progress begins where `spec.whence` says; for a consumer
+    /// that is remembered that place is committed, so that it stays.
     ///
     /// # Errors
-    /// `Locked`: another handle consumes as `consumer`.
-    fn source(&self, consumer: &str, topics: &[TopicId]) -> Result<Box<dyn Source>>;
+    /// `Locked`: another handle consumes under this id. `NotFound`: no such topic. `Invalid`: no such partition, a
+    /// topic named twice, or a position behind the end of a partition.
+    fn sources(&self, spec: &SourceSpec<'_>, count: usize) -> Result<Vec<Box<dyn Source>>>;
 
     /// The engine's clock: milliseconds since the Unix epoch.
     fn now_ms(&self) -> i64;
@@ -67,6 +72,56 @@ pub trait Engine: Send + Sync {
 
     /// Ends every [`Source::wait`] early.
     fn wake(&self);
+}
+
+/// What to read, as whom, and from where.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct SourceSpec<'a> {
+    /// Whose progress it is; nothing is claimed or remembered when `None`. The empty id is the one global consumer of
+    /// each of the topics.
+    pub consumer: Option<&'a str>,
+    /// The topics.
+    pub topics: &'a [TopicId],
+    /// Only these partitions of each topic; all when `None`.
+    pub partitions: Option<&'a [PartitionId]>,
+    /// Where a partition without committed progress begins.
+    pub whence: Whence,
+    /// Which records are shown.
+    pub visibility: Visibility,
+}
+
+impl<'a> SourceSpec<'a> {
+    /// The durable records of `topics`, from the oldest, remembering nothing.
+    #[must_use]
+    pub fn new(topics: &'a [TopicId]) -> SourceSpec<'a> {
+        let (whence, visibility) = (Whence::default(), Visibility::default());
+        SourceSpec { consumer: None, topics, partitions: None, whence, visibility }
+    }
+
+    /// Goes on where that consumer stands, which is claimed for as long as the sources live.
+    #[must_use]
+    pub fn consumer(self, consumer: &'a str) -> SourceSpec<'a> {
+        SourceSpec { consumer: Some(consumer), ..self }
+    }
+
+    /// Reads only these partitions of each topic.
+    #[must_use]
+    pub fn partitions(self, partitions: &'a [PartitionId]) -> SourceSpec<'a> {
+        SourceSpec { partitions: Some(partitions), ..self }
+    }
+
+    /// Sets where a partition without committed progress begins.
+    #[must_use]
+    pub fn whence(self, whence: Whence) -> SourceSpec<'a> {
+        SourceSpec { whence, ..self }
+    }
+
+    /// Sets which records are shown.
+    #[must_use]
+    pub fn visibility(self, visibility: Visibility) -> SourceSpec<'a> {
+        SourceSpec { visibility, ..self }
+    }
 }
 
 /// A place in a transaction to which it can be rolled back.

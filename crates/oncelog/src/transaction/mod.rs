@@ -23,6 +23,6 @@ pub(crate) mod system;
 
 pub(crate) use apply::Applier;
 pub(crate) use commit::{Limits, Pipeline, Topics};
-pub use engine::{Appended, Committed, Engine, EngineTx, NewRecord, PendingCommit, Source, Step, TxMark};
+pub use engine::{Appended, Committed, Engine, EngineTx, NewRecord, PendingCommit, Source, SourceSpec, Step, TxMark};
 pub(crate) use recover::Replayer;
 pub(crate) use staged::StoreTx;
