@@ -8,6 +8,7 @@
 
 pub mod exhaust;
 mod ops;
+mod ops_owners;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

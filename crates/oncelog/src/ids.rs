@@ -53,6 +53,40 @@ number! {
     Epoch, u64
 }
 
+number! {
+    /// An owner's number in its store: 0 is `main`. Given once, and part of the ids of its topics.
+    OwnerId, u32
+}
+
+impl OwnerId {
+    /// Owners of one store at most: what ten bits hold.
+    pub const MAX: OwnerId = OwnerId((1 << (32 - TopicId::COUNT_BITS)) - 1);
+
+    /// The id of its first topic.
+    #[must_use]
+    pub(crate) fn first_topic(self) -> TopicId {
+        TopicId((self.0 << TopicId::COUNT_BITS) + 1)
+    }
+}
+
+impl TopicId {
+    /// The lower bits count the topics of one owner; those above are the owner's number, so ids are unique in a store.
+    pub(crate) const COUNT_BITS: u32 = 22;
+
+    /// Whose topic it is.
+    #[must_use]
+    pub fn owner(self) -> OwnerId {
+        OwnerId(self.0 >> TopicId::COUNT_BITS)
+    }
+
+    /// The owner's next id after this one; `None` when they are all given.
+    #[must_use]
+    pub(crate) fn next(self) -> Option<TopicId> {
+        let next = TopicId(self.0.checked_add(1)?);
+        (next.owner() == self.owner()).then_some(next)
+    }
+}
+
 impl LogOffset {
     /// The offset `records` further on.
     #[must_use]
@@ -147,6 +181,18 @@ mod tests {
         assert_eq!(escape_name("/etc"), "%2Fetc");
         assert_eq!(escape_name("a\0b"), "a%00b");
         assert_ne!(escape_name("Orders").to_lowercase(), escape_name("orders"));
+    }
+
+    #[test]
+    fn topic_ids_of_owners_never_meet() {
+        assert_eq!(OwnerId(0).first_topic(), TopicId(1));
+        for owner in [OwnerId(0), OwnerId(1), OwnerId::MAX] {
+            let first = owner.first_topic();
+            let last = TopicId(first.0 | ((1 << TopicId::COUNT_BITS) - 1));
+            assert_eq!((first.owner(), last.owner()), (owner, owner));
+            assert_eq!(first.next().map(TopicId::owner), Some(owner));
+            assert_eq!(last.next(), None);
+        }
     }
 
     #[test]

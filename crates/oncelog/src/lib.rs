@@ -78,7 +78,9 @@ pub use handles::{
     AsEngine, Consumer, GapPolicy, Pending, Processor, ProcessorHandle, ProcessorTask, Producer, RecordRef, SyncPolicy,
     Table, TableDef, TopicDef, Transaction, Tx,
 };
-pub use ids::{Epoch, LogOffset, Lsn, NAME_BYTES_MAX, PartitionId, RecordId, ShardId, StoreId, TableId, TopicId};
+pub use ids::{
+    Epoch, LogOffset, Lsn, NAME_BYTES_MAX, OwnerId, PartitionId, RecordId, ShardId, StoreId, TableId, TopicId,
+};
 pub use record::{Header, Headers, Record, RecordView};
 pub use store::{LostOffsets, RecoveryReport, Snapshot, Store, StoreMode, StoreOptions, TornTailReport};
 pub use table::{StateBackend, StateBatch, TableSpec};

@@ -27,6 +27,7 @@ const OPS: &[(u64, &str, Op)] = &[
     (1, "flush or trim", World::flush_or_trim),
     (1, "look around", World::look_around),
     (1, "full disk", World::full_disk),
+    (1, "second owner", World::side),
     (1, "end", World::end),
 ];
 
@@ -100,7 +101,7 @@ impl World {
         }
     }
 
-    fn bytes(&mut self) -> Vec<u8> {
+    pub(super) fn bytes(&mut self) -> Vec<u8> {
         let len = match self.dice.below(20) {
             0 => 0,
             1 => self.dice.up_to(6000),

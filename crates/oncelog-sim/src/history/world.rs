@@ -6,6 +6,7 @@ use oncelog::disk::SyncSite;
 use oncelog::{Error, ErrorKind, Snapshot, Store, StoreOptions};
 
 use super::Outcome;
+use super::ops_owners::Side;
 use crate::clock::SimClock;
 use crate::dice::Dice;
 use crate::disk::{SimDisk, Survival};
@@ -30,6 +31,8 @@ pub(super) struct World {
     pub(super) lax_used: bool,
     /// A snapshot and what it showed when it was taken.
     pub(super) held: Option<(Snapshot, Model)>,
+    /// The second owner.
+    pub(super) side: Side,
     pub(super) outcome: Outcome,
     /// The store has been open once. Before, a sync fails only in the first attempt to make it: a name that a killed
     /// attempt has made, and whose sync then fails in the next, is two faults (docs/guarantees.md).
@@ -67,11 +70,12 @@ impl World {
             head: Model::default(),
             lax_used: false,
             held: None,
+            side: Side::default(),
             outcome: Outcome::default(),
         }
     }
 
-    fn options(&mut self) -> StoreOptions {
+    pub(super) fn options(&mut self) -> StoreOptions {
         let (file, trim) = if self.tight { (4096, 6 << 10) } else { (16 << 10, 64 << 10) };
         StoreOptions::new()
             .disk(Arc::new(self.disk.clone()))

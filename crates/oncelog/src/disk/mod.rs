@@ -67,11 +67,13 @@ pub enum SyncSite {
     StoreFile,
     /// The directories of a new store.
     StoreDir,
+    /// The directories of a new owner, before its manifest and with it.
+    OwnerDir,
 }
 
 impl SyncSite {
     /// Every site, for tests that drop each in turn.
-    pub const ALL: [SyncSite; 14] = [
+    pub const ALL: [SyncSite; 15] = [
         SyncSite::JournalGroup,
         SyncSite::JournalRotate,
         SyncSite::JournalFile,
@@ -86,6 +88,7 @@ impl SyncSite {
         SyncSite::ManifestSecond,
         SyncSite::StoreFile,
         SyncSite::StoreDir,
+        SyncSite::OwnerDir,
     ];
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use super::Core;
-use super::layout::{OWNER, make_dir};
+use super::layout::make_dir;
 use crate::disk::SyncSite;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, TableId, TopicId};
@@ -41,7 +41,7 @@ impl Core {
     fn check_claim(&self, topic: &Topic) -> Result<TopicId> {
         let dir = topic_dir(&self.layout.topics, &topic.spec.name);
         let claim = topic::read_claim(&*self.disk, &dir)?;
-        if (claim.store, claim.topic, claim.owner.as_str()) != (self.store, topic.id, OWNER) {
+        if (claim.store, claim.topic, &claim.owner) != (self.store, topic.id, &self.layout.name) {
             let what = format!("the name is claimed for topic id {} of owner {:?}", claim.topic, claim.owner);
             return Err(Error::corrupt(&Claim::path(&dir), 0, what));
         }
@@ -52,7 +52,7 @@ impl Core {
         let mut tx = self.begin();
         let mut next = self.next_ids(&mut tx)?;
         let id = TopicId(next.topic);
-        next.topic += 1;
+        next.topic = id.next().ok_or_else(|| Error::new(ErrorKind::Full, "this owner has given all its topic ids"))?.0;
         self.claim(id, spec)?;
         self.put_row(&mut tx, CatalogueKey::NextIds, &next)?;
         self.put_row(&mut tx, CatalogueKey::Topic(id), spec)?;
@@ -71,7 +71,7 @@ impl Core {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let ours = match topic::read_claim(disk, &dir) {
-                    Ok(claim) => claim.owner == OWNER && claim.store == self.store,
+                    Ok(claim) => claim.owner == self.layout.name && claim.store == self.store,
                     Err(unreadable) => unreadable.kind() == ErrorKind::Corrupt,
                 };
                 if !ours {
@@ -80,7 +80,7 @@ impl Core {
             }
             Err(error) => return Err(Error::io(&dir, "make a topic", error)),
         }
-        let (owner, name) = (OWNER.to_owned(), spec.name.clone());
+        let (owner, name) = (self.layout.name.clone(), spec.name.clone());
         let claim = Claim { store: self.store, topic: id, owner, name };
         self.fill_claim(&dir, spec, &claim).inspect_err(|_| {
             // A name whose sync has failed may stay seen and never become durable: away with it. Best effort.
@@ -163,7 +163,9 @@ impl Core {
 
     fn next_ids(&self, tx: &mut StoreTx) -> Result<NextIds> {
         let row = tx.get(system::CATALOGUE, system::SHARD, &CatalogueKey::NextIds.encode())?;
-        row.map_or(Ok(NextIds { topic: 1, table: FIRST_USER_TABLE }), |row| system::decode_row(&row))
+        row.map_or(Ok(NextIds { topic: self.owner.first_topic().0, table: FIRST_USER_TABLE }), |row| {
+            system::decode_row(&row)
+        })
     }
 
     fn put_row(&self, tx: &mut StoreTx, key: CatalogueKey, row: &impl serde::Serialize) -> Result<()> {

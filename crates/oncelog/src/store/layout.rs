@@ -11,7 +11,7 @@ use crate::chance::Chance;
 use crate::codec::{CheckSite, Input, crc32c, same};
 use crate::disk::{Disk, OpenMode, SyncSite};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Epoch, StoreId};
+use crate::ids::{Epoch, OwnerId, StoreId, escape_name};
 use crate::journal::FileName;
 
 const MAGIC: [u8; 8] = *b"ONCELOG\0";
@@ -19,10 +19,12 @@ const MAGIC: [u8; 8] = *b"ONCELOG\0";
 pub(super) const FORMAT: u32 = 1;
 const SUMMED_BYTES: usize = 28;
 
-/// The paths of a store and of its owner `main`.
+/// The paths of a store and of one of its owners.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
     pub(super) dir: PathBuf,
+    /// The owner's name.
+    pub(super) name: String,
     pub(super) store_file: PathBuf,
     pub(super) owners: PathBuf,
     pub(super) owner: PathBuf,
@@ -33,23 +35,24 @@ pub(super) struct Layout {
     pub(super) topics: PathBuf,
 }
 
-/// The owner that [`Store::open`](super::Store::open) takes.
-pub(super) const OWNER: &str = "main";
+/// The owner that [`Store::open`](super::Store::open) takes, made with the store.
+pub(super) const MAIN: &str = "main";
 
 impl Layout {
-    pub(super) fn of(dir: &Path) -> Layout {
+    pub(super) fn of(dir: &Path, owner: &str) -> Layout {
         let owners = dir.join("owners");
-        let owner = owners.join(OWNER);
+        let owner_dir = owners.join(escape_name(owner));
         Layout {
             dir: dir.to_owned(),
+            name: owner.to_owned(),
             store_file: dir.join("STORE"),
-            manifest: owner.join("MANIFEST"),
-            journal: owner.join("journal"),
-            state: owner.join("state"),
-            aside: owner.join("aside"),
+            manifest: owner_dir.join("MANIFEST"),
+            journal: owner_dir.join("journal"),
+            state: owner_dir.join("state"),
+            aside: owner_dir.join("aside"),
             topics: dir.join("topics"),
             owners,
-            owner,
+            owner: owner_dir,
         }
     }
 
@@ -60,7 +63,7 @@ impl Layout {
     pub(super) fn ensure_store(&self, disk: &dyn Disk, chance: &Chance, may_create: bool) -> Result<()> {
         if let Err(error) = disk.list(&self.dir) {
             return match error.kind() {
-                io::ErrorKind::NotFound if may_create => self.create(disk, chance),
+                io::ErrorKind::NotFound if may_create => Layout::of(&self.dir, MAIN).create(disk, chance),
                 io::ErrorKind::NotFound => Err(Error::new(ErrorKind::NotFound, "there is no store").in_file(&self.dir)),
                 io::ErrorKind::NotADirectory => {
                     Err(Error::invalid("this is a file, a store is a directory").in_file(&self.dir))
@@ -78,7 +81,7 @@ impl Layout {
             return Err(Error::invalid(what).in_file(foreign));
         }
         if may_create {
-            self.create(disk, chance)
+            Layout::of(&self.dir, MAIN).create(disk, chance)
         } else {
             Err(Error::new(ErrorKind::NotFound, "there is no store").in_file(&self.dir))
         }
@@ -88,6 +91,7 @@ impl Layout {
         self.dir.join("STORE.new")
     }
 
+    /// Makes the store with its owner `main`, which this is the layout of.
     fn create(&self, disk: &dyn Disk, chance: &Chance) -> Result<()> {
         let mut made = Vec::new();
         self.create_in(disk, chance, &mut made).inspect_err(|_| {
@@ -132,7 +136,7 @@ impl Layout {
         id[..8].copy_from_slice(&chance.next_u64().to_le_bytes());
         id[8..].copy_from_slice(&chance.next_u64().to_le_bytes());
         let store = StoreId(id);
-        manifest.begin(store, OWNER)?;
+        manifest.begin(store, MAIN, OwnerId(0))?;
         for dir in [&self.owner, &self.owners, &self.dir] {
             let synced = disk.sync_dir(dir, SyncSite::StoreDir);
             synced.map_err(|error| Error::sync(dir, "make the store", error))?;

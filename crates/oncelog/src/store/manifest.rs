@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use crate::codec::{CheckSite, Input, crc32c, same};
 use crate::disk::{Disk, DiskFile, OpenMode, SyncSite};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Epoch, Lsn, StoreId};
+use crate::ids::{Epoch, Lsn, OwnerId, StoreId};
 use crate::journal::{FileName, JournalPosition};
 use crate::table::SnapshotName;
 
@@ -25,7 +25,9 @@ const COPY_BYTES: usize = 256;
 const SUMMED_BYTES: usize = COPY_BYTES - 4;
 const COPIES_AT: [u64; 2] = [0, 4096];
 const HOLDER_AT: u64 = 8192;
-const OWNER_BYTES: usize = 64;
+/// Longest name of an owner.
+pub(super) const OWNER_BYTES: usize = 64;
+const NUMBER_AT: usize = 180;
 /// Beyond any journal file.
 const POSITION_MAX: u64 = 1 << 40;
 
@@ -44,6 +46,8 @@ pub(super) struct Manifest {
     pub(super) generation: u64,
     pub(super) store: StoreId,
     pub(super) owner: String,
+    /// The owner's number.
+    pub(super) number: OwnerId,
     pub(super) epoch: Epoch,
     pub(super) state: State,
     /// Where replay starts, and the state there. `None` before the first opening is done.
@@ -79,9 +83,30 @@ impl ManifestFile {
     }
 
     /// Writes the manifest of a new owner.
-    pub(super) fn begin(&mut self, store: StoreId, owner: &str) -> Result<()> {
+    pub(super) fn begin(&mut self, store: StoreId, owner: &str, number: OwnerId) -> Result<()> {
         let (epoch, state, trim) = (Epoch(0), State::Open, None);
-        self.write(Manifest { generation: 1, store, owner: owner.to_owned(), epoch, state, trim })
+        self.write(Manifest { generation: 1, store, owner: owner.to_owned(), number, epoch, state, trim })
+    }
+
+    /// What the manifest at `path` says, whoever holds its lock; `None` where there is none or no whole copy.
+    pub(super) fn peek(disk: &dyn Disk, path: &Path) -> Result<Option<Manifest>> {
+        let file = match disk.open(path, OpenMode::Read) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(path, "open the manifest", error)),
+        };
+        let mut newest: Option<Manifest> = None;
+        // One copy is whole at every instant, but the two are read one after the other: a second look finds it.
+        for at in COPIES_AT.into_iter().chain(COPIES_AT) {
+            match read_copy(file.as_ref(), path, at) {
+                Ok(copy) if newest.as_ref().is_none_or(|newest| newest.generation < copy.generation) => {
+                    newest = Some(copy);
+                }
+                Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(newest)
     }
 
     /// Reads what is true, repairing a copy that is damaged when it is next written. Says whether one was.
@@ -186,6 +211,8 @@ fn encode(manifest: &Manifest) -> Vec<u8> {
             out.extend_from_slice(&number.to_le_bytes());
         }
     }
+    out.resize(NUMBER_AT, 0);
+    out.extend_from_slice(&manifest.number.0.to_le_bytes());
     out.resize(SUMMED_BYTES, 0);
     let sum = crc32c(&out);
     out.extend_from_slice(&sum.to_le_bytes());
@@ -205,7 +232,7 @@ fn read_copy(file: &dyn DiskFile, path: &Path, at: u64) -> Result<Manifest> {
         return Err(damaged());
     }
     match input.u32() {
-        Some(VERSION) => decode(&mut input).ok_or_else(damaged),
+        Some(VERSION) => decode(&mut input, summed).ok_or_else(damaged),
         Some(version) => {
             let what = format!("manifest format {version}, this program knows {VERSION}");
             Err(Error::new(ErrorKind::UnsupportedVersion, what).in_file(path))
@@ -214,7 +241,7 @@ fn read_copy(file: &dyn DiskFile, path: &Path, at: u64) -> Result<Manifest> {
     }
 }
 
-fn decode(input: &mut Input<'_>) -> Option<Manifest> {
+fn decode(input: &mut Input<'_>, whole: &[u8]) -> Option<Manifest> {
     let state = if input.u32()? == 1 { State::Closed } else { State::Open };
     let generation = input.u64()?;
     let store = StoreId(input.array()?);
@@ -233,11 +260,13 @@ fn decode(input: &mut Input<'_>) -> Option<Manifest> {
             Some((JournalPosition { file, salt, position, next_lsn, chain }, state))
         }
     };
-    let sane = generation < u64::MAX
+    let number = OwnerId(Input::new(whole.get(NUMBER_AT..)?).u32()?);
+    let sane = number <= OwnerId::MAX
+        && generation < u64::MAX
         && epoch.0 < u64::MAX
         && (state == State::Open || trim.is_some())
         && trim.as_ref().is_none_or(|(at, _)| (1..u64::MAX).contains(&at.next_lsn.0) && at.position < POSITION_MAX);
-    sane.then_some(Manifest { generation, store, owner, epoch, state, trim })
+    sane.then_some(Manifest { generation, store, owner, number, epoch, state, trim })
 }
 
 #[cfg(test)]
@@ -255,7 +284,8 @@ mod tests {
         };
         let state = SnapshotName { lsn: Lsn(41), epoch: Epoch(3), salt: 12 };
         let (store, owner) = (StoreId([5; 16]), "main".to_owned());
-        Manifest { generation, store, owner, epoch: Epoch(3), state: State::Closed, trim: Some((at, state)) }
+        let number = OwnerId(6);
+        Manifest { generation, store, owner, number, epoch: Epoch(3), state: State::Closed, trim: Some((at, state)) }
     }
 
     fn written() -> (MemoryDisk, ManifestFile) {

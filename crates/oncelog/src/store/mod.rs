@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! DIR/STORE                  makes it a store: format, identity
-//! DIR/owners/main/MANIFEST   lock, epoch, trim point: updated in place, never renamed over
-//! DIR/owners/main/journal/   frames since the trim point      DIR/owners/main/state/   tables at the trim point
+//! DIR/owners/NAME/MANIFEST   lock, epoch, trim point: updated in place, never renamed over
+//! DIR/owners/NAME/journal/   frames since the trim point      DIR/owners/NAME/state/   tables at the trim point
 //! DIR/topics/NAME/CLAIM      whose the name is                DIR/topics/NAME/PARTITION/   segments
 //! ```
 //!
@@ -18,6 +18,7 @@ mod layout;
 mod manifest;
 mod open;
 mod options;
+mod owner;
 mod report;
 mod snapshot;
 mod source;
@@ -38,7 +39,7 @@ use crate::consumer::{ConsumerStyle, RetryPolicy};
 use crate::disk::{Disk, MemoryDisk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handles::{AsEngine, Consumer, Producer, TopicDef, Transaction, Tx};
-use crate::ids::{Epoch, LogOffset, PartitionId, StoreId};
+use crate::ids::{Epoch, LogOffset, OwnerId, PartitionId, StoreId};
 use crate::table::{SnapshotBackend, Tables};
 use crate::transaction::{Committed, Engine, Pipeline};
 use crate::wake::{Arc, AtomicBool, Mutex, Ordering};
@@ -63,6 +64,8 @@ pub(crate) struct Core {
     options: StoreOptions,
     chance: Arc<Chance>,
     store: StoreId,
+    /// The owner's number; its name is in the layout.
+    owner: OwnerId,
     epoch: Epoch,
     pipeline: Arc<Pipeline>,
     backend: Arc<SnapshotBackend>,
@@ -96,6 +99,15 @@ impl Store {
     /// `Unavailable`.
     pub fn open(dir: impl AsRef<Path>) -> Result<Store> {
         StoreOptions::new().open(dir)
+    }
+
+    /// Opens the store in `dir` as its owner `owner`, making both if they are not there: for a program beside others on
+    /// one store, with topics, tables and consumers of its own. `main` is the owner that [`Store::open`] takes.
+    ///
+    /// # Errors
+    /// As [`Store::open`]; `Locked`: another process has this owner; `Invalid`: a bad name, 64 bytes at most.
+    pub fn attach(dir: impl AsRef<Path>, owner: &str) -> Result<Store> {
+        StoreOptions::new().attach(dir, owner)
     }
 
     /// Options for opening a store.
@@ -225,6 +237,12 @@ impl Store {
     #[must_use]
     pub fn id(&self) -> StoreId {
         self.inner.core.store
+    }
+
+    /// The name of the owner that this is.
+    #[must_use]
+    pub fn owner(&self) -> &str {
+        &self.inner.core.layout.name
     }
 
     /// The directory.

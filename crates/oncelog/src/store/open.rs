@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::background::Background;
 use super::catalogue::TopicParts;
-use super::layout::{Layout, OWNER};
+use super::layout::Layout;
 use super::manifest::{Manifest, ManifestFile, State};
 use super::options::StoreOptions;
 use super::report::{LostOffsets, RecoveryReport, TornTailReport};
@@ -13,7 +13,7 @@ use super::{Core, Inner, Store};
 use crate::chance::Chance;
 use crate::disk::OpenMode;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Epoch, Lsn, PartitionId, StoreId, TopicId};
+use crate::ids::{Epoch, Lsn, OwnerId, PartitionId, StoreId, TopicId};
 use crate::journal::{self, FileName, Journal, JournalOptions, TornTail};
 use crate::table::{SnapshotBackend, SnapshotName, StateBackend, Tables};
 use crate::topic::{PartitionState, SegmentRow, TopicSpec};
@@ -22,17 +22,18 @@ use crate::transaction::{Applier, Limits, Pipeline, Replayer, Topics};
 use crate::view::View;
 use crate::wake::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex};
 
-pub(super) fn open(options: StoreOptions, dir: &Path) -> Result<Store> {
+pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Store> {
     let disk = Arc::clone(&options.disk);
-    let layout = Layout::of(dir);
+    let layout = Layout::of(dir, owner);
     let chance = Arc::new(match options.seed {
         Some(seed) => Chance::from_seed(seed),
         None => Chance::from_os()?,
     });
     layout.ensure_store(&*disk, &chance, options.create)?;
     let store = layout.read_store_file(&*disk)?;
+    layout.ensure_owner(&*disk, &*options.clock, store, options.create)?;
     let mut manifest = ManifestFile::lock(&*disk, &layout.manifest, OpenMode::Write)?;
-    let (found, manifest_repaired) = manifest.read(store, OWNER)?;
+    let (found, manifest_repaired) = manifest.read(store, &layout.name)?;
     if found.state == State::Open {
         layout.sync_names(&*disk)?;
     }
@@ -143,7 +144,7 @@ impl Opening {
                 Journal::create(disk, Arc::clone(&self.chance), self.store, self.epoch, options, next_lsn, applier)?
             }
         };
-        Ok(self.into_core(manifest, journal))
+        Ok(self.into_core(manifest, found.number, journal))
     }
 
     /// The topics of the catalogue, with their partitions and segments as of the trim point.
@@ -230,7 +231,7 @@ impl Opening {
         Ok(())
     }
 
-    fn into_core(self, manifest: ManifestFile, journal: Journal<Applier>) -> Core {
+    fn into_core(self, manifest: ManifestFile, owner: OwnerId, journal: Journal<Applier>) -> Core {
         let limits = Limits {
             record_bytes_max: self.options.record_bytes_max,
             transaction_bytes_max: self.options.transaction_bytes_max,
@@ -253,6 +254,7 @@ impl Opening {
             layout: self.layout,
             chance: self.chance,
             store: self.store,
+            owner,
             epoch: self.epoch,
             pipeline: Arc::new(pipeline),
             backend: self.backend,

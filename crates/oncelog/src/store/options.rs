@@ -4,6 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Store;
+use super::layout::MAIN;
+use super::owner::check_owner_name;
 use crate::clock::{Clock, SystemClock};
 use crate::disk::{Disk, RealDisk};
 use crate::error::{Error, Result};
@@ -121,7 +123,17 @@ impl StoreOptions {
     /// As [`Store::open`]; `Invalid`: an option out of its range.
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Store> {
         self.check()?;
-        super::open::open(self, dir.as_ref())
+        super::open::open(self, dir.as_ref(), MAIN)
+    }
+
+    /// Opens the store in `dir` as its owner `owner`: see [`Store::attach`].
+    ///
+    /// # Errors
+    /// As [`Store::attach`]; `Invalid`: an option out of its range.
+    pub fn attach(self, dir: impl AsRef<Path>, owner: &str) -> Result<Store> {
+        self.check()?;
+        check_owner_name(owner)?;
+        super::open::open(self, dir.as_ref(), owner)
     }
 
     fn check(&self) -> Result<()> {
