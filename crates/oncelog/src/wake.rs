@@ -1,17 +1,33 @@
-//! Locks and wake-ups: the one shim through which the crate synchronises threads, so that a model checker can stand in
-//! for the standard library.
+//! Threads, locks and wake-ups: the one shim through which the crate synchronises, so that a model checker can stand in
+//! for the standard library. Built with `--cfg loom` it is loom (every interleaving of a small model), with
+//! `--cfg shuttle` it is shuttle (random interleavings of a whole store), else it is `std`.
+//!
+//! Rules of the house, which `cargo xtask tidy` checks: no other room names `std::sync` (but for `Arc`) or
+//! `std::thread`. Three things are different under a model checker:
+//! * A lock is free again after each run, so nothing here may live in a `static`.
+//! * Time does not pass, so [`Condvar::wait_timeout`] ends by a wake-up only. Its limit bounds the harm of a wake-up
+//!   that is lost to a bug, and a model that hangs for want of it has found the bug. Who looks again in any case takes
+//!   [`Condvar::wait_a_moment`], which a model checker ends at any time.
+//! * `Arc` is always the one of `std`: the crate has no `unsafe` code that could depend on how it counts.
 //!
 //! A poisoned lock is taken all the same: the crate calls no user code while it holds one, and a panic of its own ends
 //! the store handle.
 
+#[cfg(loom)]
+use loom::{sync, thread};
+#[cfg(shuttle)]
+use shuttle::{sync, thread};
 use std::fmt;
-use std::sync::{self, PoisonError};
+use std::io;
+use std::sync::PoisonError;
 use std::time::Duration;
+#[cfg(not(any(loom, shuttle)))]
+use std::{sync, thread};
 
 pub(crate) use std::sync::Arc;
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-pub(crate) use std::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
-pub(crate) use std::thread::yield_now;
+pub(crate) use sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+pub(crate) use sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
+pub(crate) use thread::yield_now;
 
 /// A lock for one holder at a time.
 #[derive(Default)]
@@ -19,7 +35,7 @@ pub(crate) struct Mutex<T>(sync::Mutex<T>);
 
 impl<T> Mutex<T> {
     /// A free lock around `value`.
-    pub(crate) const fn new(value: T) -> Mutex<T> {
+    pub(crate) fn new(value: T) -> Mutex<T> {
         Mutex(sync::Mutex::new(value))
     }
 
@@ -41,7 +57,7 @@ pub(crate) struct RwLock<T>(sync::RwLock<T>);
 
 impl<T> RwLock<T> {
     /// A free lock around `value`.
-    pub(crate) const fn new(value: T) -> RwLock<T> {
+    pub(crate) fn new(value: T) -> RwLock<T> {
         RwLock(sync::RwLock::new(value))
     }
 
@@ -68,7 +84,7 @@ pub(crate) struct Condvar(sync::Condvar);
 
 impl Condvar {
     /// A condition nobody waits for yet.
-    pub(crate) const fn new() -> Condvar {
+    pub(crate) fn new() -> Condvar {
         Condvar(sync::Condvar::new())
     }
 
@@ -80,6 +96,16 @@ impl Condvar {
     /// As [`Condvar::wait`], for `limit` at most.
     pub(crate) fn wait_timeout<'a, T>(&self, guard: MutexGuard<'a, T>, limit: Duration) -> MutexGuard<'a, T> {
         self.0.wait_timeout(guard, limit).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Gives the lock up and waits for a moment, or until woken: a pause between two looks.
+    pub(crate) fn wait_a_moment<T>(&self, guard: MutexGuard<'_, T>) {
+        if cfg!(any(loom, shuttle)) {
+            drop(guard);
+            yield_now();
+        } else {
+            drop(self.wait_timeout(guard, Duration::from_millis(1)));
+        }
     }
 
     /// Wakes one waiter.
@@ -104,6 +130,7 @@ pub(crate) struct Signal {
 impl Signal {
     /// Tells every waiter that there is news. Costs one atomic load when nobody waits.
     pub(crate) fn raise(&self) {
+        fence_of_models();
         if self.waiting.load(Ordering::SeqCst) > 0 {
             *self.count.lock() += 1;
             self.changed.notify_all();
@@ -116,11 +143,61 @@ impl Signal {
             return;
         }
         self.waiting.fetch_add(1, Ordering::SeqCst);
+        fence_of_models();
         let guard = self.count.lock();
         // Asked again under the lock: a raise between the first question and here would otherwise be missed.
         if !ready() {
             drop(self.changed.wait_timeout(guard, limit));
         }
         self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Loom takes a `SeqCst` access for one that acquires and releases, which is less; with a fence it sees what we mean:
+/// of "news, then is there a waiter?" and "a waiter, then is there news?" one at least sees the other.
+fn fence_of_models() {
+    #[cfg(loom)]
+    loom::sync::atomic::fence(Ordering::SeqCst);
+}
+
+/// A thread that [`spawn`] started.
+#[derive(Debug)]
+pub(crate) struct Thread<T> {
+    handle: thread::JoinHandle<T>,
+    finished: Arc<AtomicBool>,
+}
+
+/// Starts a thread of that name.
+pub(crate) fn spawn<T: Send + 'static>(
+    name: String,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<Thread<T>> {
+    let finished = Arc::new(AtomicBool::new(false));
+    let theirs = Finish(Arc::clone(&finished));
+    let handle = thread::Builder::new().name(name).spawn(move || {
+        let _finish = theirs;
+        run()
+    })?;
+    Ok(Thread { handle, finished })
+}
+
+impl<T> Thread<T> {
+    /// Waits for its end and gives what it returned, or the panic that ended it.
+    pub(crate) fn join(self) -> std::thread::Result<T> {
+        self.handle.join()
+    }
+
+    /// Whether it has ended, so that [`Thread::join`] need not wait for long.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::SeqCst)
+    }
+}
+
+/// Set when the thread ends, also by a panic.
+struct Finish(Arc<AtomicBool>);
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }

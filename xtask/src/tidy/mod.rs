@@ -11,6 +11,7 @@ mod map;
 mod module_docs;
 mod repo;
 mod rust;
+mod threads;
 mod unsafety;
 mod unwraps;
 
@@ -23,6 +24,7 @@ use repo::Repo;
 /// The rules, in the order of their complaints.
 const RULES: &[fn(&Repo) -> Vec<Complaint>] = &[
     floors::check,
+    threads::check,
     module_docs::check,
     map::check,
     leftovers::check,

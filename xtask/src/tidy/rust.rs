@@ -101,7 +101,8 @@ pub(super) fn test_lines(file: &Text, code: &str) -> Vec<bool> {
 }
 
 fn is_test_file(path: &str) -> bool {
-    path.ends_with("/tests.rs") || path.ends_with("_tests.rs") || path.contains("/tests/") || path.contains("/benches/")
+    let names = ["/tests.rs", "_tests.rs", "/models.rs", "_models.rs"];
+    names.iter().any(|name| path.ends_with(name)) || path.contains("/tests/") || path.contains("/benches/")
 }
 
 /// Length of the item at the start, attributes included: up to its `;` or the brace that closes it.

@@ -14,7 +14,7 @@ use crate::ids;
 use crate::table::TableSpec;
 use crate::topic::TopicSpec;
 use crate::transaction::Engine;
-use crate::wake::{Arc, AtomicBool, AtomicU64, Ordering};
+use crate::wake::{Arc, AtomicBool, AtomicU64, Ordering, Thread, spawn};
 
 /// What a processor reads, keeps and writes, and how its work is grouped into commits.
 #[must_use]
@@ -162,9 +162,7 @@ impl<K: Codec, V: Codec> Processor<K, V> {
             }
             Ok(())
         };
-        let thread = std::thread::Builder::new()
-            .name(name)
-            .spawn(run)
+        let thread = spawn(name, run)
             .map_err(|error| Error::new(ErrorKind::Unavailable, "no thread for the processor").because(error))?;
         Ok(ProcessorHandle { engine, shared, thread: Some(thread) })
     }
@@ -243,7 +241,7 @@ struct Shared {
 pub struct ProcessorHandle {
     engine: Arc<dyn Engine>,
     shared: Arc<Shared>,
-    thread: Option<std::thread::JoinHandle<Result<()>>>,
+    thread: Option<Thread<Result<()>>>,
 }
 
 impl ProcessorHandle {
@@ -262,7 +260,7 @@ impl ProcessorHandle {
     /// Whether it has ended by itself: with an error, which [`ProcessorHandle::stop`] tells, or by [`Outcome::Break`].
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.thread.as_ref().is_none_or(std::thread::JoinHandle::is_finished)
+        self.thread.as_ref().is_none_or(Thread::is_finished)
     }
 
     /// Ends it after the record at hand, which is taken back if it asks for a retry, and gives what it ended with.
@@ -276,7 +274,7 @@ impl ProcessorHandle {
     fn end(&mut self) -> Result<()> {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.engine.wake();
-        match self.thread.take().map(std::thread::JoinHandle::join) {
+        match self.thread.take().map(Thread::join) {
             None => Ok(()),
             Some(Ok(ended)) => ended,
             Some(Err(_)) => Err(Error::new(ErrorKind::Closed, "the processor's thread panicked")),

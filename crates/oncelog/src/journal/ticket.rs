@@ -1,7 +1,5 @@
 //! What callers wait on: a group of frames that become durable together.
 
-use std::time::Duration;
-
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Lsn;
 use crate::wake::{Arc, Condvar, Mutex};
@@ -60,7 +58,7 @@ impl Group {
     pub(super) fn wait_a_moment(&self) {
         let state = self.state.lock();
         if state.done.is_none() {
-            drop(self.changed.wait_timeout(state, Duration::from_millis(1)));
+            self.changed.wait_a_moment(state);
         }
     }
 

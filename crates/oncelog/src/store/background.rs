@@ -1,17 +1,16 @@
 //! The one thread of a store: leads groups that nobody waits for, syncs lax appends in time, moves the trim point.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread::JoinHandle;
 
 use super::Core;
 use crate::error::{Error, ErrorKind, Result};
-use crate::wake::{Arc, AtomicBool, Ordering};
+use crate::wake::{Arc, AtomicBool, Ordering, Thread, spawn};
 
 /// The running thread. Dropping it ends and joins it.
 pub(super) struct Background {
     core: Arc<Core>,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread<()>>,
 }
 
 impl Background {
@@ -25,8 +24,7 @@ impl Background {
                 their_core.pipeline.journal.fail();
             }
         };
-        let thread = std::thread::Builder::new().name("oncelog".to_owned()).spawn(run);
-        let thread = thread.map_err(|error| {
+        let thread = spawn("oncelog".to_owned(), run).map_err(|error| {
             Error::new(ErrorKind::Unavailable, "no thread for the background of the store").because(error)
         })?;
         Ok(Background { core: Arc::clone(core), stop, thread: Some(thread) })
