@@ -9,6 +9,7 @@
 pub mod exhaust;
 mod ops;
 mod ops_owners;
+mod ops_stamped;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -25,6 +25,8 @@ pub struct Model {
     pub rows: BTreeMap<(&'static str, String), u64>,
     /// The next offset to read, by consumer and partition; 0 is not kept.
     pub progress: BTreeMap<(&'static str, Place), u64>,
+    /// The next sequence, by producer and partition, or the topic `""`; 0 is not kept.
+    pub stamps: BTreeMap<(&'static str, Place), u64>,
 }
 
 /// What one transaction does.
@@ -36,6 +38,8 @@ pub struct Effect {
     pub rows: Vec<((&'static str, String), Option<u64>)>,
     /// Progress.
     pub progress: Vec<((&'static str, Place), u64)>,
+    /// Next sequences.
+    pub stamps: Vec<((&'static str, Place), u64)>,
 }
 
 impl Model {
@@ -55,6 +59,9 @@ impl Model {
         for (key, next) in &effect.progress {
             self.progress.insert(*key, *next);
         }
+        for (key, next) in &effect.stamps {
+            self.stamps.insert(*key, *next);
+        }
     }
 
     /// The offset that the next record of a partition gets.
@@ -67,6 +74,12 @@ impl Model {
     #[must_use]
     pub fn row(&self, table: &'static str, key: &str) -> Option<u64> {
         self.rows.get(&(table, key.to_owned())).copied()
+    }
+
+    /// The next sequence of a producer.
+    #[must_use]
+    pub fn stamp(&self, name: (&'static str, Place)) -> u64 {
+        self.stamps.get(&name).copied().unwrap_or(0)
     }
 
     /// In one line, the first thing in which `other` differs.
@@ -89,6 +102,9 @@ impl Model {
         }
         if self.progress != other.progress {
             return format!("progress {:?} / {:?}", self.progress, other.progress);
+        }
+        if self.stamps != other.stamps {
+            return format!("stamps {:?} / {:?}", self.stamps, other.stamps);
         }
         format!("partitions {:?} / {:?}", self.logs.keys(), other.logs.keys())
     }

@@ -1,9 +1,9 @@
 //! Reads everything that a user can see of a store into a [`Model`].
 
-use oncelog::{ErrorKind, LogOffset, PartitionId, Result, Snapshot, Step, Store};
+use oncelog::{ErrorKind, LogOffset, PartitionId, Result, Sequence, Snapshot, Step, Store};
 
 use crate::model::{Log, Model, Place};
-use crate::schema::{CONSUMER, PROCESSOR, ROWS, TOPICS, TOTALS};
+use crate::schema::{CONSUMER, DEVICE, GATE, PROCESSOR, ROWS, TOPICS, TOTALS};
 
 /// What the store shows now.
 ///
@@ -40,6 +40,16 @@ pub fn look(snapshot: &Snapshot) -> Result<Model> {
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
+        }
+    }
+    for name in [(GATE, ("stamped", 0)), (GATE, ("stamped", 1)), (DEVICE, ("", 0))] {
+        let (producer, (topic, partition)) = name;
+        let topic = Some(topic).filter(|topic| !topic.is_empty());
+        match snapshot.next_sequence(producer, topic, PartitionId(partition)) {
+            Ok(Some(Sequence(next))) if next > 0 => drop(seen.stamps.insert(name, next)),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
     }
     for (name, table) in [("rows", ROWS), ("totals", TOTALS)] {

@@ -14,8 +14,18 @@ pub const OUT: TopicDef<Utf8, U64> = TopicDef::new("out").file_roll_size(ROLL);
 /// Appended to before it is durable.
 pub const LAX: TopicDef<Bytes, Bytes> = TopicDef::new("lax").partitions(2).file_roll_size(ROLL);
 
+/// Appended to with stamps, durable or not.
+pub const STAMPED: TopicDef<Utf8, Bytes> = TopicDef::new("stamped").partitions(2).file_roll_size(ROLL);
+
 /// Names of all topics with their numbers of partitions.
-pub const TOPICS: [(&str, u32); 4] = [("plain", 1), ("Spread/3", 3), ("out", 1), ("lax", 2)];
+pub const TOPICS: [(&str, u32); 5] = [("plain", 1), ("Spread/3", 3), ("out", 1), ("lax", 2), ("stamped", 2)];
+/// Topics that may jump over a hole after an unclean stop.
+pub const LAX_TOPICS: [&str; 2] = ["lax", "stamped"];
+
+/// Sends to `STAMPED`.
+pub const GATE: &str = "gate";
+/// Stamps transactions.
+pub const DEVICE: &str = "device";
 
 /// Rows written by hand.
 pub const ROWS: TableDef<Utf8, U64> = TableDef::new("rows");

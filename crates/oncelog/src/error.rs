@@ -10,7 +10,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::ids::LogOffset;
+use crate::ids::{LogOffset, ProducerEpoch, Sequence};
 
 /// The result of everything in this crate that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -57,6 +57,8 @@ struct Inner {
     position: Option<u64>,
     holder_pid: Option<u32>,
     gap: Option<Range<LogOffset>>,
+    expected_sequence: Option<Sequence>,
+    current_epoch: Option<ProducerEpoch>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -71,6 +73,8 @@ impl Error {
             position: None,
             holder_pid: None,
             gap: None,
+            expected_sequence: None,
+            current_epoch: None,
             source: None,
         }))
     }
@@ -130,6 +134,21 @@ impl Error {
         error
     }
 
+    /// A stamp that is not the next one of its producer.
+    pub(crate) fn out_of_sequence(what: impl fmt::Display, got: Sequence, expected: Sequence) -> Error {
+        let mut error = Error::invalid(format!("{what}: sequence {got} is out of order, {expected} is the next"));
+        error.0.expected_sequence = Some(expected);
+        error
+    }
+
+    /// A stamp of an older generation of its producer.
+    pub(crate) fn fenced_producer(what: impl fmt::Display, epoch: ProducerEpoch, current: ProducerEpoch) -> Error {
+        let what = format!("{what}: opened again elsewhere, epoch {epoch} is over, {current} is at work");
+        let mut error = Error::new(ErrorKind::Fenced, what);
+        error.0.current_epoch = Some(current);
+        error
+    }
+
     #[must_use]
     pub(crate) fn at(mut self, file: &Path, position: u64) -> Error {
         self.0.file = Some(file.to_owned());
@@ -177,6 +196,19 @@ impl Error {
     #[must_use]
     pub fn gap(&self) -> Option<Range<LogOffset>> {
         self.0.gap.clone()
+    }
+
+    /// The sequence that the store expects next of a producer, with [`ErrorKind::Invalid`] where a stamp skipped ahead:
+    /// what lies between was lost on the way, or was never sent.
+    #[must_use]
+    pub fn expected_sequence(&self) -> Option<Sequence> {
+        self.0.expected_sequence
+    }
+
+    /// The epoch that has taken over, with [`ErrorKind::Fenced`] where a producer was opened again.
+    #[must_use]
+    pub fn current_epoch(&self) -> Option<ProducerEpoch> {
+        self.0.current_epoch
     }
 }
 

@@ -52,6 +52,22 @@ number! {
     /// Generation of an owner: each opening that may write takes the next. The lower one is refused.
     Epoch, u64
 }
+number! {
+    /// Generation of a producer: each opening of an idempotent producer takes the next. The lower one is refused.
+    ProducerEpoch, u64
+}
+number! {
+    /// A producer's own count of what it writes to one partition. What comes twice under one sequence is stored once.
+    Sequence, u64
+}
+
+impl Sequence {
+    /// The sequence `records` further on.
+    #[must_use]
+    pub fn plus(self, records: u64) -> Sequence {
+        Sequence(self.0.saturating_add(records))
+    }
+}
 
 number! {
     /// An owner's number in its store: 0 is `main`. Given once, and part of the ids of its topics.

@@ -39,6 +39,7 @@
 //! * [`Store`]: open, recover, close; [`StoreOptions`] for sizes and limits.
 //! * [`TopicDef`], [`TableDef`] and [`Codec`]: what is in topics and tables, as constants that know no engine.
 //! * [`Producer`]: appends, one by one, in batches, without waiting; [`SyncPolicy`] for what an answer promises.
+//! * [`IdempotentProducer`]: what is sent twice is stored once; [`ProducerStamp`] does it for whole transactions.
 //! * [`Store::transact`], [`Transaction`], [`Tx`]: records, rows and reads in one serialisable step.
 //! * [`Consumer`] and [`Processor`]: each record once, with an [`Outcome`] for each.
 //! * [`Snapshot`]: one state of everything, for looking.
@@ -55,6 +56,7 @@ mod error;
 mod handles;
 mod ids;
 mod journal;
+mod producer;
 mod record;
 mod segment;
 mod store;
@@ -75,16 +77,19 @@ pub use codec::{CheckSite, skip_check};
 pub use consumer::{ConsumerStyle, Outcome, RetryPolicy, Visibility, Whence};
 pub use error::{Error, ErrorKind, Result};
 pub use handles::{
-    AsEngine, Consumer, GapPolicy, Pending, Processor, ProcessorHandle, ProcessorTask, Producer, RecordRef, SyncPolicy,
-    Table, TableDef, TopicDef, Transaction, Tx,
+    AsEngine, Consumer, GapPolicy, IdempotentProducer, IdempotentProducerConfig, Pending, Processor, ProcessorHandle,
+    ProcessorTask, Producer, ProducerStamp, RecordRef, StampedAppend, SyncPolicy, Table, TableDef, TopicDef,
+    Transaction, Tx,
 };
 pub use ids::{
-    Epoch, LogOffset, Lsn, NAME_BYTES_MAX, OwnerId, PartitionId, RecordId, ShardId, StoreId, TableId, TopicId,
+    Epoch, LogOffset, Lsn, NAME_BYTES_MAX, OwnerId, PartitionId, ProducerEpoch, RecordId, Sequence, ShardId, StoreId,
+    TableId, TopicId,
 };
 pub use record::{Header, Headers, Record, RecordView};
 pub use store::{LostOffsets, RecoveryReport, Snapshot, Store, StoreMode, StoreOptions, TornTailReport};
 pub use table::{StateBackend, StateBatch, TableSpec};
 pub use topic::TopicSpec;
 pub use transaction::{
-    Appended, Committed, Engine, EngineTx, NewRecord, PendingCommit, Source, SourceSpec, Step, TxMark,
+    Appended, Committed, Engine, EngineTx, NewRecord, NewStamp, PendingCommit, Source, SourceSpec, Stamped, Step,
+    TxMark,
 };

@@ -12,7 +12,10 @@ use std::time::Duration;
 
 use oncelog::clock::Clock;
 use oncelog::disk::{Disk, MemoryDisk, OpenMode};
-use oncelog::{Bytes, ConsumerStyle, Outcome, Store, StoreOptions, SyncPolicy, TableDef, TopicDef, U64, Utf8};
+use oncelog::{
+    Bytes, ConsumerStyle, IdempotentProducerConfig, Outcome, PartitionId, ProducerStamp, Sequence, Store, StoreOptions,
+    SyncPolicy, TableDef, TopicDef, U64, Utf8,
+};
 
 const PAGE: &str = include_str!("../../../docs/format.md");
 const NOW_MS: i64 = 1_700_000_000_000;
@@ -490,7 +493,7 @@ fn a_frame_made_by_hand() {
     by_hand.extend_from_slice(&0u32.to_le_bytes());
     by_hand.push(u8::try_from(batch.len()).unwrap());
     by_hand.extend_from_slice(&batch);
-    by_hand.push(0);
+    by_hand.extend_from_slice(&[0, 0]);
     assert_eq!(hex(body(&journal, at)), hex(&by_hand));
 
     let mut head = b"OLfr".to_vec();
@@ -506,6 +509,43 @@ fn a_frame_made_by_hand() {
     let frame = [head, by_hand].concat();
     assert_eq!(hex(&journal[at..at + frame.len()]), hex(&frame));
     assert_eq!(hex(&frame), GOLDEN_FRAME);
+}
+
+/// The stamps of a frame, put together by hand from the page, and the row that follows from them.
+#[test]
+fn a_stamped_frame_and_its_row() {
+    let disk = Arc::new(MemoryDisk::default());
+    let options = StoreOptions::new().disk(Arc::clone(&disk) as _).clock(Arc::new(Stopped)).seed(7).manual_duties();
+    let store = options.journal_file_bytes(JOURNAL_FILE_BYTES).open("/s").expect("a new store");
+    let config = IdempotentProducerConfig::new("gate").partition(PartitionId(1)).initial_sequence(Sequence(5));
+    let producer = store.idempotent_producer(ORDERS, config).expect("a producer");
+    producer.append_batch([("ann", &b"first"[..]), ("bob", b"second")]).expect("room");
+    let tie = ProducerStamp { producer_id: "d".to_owned(), partition: PartitionId(2), sequence: Sequence(0) };
+    store.transact(|tx| tx.stamp(&tie).map(drop)).expect("room");
+    let read = |path: &Path| disk.open(path, OpenMode::Read).unwrap().read_whole(1 << 20).unwrap();
+    let journal = read(Path::new("/s/owners/main/journal/0000000001-000001.journal"));
+    let at = frames(&journal);
+
+    let mut stamp = vec![0, 1, 4];
+    stamp.extend_from_slice(b"gate");
+    stamp.extend_from_slice(&1u64.to_le_bytes());
+    stamp.extend_from_slice(&1u32.to_le_bytes());
+    stamp.extend_from_slice(&1u32.to_le_bytes());
+    stamp.extend_from_slice(&5u64.to_le_bytes());
+    stamp.push(2);
+    let stamped = body(&journal, at[2]);
+    assert_eq!(hex(&stamped[stamped.len() - stamp.len()..]), hex(&stamp));
+    let mut tied = vec![1, 0, 0, 1, 1, b'd'];
+    tied.extend_from_slice(&[0; 8 + 4]);
+    tied.extend_from_slice(&2u32.to_le_bytes());
+    tied.extend_from_slice(&0u64.to_le_bytes());
+    tied.push(1);
+    assert_eq!(hex(body(&journal, at[3])), hex(&tied));
+
+    // The first frame of a producer is its opening: a row like any other, with the epoch.
+    let key = [&b"\x04gate"[..], &1u32.to_be_bytes(), &1u32.to_be_bytes()].concat();
+    let opened = [&[1, 0, 1][..], &5u32.to_le_bytes(), &[0; 4], &[13], &key, &[5, 1, 1, 5, 0], &[0]].concat();
+    assert_eq!(hex(body(&journal, at[1])), hex(&opened));
 }
 
 #[test]
@@ -580,16 +620,17 @@ const GOLDEN_TOPIC_FRAME_BODY: &str = "\
     04010210\
     0000000000000000\
     057400000001\
-    1a01064f72646572730204757466380562797465738080808001";
+    1a01064f72646572730204757466380562797465738080808001\
+    00";
 const GOLDEN_FRAME: &str = "\
     4f4c6672\
-    58000000\
+    59000000\
     0200000000000000\
     0100000000000000\
-    a6d18a3b\
+    4211104f\
     01000000\
-    448fcf2c\
-    5452afe0\
+    7d16b0d4\
+    5afce4f3\
     01\
     01\
     01000000\
@@ -598,6 +639,7 @@ const GOLDEN_FRAME: &str = "\
     000000000000000000000040ffffffff02f2ef60810000000000000000018bcfe568000000018bcfe56800ffffffffff\
     ffffffffffffffffff00000001\
     1c00000006616e6e0a666972737400\
+    00\
     00";
 const GOLDEN_MANIFEST: &str = "\
     4f4c4d414e494645\

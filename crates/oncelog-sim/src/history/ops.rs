@@ -9,7 +9,7 @@ use crate::model::{Content, Effect, Model, Place, partition_of};
 use crate::observe::look;
 use crate::schema::{CONSUMER, LAX, OUT, PLAIN, PROCESSOR, ROWS, SPREAD, TOTALS, count, total};
 
-type Done = Result<(), String>;
+pub(super) type Done = Result<(), String>;
 
 type Op = fn(&mut World) -> Done;
 
@@ -28,6 +28,9 @@ const OPS: &[(u64, &str, Op)] = &[
     (1, "look around", World::look_around),
     (1, "full disk", World::full_disk),
     (1, "second owner", World::side),
+    (3, "append stamped", World::append_stamped),
+    (2, "send again", World::send_again),
+    (2, "take in", World::take_in),
     (1, "end", World::end),
 ];
 
@@ -39,6 +42,9 @@ pub(super) enum Short {
     Lax,
     Transact,
     Submit,
+    Stamped,
+    SendAgain,
+    TakeIn,
     Process,
     Consume,
     Trim,
@@ -46,12 +52,15 @@ pub(super) enum Short {
 }
 
 impl Short {
-    pub(super) const ALL: [Short; 9] = [
+    pub(super) const ALL: [Short; 12] = [
         Short::Append,
         Short::Spread,
         Short::Lax,
         Short::Transact,
         Short::Submit,
+        Short::Stamped,
+        Short::SendAgain,
+        Short::TakeIn,
         Short::Process,
         Short::Consume,
         Short::Trim,
@@ -94,6 +103,9 @@ impl World {
             Short::Lax => self.append_lax(),
             Short::Transact => self.transact(),
             Short::Submit => self.submit_some(),
+            Short::Stamped => self.append_stamped(),
+            Short::SendAgain => self.send_again(),
+            Short::TakeIn => self.take_in(),
             Short::Process => self.process(),
             Short::Consume => self.consume(),
             Short::Trim => self.trim_now(),
@@ -112,7 +124,7 @@ impl World {
         (0..len).map(|at| first.wrapping_add(u8::try_from(at % 251).unwrap_or(0))).collect()
     }
 
-    fn name(&mut self) -> String {
+    pub(super) fn name(&mut self) -> String {
         format!("k{}", self.dice.below(6))
     }
 
@@ -466,7 +478,7 @@ impl World {
     }
 
     /// The operation failed; its effects may be there, in order.
-    fn in_doubt(&mut self, effects: Vec<Effect>, error: &oncelog::Error) -> Done {
+    pub(super) fn in_doubt(&mut self, effects: Vec<Effect>, error: &oncelog::Error) -> Done {
         tracing::debug!(%error, effects = effects.len(), "in doubt");
         effects.into_iter().for_each(|effect| self.is_pending(effect));
         self.after_error(error)

@@ -7,11 +7,13 @@ use oncelog::{Error, ErrorKind, Snapshot, Store, StoreOptions};
 
 use super::Outcome;
 use super::ops_owners::Side;
+use super::ops_stamped::Sent;
 use crate::clock::SimClock;
 use crate::dice::Dice;
 use crate::disk::{SimDisk, Survival};
 use crate::model::{Effect, Model};
 use crate::observe::{look, observe};
+use crate::schema::LAX_TOPICS;
 
 /// Where the store is: two directories deep, so that those are made too.
 pub(super) const DIR: &str = "/data/store";
@@ -33,6 +35,8 @@ pub(super) struct World {
     pub(super) held: Option<(Snapshot, Model)>,
     /// The second owner.
     pub(super) side: Side,
+    /// The last stamped batches, for sending them again.
+    pub(super) sent: Vec<Sent>,
     pub(super) outcome: Outcome,
     /// The store has been open once. Before, a sync fails only in the first attempt to make it: a name that a killed
     /// attempt has made, and whose sync then fails in the next, is two faults (docs/guarantees.md).
@@ -71,6 +75,7 @@ impl World {
             lax_used: false,
             held: None,
             side: Side::default(),
+            sent: Vec::new(),
             outcome: Outcome::default(),
         }
     }
@@ -277,7 +282,7 @@ impl World {
                     && (lost.offsets.start.0, lost.offsets.end.0) == (end, log.next)
             });
             // A crash between two recoveries may have made the hole in the first; then it was told there.
-            if place.0 != "lax" || !self.lax_used || (!told && store.recovery_report().clean) {
+            if !LAX_TOPICS.contains(&place.0) || !self.lax_used || (!told && store.recovery_report().clean) {
                 return Err(format!("{place:?} jumps from {end} to {} and nobody told", log.next));
             }
             let given_out = self.head.next(*place);
@@ -354,5 +359,8 @@ fn same_but_for_holes(expected: &Model, seen: &Model) -> bool {
         let filled = model.logs.iter().filter(|(_, log)| !log.records.is_empty());
         filled.map(|(place, log)| (*place, log.records.clone())).collect()
     };
-    expected.rows == seen.rows && expected.progress == seen.progress && records(expected) == records(seen)
+    expected.rows == seen.rows
+        && expected.stamps == seen.stamps
+        && expected.progress == seen.progress
+        && records(expected) == records(seen)
 }

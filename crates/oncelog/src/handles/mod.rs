@@ -10,6 +10,7 @@
 
 mod consumer;
 mod def;
+mod idempotent;
 mod processor;
 mod producer;
 mod record;
@@ -19,6 +20,7 @@ mod worker;
 pub use consumer::Consumer;
 pub(crate) use def::shard_of;
 pub use def::{TableDef, TopicDef};
+pub use idempotent::{IdempotentProducer, IdempotentProducerConfig, ProducerStamp, StampedAppend};
 pub use processor::{AsEngine, GapPolicy, Processor, ProcessorHandle, ProcessorTask};
 pub use producer::{Pending, Producer, SyncPolicy};
 pub use record::RecordRef;

@@ -23,6 +23,16 @@ pub enum SyncPolicy {
     Os,
 }
 
+impl SyncPolicy {
+    /// A transaction that is answered as the policy says.
+    pub(super) fn begin(self, engine: &dyn Engine) -> Result<Box<dyn EngineTx>> {
+        match self {
+            SyncPolicy::Always => engine.begin(),
+            SyncPolicy::Os => engine.begin_lax(),
+        }
+    }
+}
+
 /// Appends to one topic. Cheap to make; `Send + Sync`, many threads may share one.
 pub struct Producer<K, V> {
     engine: Arc<dyn Engine>,
@@ -163,19 +173,16 @@ impl<K: Codec, V: Codec> Producer<K, V> {
     }
 
     fn begin(&self) -> Result<Box<dyn EngineTx>> {
-        match self.sync_policy {
-            SyncPolicy::Always => self.engine.begin(),
-            SyncPolicy::Os => self.engine.begin_lax(),
-        }
+        self.sync_policy.begin(&*self.engine)
     }
 }
 
-fn encode_into<C: Codec>(value: &C::Value, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn encode_into<C: Codec>(value: &C::Value, out: &mut Vec<u8>) -> Result<()> {
     out.clear();
     C::encode(value, out)
         .map_err(|reason| Error::invalid(format!("the value has no encoding as {}", C::ID)).because(reason))
 }
 
-fn first_offset(committed: Committed) -> LogOffset {
+pub(super) fn first_offset(committed: Committed) -> LogOffset {
     committed.appended.first().map_or(LogOffset(0), |appended| appended.first)
 }

@@ -6,12 +6,13 @@ use std::ops::{Bound, RangeBounds};
 use bytes::Bytes;
 
 use super::def::{TableDef, TopicDef, shard_of};
+use super::idempotent::ProducerStamp;
 use super::producer::Pending;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{PartitionId, ShardId, TableId, TopicId};
+use crate::ids::{PartitionId, Sequence, ShardId, TableId, TopicId};
 use crate::table::TableSpec;
-use crate::transaction::{Committed, Engine, EngineTx, NewRecord};
+use crate::transaction::{Committed, Engine, EngineTx, NewRecord, NewStamp, Stamped};
 use crate::wake::Arc;
 
 /// Rows that one call to the engine asks for in a scan.
@@ -103,6 +104,35 @@ impl Tx<'_> {
 
     fn append_bytes(&mut self, topic: TopicId, record: NewRecord<'_>) -> Result<()> {
         self.inner.append(topic, None, record).map(|_| ())
+    }
+
+    /// Stages the stamp of something that came from outside, so that what this transaction does about it is done once:
+    /// the mark is in the same atomic step. Of a producer that was never heard of, sequence 0 is the next.
+    ///
+    /// With [`Stamped::Duplicate`] give the transaction up (in a processing function:
+    /// [`Outcome::Skip`](crate::Outcome)), as it was done before.
+    ///
+    /// # Errors
+    /// `Invalid`: the sequence skips ahead, so something was lost on the way; the next one is in
+    /// [`Error::expected_sequence`].
+    pub fn stamp(&mut self, stamp: &ProducerStamp) -> Result<Stamped> {
+        self.stamp_from(stamp, Sequence(0))
+    }
+
+    /// As [`Tx::stamp`], with the first sequence of a producer that was never heard of.
+    ///
+    /// # Errors
+    /// As [`Tx::stamp`].
+    pub fn stamp_from(&mut self, stamp: &ProducerStamp, initial: Sequence) -> Result<Stamped> {
+        self.inner.stamp(&NewStamp {
+            producer: &stamp.producer_id,
+            epoch: None,
+            topic: TopicId(0),
+            partition: stamp.partition,
+            first: stamp.sequence,
+            count: 1,
+            initial,
+        })
     }
 
     /// The table, which is made if it does not exist. It reads its own writes.
@@ -243,6 +273,14 @@ impl Transaction {
         value: &V::Value,
     ) -> Result<()> {
         self.tx().append(topic, key, value)
+    }
+
+    /// Stages a stamp, as [`Tx::stamp`].
+    ///
+    /// # Errors
+    /// As [`Tx::stamp`].
+    pub fn stamp(&mut self, stamp: &ProducerStamp) -> Result<Stamped> {
+        self.tx().stamp(stamp)
     }
 
     /// The table, as [`Tx::table`].

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Store;
 use super::source::StoreSource;
 use crate::error::Result;
-use crate::ids::{TableId, TopicId};
+use crate::ids::{PartitionId, ProducerEpoch, Sequence, TableId, TopicId};
 use crate::journal::Durability;
 use crate::table::TableSpec;
 use crate::topic::TopicSpec;
@@ -46,6 +46,18 @@ impl Engine for StoreEngine {
 
     fn begin_lax(&self) -> Result<Box<dyn EngineTx>> {
         StoreEngine::begin(self, Durability::Written)
+    }
+
+    fn open_producer(
+        &self,
+        producer: &str,
+        topic: TopicId,
+        partition: PartitionId,
+        initial: Sequence,
+    ) -> Result<(ProducerEpoch, Sequence)> {
+        let core = &self.0.inner.core;
+        core.check_open()?;
+        core.pipeline.open_producer(producer, topic, partition, initial)
     }
 
     fn flush(&self) -> Result<()> {

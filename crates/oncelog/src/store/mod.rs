@@ -38,7 +38,9 @@ use crate::codec::Codec;
 use crate::consumer::{ConsumerStyle, RetryPolicy};
 use crate::disk::{Disk, MemoryDisk};
 use crate::error::{Error, ErrorKind, Result};
-use crate::handles::{AsEngine, Consumer, Producer, TopicDef, Transaction, Tx};
+use crate::handles::{
+    AsEngine, Consumer, IdempotentProducer, IdempotentProducerConfig, Producer, TopicDef, Transaction, Tx,
+};
 use crate::ids::{Epoch, LogOffset, OwnerId, PartitionId, StoreId};
 use crate::table::{SnapshotBackend, Tables};
 use crate::transaction::{Committed, Engine, Pipeline};
@@ -129,6 +131,19 @@ impl Store {
     /// `Invalid`: the topic exists and differs; `Full`, `InDoubt`, `Closed`.
     pub fn producer<K: Codec, V: Codec>(&self, topic: TopicDef<K, V>) -> Result<Producer<K, V>> {
         Producer::open(self.as_engine(), &topic)
+    }
+
+    /// Appends to `topic`, which is made if it does not exist, so that what is sent twice is stored once. Takes the
+    /// next epoch of that producer: an older handle gets `Fenced` from now on.
+    ///
+    /// # Errors
+    /// As [`Store::producer`]; `Invalid`: a bad name, or no such partition.
+    pub fn idempotent_producer<K: Codec, V: Codec>(
+        &self,
+        topic: TopicDef<K, V>,
+        config: IdempotentProducerConfig,
+    ) -> Result<IdempotentProducer<K, V>> {
+        IdempotentProducer::open(self.as_engine(), &topic, config)
     }
 
     /// Reads `topic`, which is made if it does not exist, in the given style.

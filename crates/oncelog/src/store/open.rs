@@ -244,6 +244,7 @@ impl Opening {
             view: self.view,
             clock: Arc::clone(&self.options.clock),
             limits,
+            open_stamps: Arc::default(),
             has_background: !self.options.manual_duties,
             spread: AtomicU32::new(0),
             trim_at: AtomicU64::new(self.options.trim_bytes),

@@ -6,10 +6,10 @@ use super::Core;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::handles::{TableDef, decode_row, encode, shard_of};
-use crate::ids::{LogOffset, Lsn, PartitionId, ShardId, TableId};
+use crate::ids::{LogOffset, Lsn, PartitionId, Sequence, ShardId, TableId, TopicId};
 use crate::record::RecordView;
 use crate::topic::{PartitionReader, Polled};
-use crate::transaction::Step;
+use crate::transaction::{Step, read_stamp, system};
 use crate::view::Pin;
 use crate::wake::Arc;
 
@@ -94,6 +94,29 @@ impl Snapshot {
         let missing = || Error::new(ErrorKind::NotFound, format!("there is no topic {topic:?}"));
         let topic = found.ok_or_else(missing)?;
         Ok(topic.partition(partition)?.end_at(self.pin.lsn()))
+    }
+
+    /// The next sequence of a producer: all before it are done. `topic` is that of an
+    /// [`IdempotentProducer`](crate::IdempotentProducer), or `None` for stamps on transactions. `None` where the store
+    /// has never heard of that producer.
+    ///
+    /// # Errors
+    /// `NotFound`: no such topic; `Corrupt`.
+    pub fn next_sequence(
+        &self,
+        producer: &str,
+        topic: Option<&str>,
+        partition: PartitionId,
+    ) -> Result<Option<Sequence>> {
+        let id = match topic {
+            Some(name) => {
+                let found = self.core.pipeline.topics.find(name);
+                found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no topic {name:?}")))?.id
+            }
+            None => TopicId(0),
+        };
+        let key = system::stamp_key(producer, id, partition);
+        Ok(read_stamp(&self.core.tables, &key, self.pin.lsn())?.map(|state| state.next))
     }
 
     /// Hands the records of a partition that it shows to `visit`, from `from` on, until it says otherwise. Gives the

@@ -29,6 +29,7 @@ pub(crate) struct Shard {
 
 /// The turn of a shard: while it is held no other commit can change it and no reader can look.
 pub(crate) struct ShardGuard<'a> {
+    shard: &'a Shard,
     rows: RwLockWriteGuard<'a, Rows>,
     horizon: Lsn,
 }
@@ -40,7 +41,7 @@ impl Shard {
 
     /// Waits for the shard's turn.
     pub(crate) fn turn(&self) -> ShardGuard<'_> {
-        ShardGuard { rows: self.dirty.write(), horizon: self.view.horizon() }
+        ShardGuard { shard: self, rows: self.dirty.write(), horizon: self.view.horizon() }
     }
 
     /// The value of `key` at `lsn`, which must be pinned.
@@ -125,6 +126,14 @@ impl Shard {
 }
 
 impl ShardGuard<'_> {
+    /// The newest value of `key`, durable or not.
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        match self.rows.get(key).and_then(|versions| versions.last()) {
+            Some((_, value)) => Ok(value.clone()),
+            None => self.shard.backend.get(&StateKey::of(self.shard.table, self.shard.shard, key)),
+        }
+    }
+
     /// Whether `key` has changed since `lsn`.
     pub(crate) fn changed_since(&self, key: &[u8], lsn: Lsn) -> bool {
         self.rows.get(key).is_some_and(|versions| is_newer(versions, lsn))

@@ -6,11 +6,13 @@ use super::apply::{Applier, BatchAt};
 use super::engine::{Appended, Committed};
 use super::frame::FrameWriter;
 use super::staged::StoreTx;
+use super::stamps::{StagedStamp, StampRow, stamp_rows};
 use super::system;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, Lsn, ShardId, TableId, TopicId};
 use crate::journal::{Durability, Journal, Ticket};
+use crate::producer::OpenStamps;
 use crate::record;
 use crate::table::{ShardGuard, Tables};
 use crate::topic::{Partition, Plan, Topic, Turn};
@@ -69,6 +71,7 @@ pub(crate) struct Pipeline {
     pub(crate) view: Arc<View>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) limits: Limits,
+    pub(crate) open_stamps: Arc<OpenStamps>,
     /// Whether a background thread leads groups for callers that do not wait.
     pub(crate) has_background: bool,
     pub(crate) spread: AtomicU32,
@@ -148,6 +151,7 @@ impl Pipeline {
     fn mark_frame(&self) -> Result<Ticket> {
         let mut writer = FrameWriter::new(0, 0);
         writer.rows(0);
+        writer.stamps(0);
         self.journal.enqueue(writer.finish(), Vec::new(), Durability::Synced)
     }
 
@@ -190,6 +194,14 @@ impl Pipeline {
             return Ok(Placing::RaiseBound(bytes, past));
         }
         let committed = Committed { appended: appended(tx, &plans, ranges) };
+        let stamps = turns.shards.get(&(system::STAMPS, system::SHARD));
+        let stamp_rows = match stamp_rows(tx, stamps, &committed.appended) {
+            Ok(rows) => rows,
+            Err(error) => {
+                turns.give_up(tx, plans);
+                return Err(error);
+            }
+        };
         let mut plans = plans;
         let placements = plans.iter_mut().flat_map(|plan| std::mem::take(&mut plan.placements));
         let mut context = Vec::with_capacity(ranges.len());
@@ -204,7 +216,7 @@ impl Pipeline {
                 return Err(error);
             }
         };
-        turns.decide(tx, plans, ticket.lsn);
+        turns.decide(tx, plans, stamp_rows, ticket.lsn);
         Ok(Placing::Done(ticket, committed))
     }
 
@@ -212,6 +224,9 @@ impl Pipeline {
     fn shards_of(&self, tx: &StoreTx) -> BTreeMap<(TableId, ShardId), Arc<crate::table::Shard>> {
         let mut names: BTreeSet<(TableId, ShardId)> =
             tx.writes.keys().map(|(table, shard, _)| (*table, *shard)).collect();
+        if !tx.stamps.is_empty() {
+            names.insert((system::STAMPS, system::SHARD));
+        }
         names.extend(tx.reads.keys.iter().map(|(table, shard, _)| (*table, *shard)));
         names.extend(tx.reads.ranges.iter().map(|(table, shard, _, _)| (*table, *shard)));
         names.into_iter().map(|(table, shard)| ((table, shard), self.tables.shard(table, shard))).collect()
@@ -248,6 +263,7 @@ impl Pipeline {
             let mut writer = FrameWriter::new(value.len() + 64, 0);
             writer.rows(1);
             writer.row(system::BOUNDS, system::SHARD, &key, Some(&value));
+            writer.stamps(0);
             let ticket = self.journal.enqueue(writer.finish(), Vec::new(), Durability::Synced)?;
             rows.put(key.to_vec(), Some(value.into()), ticket.lsn);
             (ticket, bound)
@@ -278,7 +294,8 @@ fn encode(tx: &mut StoreTx) -> (Vec<u8>, Vec<BatchRange>) {
     let size: usize = tx.appends.iter().flat_map(|staged| &staged.batches).map(|batch| batch.len_bytes() + 16).sum();
     let rows: usize =
         tx.writes.iter().map(|(key, value)| key.2.len() + value.as_ref().map_or(0, |v| v.len()) + 28).sum();
-    let mut writer = FrameWriter::new(size + rows, count);
+    let stamps: usize = tx.stamps.iter().map(StagedStamp::bytes).sum();
+    let mut writer = FrameWriter::new(size + rows + stamps, count);
     let mut ranges = Vec::with_capacity(count);
     for (at, staged) in tx.appends.iter_mut().enumerate() {
         for batch in staged.batches.iter_mut().filter(|batch| !batch.is_empty()) {
@@ -290,6 +307,10 @@ fn encode(tx: &mut StoreTx) -> (Vec<u8>, Vec<BatchRange>) {
     writer.rows(tx.writes.len());
     for ((table, shard, key), value) in &tx.writes {
         writer.row(*table, *shard, key, value.as_deref());
+    }
+    writer.stamps(tx.stamps.len());
+    for staged in &tx.stamps {
+        writer.stamp(&staged.producer, staged.topic, staged.partition, &staged.stamp);
     }
     (writer.finish(), ranges)
 }
@@ -343,7 +364,7 @@ impl<'a> Turns<'a> {
     }
 
     /// The frame has its LSN: what it decided becomes the head of partitions and shards.
-    fn decide(mut self, tx: &StoreTx, plans: Vec<Plan>, lsn: Lsn) {
+    fn decide(mut self, tx: &StoreTx, plans: Vec<Plan>, stamp_rows: Vec<StampRow>, lsn: Lsn) {
         for (turn, plan) in self.partitions.iter_mut().zip(plans) {
             turn.take(plan);
         }
@@ -351,6 +372,9 @@ impl<'a> Turns<'a> {
             if let Some(rows) = self.shards.get_mut(&(*table, *shard)) {
                 rows.put(key.clone(), value.clone(), lsn);
             }
+        }
+        if let Some(rows) = self.shards.get_mut(&(system::STAMPS, system::SHARD)) {
+            stamp_rows.into_iter().for_each(|(key, state)| rows.put(key, Some(state), lsn));
         }
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::consumer::{Visibility, Whence};
 use crate::error::Result;
-use crate::ids::{LogOffset, PartitionId, ShardId, TableId, TopicId};
+use crate::ids::{LogOffset, PartitionId, ProducerEpoch, Sequence, ShardId, TableId, TopicId};
 use crate::record::{Header, RecordView};
 use crate::table::TableSpec;
 use crate::topic::TopicSpec;
@@ -23,6 +23,40 @@ pub struct NewRecord<'a> {
     pub headers: &'a [Header<'a>],
     /// Milliseconds since the Unix epoch; the engine's clock, read once for each transaction, when `None`.
     pub timestamp_ms: Option<i64>,
+}
+
+/// A stamp to be put on a transaction: `count` sequences of a producer, from `first` on.
+#[derive(Clone, Copy, Debug)]
+pub struct NewStamp<'a> {
+    /// The producer's name.
+    pub producer: &'a str,
+    /// Its generation, as [`Engine::open_producer`] gave it; `None` where no generation fences another.
+    pub epoch: Option<ProducerEpoch>,
+    /// The topic of the records that are stamped; 0 for a stamp that is tied to no topic.
+    pub topic: TopicId,
+    /// The partition of these records, or the producer's own count of its streams.
+    pub partition: PartitionId,
+    /// The first sequence.
+    pub first: Sequence,
+    /// How many, at least 1.
+    pub count: u32,
+    /// Where a producer starts that was never heard of.
+    pub initial: Sequence,
+}
+
+/// What a stamp is, for who put it on a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "what is a duplicate must not be done again"]
+#[non_exhaustive]
+pub enum Stamped {
+    /// The next one of its producer: the stamp happens with the transaction, or not at all.
+    New,
+    /// Done before, and durable: give the transaction up. With the offset of the first record then, if records were
+    /// stamped and the batch is one of the producer's last five.
+    Duplicate(Option<LogOffset>),
+    /// Another transaction has staged it and is not decided: try later. Should that one be given up, the stamp is free
+    /// again.
+    InProgress,
 }
 
 /// Topics, tables, transactions and sources of one kind of log.
@@ -50,6 +84,19 @@ pub trait Engine: Send + Sync {
 
     /// An empty transaction whose commit may be answered before it is durable. Only appends may go into it.
     fn begin_lax(&self) -> Result<Box<dyn EngineTx>>;
+
+    /// Opens a producer of stamps for a partition: gives the next generation of it, which is durable and fences the one
+    /// before, and the sequence that comes next.
+    ///
+    /// # Errors
+    /// `Invalid`: a bad name, or no such partition.
+    fn open_producer(
+        &self,
+        producer: &str,
+        topic: TopicId,
+        partition: PartitionId,
+        initial: Sequence,
+    ) -> Result<(ProducerEpoch, Sequence)>;
 
     /// Makes everything that was answered so far durable.
     fn flush(&self) -> Result<()>;
@@ -174,6 +221,15 @@ pub trait EngineTx: Send {
     /// # Errors
     /// `Invalid`: lower than what is committed.
     fn progress(&mut self, consumer: &str, topic: TopicId, partition: PartitionId, next: LogOffset) -> Result<()>;
+
+    /// Stages a stamp, which says that what the transaction does is done once. Of two transactions with one stamp at
+    /// most one happens.
+    ///
+    /// # Errors
+    /// `Invalid`: not the next sequence of that producer, see [`Error::expected_sequence`](crate::Error), or a bad
+    /// name;
+    /// `Fenced`: of an older generation.
+    fn stamp(&mut self, stamp: &NewStamp<'_>) -> Result<Stamped>;
 
     /// The place to which [`EngineTx::rollback`] can go back. The newest mark first.
     fn mark(&mut self) -> TxMark;

@@ -1,7 +1,8 @@
-//! What a frame holds: batches for partitions, then rows for tables.
+//! What a frame holds: batches for partitions, then rows for tables, then stamps of producers.
 //!
 //! ```text
 //! version u8 | batches | topic u32, partition u32, length, batch ... | rows | table u32, shard u32, key, value ...
+//!            | stamps | producer, epoch u64, topic u32, partition u32, first sequence u64, count ...
 //! ```
 //!
 //! Counts and lengths are varints; a row's value has its length plus one before it, and 0 deletes. The base offset of a
@@ -11,8 +12,9 @@ use std::ops::Range;
 
 use crate::codec::{Input, put_bytes, put_varint};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{PartitionId, ShardId, TableId, TopicId};
+use crate::ids::{PartitionId, ProducerEpoch, Sequence, ShardId, TableId, TopicId};
 use crate::journal::FRAME_HEAD_BYTES;
+use crate::producer::Stamp;
 use crate::record::BatchBuilder;
 
 const VERSION: u8 = 1;
@@ -59,6 +61,20 @@ impl FrameWriter {
         }
     }
 
+    /// All rows are in; `count` stamps follow.
+    pub(super) fn stamps(&mut self, count: usize) {
+        put_varint(&mut self.bytes, count as u64);
+    }
+
+    pub(super) fn stamp(&mut self, producer: &str, topic: TopicId, partition: PartitionId, stamp: &Stamp) {
+        put_bytes(&mut self.bytes, producer.as_bytes());
+        self.bytes.extend_from_slice(&stamp.epoch.unwrap_or_default().0.to_le_bytes());
+        self.bytes.extend_from_slice(&topic.0.to_le_bytes());
+        self.bytes.extend_from_slice(&partition.0.to_le_bytes());
+        self.bytes.extend_from_slice(&stamp.first.0.to_le_bytes());
+        put_varint(&mut self.bytes, stamp.count.into());
+    }
+
     pub(super) fn finish(self) -> Vec<u8> {
         self.bytes
     }
@@ -69,6 +85,7 @@ impl FrameWriter {
 pub(super) enum Effect<'a> {
     Batch { topic: TopicId, partition: PartitionId, bytes: &'a [u8] },
     Row { table: TableId, shard: ShardId, key: &'a [u8], value: Option<&'a [u8]> },
+    Stamp { producer: &'a str, topic: TopicId, partition: PartitionId, stamp: Stamp },
 }
 
 /// The effects of a frame's body, in order.
@@ -105,6 +122,15 @@ fn read_all<'a>(input: &mut Input<'a>, found: &mut Vec<Effect<'a>>) -> Option<()
         };
         found.push(Effect::Row { table, shard, key, value });
     }
+    for _ in 0..input.varint()? {
+        let producer = std::str::from_utf8(input.bytes()?).ok()?;
+        let epoch = Some(ProducerEpoch(input.u64()?)).filter(|epoch| epoch.0 > 0);
+        let (topic, partition) = (TopicId(input.u32()?), PartitionId(input.u32()?));
+        let first = Sequence(input.u64()?);
+        let count = u32::try_from(input.varint()?).ok().filter(|count| *count > 0)?;
+        let stamp = Stamp { epoch, first, count };
+        found.push(Effect::Stamp { producer, topic, partition, stamp });
+    }
     Some(())
 }
 
@@ -125,12 +151,19 @@ mod tests {
         writer.rows(2);
         writer.row(TableId(16), ShardId(3), b"ann", Some(b"12"));
         writer.row(TableId(1), ShardId(0), b"", None);
+        let fenced = Stamp { epoch: Some(ProducerEpoch(3)), first: Sequence(u64::MAX - 9), count: 7 };
+        let free = Stamp { epoch: None, first: Sequence(0), count: 1 };
+        writer.stamps(2);
+        writer.stamp("gate", TopicId(7), PartitionId(3), &fenced);
+        writer.stamp("", TopicId(0), PartitionId(0), &free);
         let bytes = writer.finish();
         assert_eq!(bytes[at], batch_bytes);
         let expected = vec![
             Effect::Batch { topic: TopicId(7), partition: PartitionId(3), bytes: &batch_bytes },
             Effect::Row { table: TableId(16), shard: ShardId(3), key: b"ann", value: Some(b"12") },
             Effect::Row { table: TableId(1), shard: ShardId(0), key: b"", value: None },
+            Effect::Stamp { producer: "gate", topic: TopicId(7), partition: PartitionId(3), stamp: fenced },
+            Effect::Stamp { producer: "", topic: TopicId(0), partition: PartitionId(0), stamp: free },
         ];
         assert_eq!(effects(&bytes[FRAME_HEAD_BYTES..]).unwrap(), expected);
     }
@@ -140,6 +173,7 @@ mod tests {
         let mut writer = FrameWriter::new(0, 0);
         writer.rows(1);
         writer.row(TableId(16), ShardId(0), b"k", Some(b""));
+        writer.stamps(0);
         let bytes = writer.finish();
         let expected = Effect::Row { table: TableId(16), shard: ShardId(0), key: b"k", value: Some(b"") };
         assert_eq!(effects(&bytes[FRAME_HEAD_BYTES..]).unwrap(), [expected]);
@@ -147,9 +181,9 @@ mod tests {
 
     #[test]
     fn a_newer_version_is_told_from_rot() {
-        assert_eq!(effects(&[VERSION + 1, 0, 0]).unwrap_err().kind(), ErrorKind::UnsupportedVersion);
+        assert_eq!(effects(&[VERSION + 1, 0, 0, 0]).unwrap_err().kind(), ErrorKind::UnsupportedVersion);
         assert_eq!(effects(&[]).unwrap_err().kind(), ErrorKind::Corrupt);
-        assert_eq!(effects(&[VERSION, 0, 0, 0]).unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(effects(&[VERSION, 0, 0, 0, 0]).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 
     proptest! {

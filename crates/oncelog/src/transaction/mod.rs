@@ -19,10 +19,15 @@ mod engine;
 mod frame;
 mod recover;
 mod staged;
+mod stamps;
 pub(crate) mod system;
 
 pub(crate) use apply::Applier;
 pub(crate) use commit::{Limits, Pipeline, Topics};
-pub use engine::{Appended, Committed, Engine, EngineTx, NewRecord, PendingCommit, Source, SourceSpec, Step, TxMark};
+pub use engine::{
+    Appended, Committed, Engine, EngineTx, NewRecord, NewStamp, PendingCommit, Source, SourceSpec, Stamped, Step,
+    TxMark,
+};
 pub(crate) use recover::Replayer;
 pub(crate) use staged::StoreTx;
+pub(crate) use stamps::read_stamp;

@@ -6,9 +6,11 @@
 use super::apply::{Applier, Runs};
 use super::commit::Topics;
 use super::frame::{Effect, effects};
+use super::stamps::StampOffsets;
 use super::system::{self, CatalogueKey};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Lsn, PartitionId, TopicId};
+use crate::ids::{LogOffset, Lsn, PartitionId, TopicId};
+use crate::producer::{Stamp, StampState, Verdict};
 use crate::record::BatchHead;
 use crate::table::Tables;
 use crate::topic::{Topic, TopicSpec};
@@ -47,9 +49,16 @@ impl<'a> Replayer<'a> {
     /// `Corrupt`: the frame does not fit what came before it.
     pub(crate) fn frame(&mut self, lsn: Lsn, body: &[u8]) -> Result<()> {
         let in_frame = |error: Error| Error::new(error.kind(), format!("frame {lsn}")).because(error);
+        let mut firsts: Vec<(TopicId, PartitionId, LogOffset)> = Vec::new();
+        let mut offsets = None;
         for effect in effects(body).map_err(in_frame)? {
             match effect {
-                Effect::Batch { topic, partition, bytes } => self.batch(lsn, topic, partition, bytes)?,
+                Effect::Batch { topic, partition, bytes } => {
+                    let first = self.batch(lsn, topic, partition, bytes)?;
+                    if firsts.last().is_none_or(|(t, p, _)| (*t, *p) != (topic, partition)) {
+                        firsts.push((topic, partition, first));
+                    }
+                }
                 Effect::Row { table, shard, key, value } => {
                     let value = value.map(bytes::Bytes::copy_from_slice);
                     if table == system::CATALOGUE
@@ -60,6 +69,12 @@ impl<'a> Replayer<'a> {
                     }
                     self.tables.shard(table, shard).turn().put(key.to_vec(), value, lsn);
                 }
+                Effect::Stamp { producer, topic, partition, stamp } => {
+                    let offsets = offsets.get_or_insert_with(|| StampOffsets::new(std::mem::take(&mut firsts)));
+                    let offset = offsets.next(topic, partition, &stamp);
+                    let key = system::stamp_key(producer, topic, partition);
+                    self.stamp(lsn, producer, key, &stamp, offset)?;
+                }
             }
         }
         // Nobody reads yet; moving the horizon keeps the versions of hot rows from piling up.
@@ -67,7 +82,26 @@ impl<'a> Replayer<'a> {
         Ok(())
     }
 
-    fn batch(&mut self, lsn: Lsn, topic: TopicId, partition: PartitionId, bytes: &[u8]) -> Result<()> {
+    /// Does to the row of a stamp what was done to it when the frame was decided.
+    fn stamp(&self, lsn: Lsn, producer: &str, key: Vec<u8>, stamp: &Stamp, offset: Option<LogOffset>) -> Result<()> {
+        let rows = self.tables.shard(system::STAMPS, system::SHARD);
+        let mut rows = rows.turn();
+        let mut state = match rows.get(&key)? {
+            Some(row) => system::decode_row(&row)?,
+            None => StampState::unknown(stamp.first),
+        };
+        if state.check(stamp) != Verdict::New {
+            let (got, expected) = (stamp.first, state.next);
+            let what = format!("frame {lsn}, producer {producer:?}: sequence {got}, expected {expected}");
+            return Err(Error::new(ErrorKind::Corrupt, what));
+        }
+        state.advance(stamp, offset);
+        rows.put(key, Some(system::encode_row(&state)?.into()), lsn);
+        Ok(())
+    }
+
+    /// Gives the offset of its first record.
+    fn batch(&mut self, lsn: Lsn, topic: TopicId, partition: PartitionId, bytes: &[u8]) -> Result<LogOffset> {
         let corrupt = |what: String| {
             Error::new(ErrorKind::Corrupt, format!("frame {lsn}, topic id {topic}, partition {partition}: {what}"))
         };
@@ -92,7 +126,7 @@ impl<'a> Replayer<'a> {
         if self.unwritten >= FLUSH_BYTES {
             self.flush()?;
         }
-        Ok(())
+        Ok(head.base_offset)
     }
 
     /// Writes what is still in memory.

@@ -7,7 +7,8 @@ use std::ops::Bound;
 use bytes::Bytes;
 
 use super::commit::{Pending, Pipeline};
-use super::engine::{Committed, EngineTx, NewRecord, PendingCommit, TxMark};
+use super::engine::{Committed, EngineTx, NewRecord, NewStamp, PendingCommit, Stamped, TxMark};
+use super::stamps::StagedStamp;
 use super::system;
 use crate::error::{Error, Result};
 use crate::ids::{LogOffset, PartitionId, ShardId, TableId, TopicId};
@@ -38,22 +39,30 @@ pub(super) struct StagedPartition {
 
 /// A transaction that is being filled.
 pub(crate) struct StoreTx {
-    pipeline: Arc<Pipeline>,
+    pub(super) pipeline: Arc<Pipeline>,
     pub(super) durability: Durability,
     /// What it reads is as of this LSN; taken with the first read.
     pub(super) pin: Option<Pin>,
     pub(super) reads: ReadSet,
     pub(super) writes: BTreeMap<RowKey, Option<Bytes>>,
     pub(super) appends: Vec<StagedPartition>,
+    /// In the order in which they were staged: that of their sequences.
+    pub(super) stamps: Vec<StagedStamp>,
     appends_index: BTreeMap<(TopicId, PartitionId), usize>,
     last_append: usize,
-    undo_writes: Vec<(RowKey, Option<Option<Bytes>>)>,
+    undo_writes: Vec<Undo>,
     undo_appends: Vec<UndoAppend>,
-    marking: bool,
+    pub(super) marking: bool,
     bytes: usize,
     timestamp_ms: Option<i64>,
     topic: Option<Arc<Topic>>,
     spread: Option<u32>,
+}
+
+/// What takes back one change other than an append.
+enum Undo {
+    Row(RowKey, Option<Option<Bytes>>),
+    Stamp,
 }
 
 struct UndoAppend {
@@ -75,6 +84,7 @@ impl StoreTx {
             reads: ReadSet::default(),
             writes: BTreeMap::new(),
             appends: Vec::new(),
+            stamps: Vec::new(),
             appends_index: BTreeMap::new(),
             last_append: usize::MAX,
             undo_writes: Vec::new(),
@@ -89,7 +99,9 @@ impl StoreTx {
 
     /// Whether anything would be written.
     pub(super) fn is_read_only(&self) -> bool {
-        self.writes.is_empty() && self.appends.iter().all(|staged| staged.batches.iter().all(BatchBuilder::is_empty))
+        self.writes.is_empty()
+            && self.stamps.is_empty()
+            && self.appends.iter().all(|staged| staged.batches.iter().all(BatchBuilder::is_empty))
     }
 
     fn pin(&mut self) -> &Pin {
@@ -97,7 +109,7 @@ impl StoreTx {
         self.pin.get_or_insert_with(|| pipeline.view.pin(|| pipeline.journal.head()))
     }
 
-    fn grow(&mut self, more: usize) -> Result<()> {
+    pub(super) fn grow(&mut self, more: usize) -> Result<()> {
         let max = self.pipeline.limits.transaction_bytes_max;
         if self.bytes + more > max {
             return Err(Error::invalid(format!(
@@ -122,7 +134,16 @@ impl StoreTx {
             }
         };
         if let Some(key) = undo {
-            self.undo_writes.push((key, before));
+            self.undo_writes.push(Undo::Row(key, before));
+        }
+        Ok(())
+    }
+
+    pub(super) fn stage_stamp(&mut self, stamp: StagedStamp) -> Result<()> {
+        self.grow(stamp.bytes())?;
+        self.stamps.push(stamp);
+        if self.marking {
+            self.undo_writes.push(Undo::Stamp);
         }
         Ok(())
     }
@@ -268,6 +289,10 @@ impl EngineTx for StoreTx {
         self.write((system::PROGRESS, system::SHARD, key), Some(value))
     }
 
+    fn stamp(&mut self, stamp: &NewStamp<'_>) -> Result<Stamped> {
+        StoreTx::stamp(self, stamp)
+    }
+
     fn mark(&mut self) -> TxMark {
         self.marking = true;
         TxMark::new(self.undo_writes.len(), self.undo_appends.len())
@@ -275,7 +300,11 @@ impl EngineTx for StoreTx {
 
     fn rollback(&mut self, mark: TxMark) {
         while self.undo_writes.len() > mark.undo {
-            let Some((key, before)) = self.undo_writes.pop() else { break };
+            let Some(undo) = self.undo_writes.pop() else { break };
+            let Undo::Row(key, before) = undo else {
+                self.bytes -= self.stamps.pop().map_or(0, |stamp| stamp.bytes());
+                continue;
+            };
             if let Some(undone) = self.writes.remove(&key) {
                 self.bytes -= row_bytes(&key, &undone);
             }

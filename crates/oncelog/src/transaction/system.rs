@@ -21,6 +21,9 @@ pub(crate) const PARTITIONS: TableId = TableId(3);
 /// The segments at the trim point; never in a frame.
 pub(crate) const SEGMENTS: TableId = TableId(4);
 
+/// What was stored last of each producer, by name, topic (0 for stamps that are tied to no topic) and partition.
+pub(crate) const STAMPS: TableId = TableId(5);
+
 /// Every row's value starts with it.
 const ROW_VERSION: u8 = 1;
 
@@ -97,6 +100,14 @@ pub(crate) fn read_partition_key(key: &[u8]) -> Option<(TopicId, PartitionId)> {
 /// The key of a segment's row: segments of a partition sort by base offset.
 pub(crate) fn segment_key(topic: TopicId, partition: PartitionId, base_offset: LogOffset) -> Vec<u8> {
     [&partition_key(topic, partition)[..], &base_offset.0.to_be_bytes()].concat()
+}
+
+/// The key of a producer's stamps in a partition.
+pub(crate) fn stamp_key(producer: &str, topic: TopicId, partition: PartitionId) -> Vec<u8> {
+    let mut key = Vec::with_capacity(producer.len() + 10);
+    put_bytes(&mut key, producer.as_bytes());
+    key.extend_from_slice(&partition_key(topic, partition));
+    key
 }
 
 /// The key of a consumer's progress in a partition.

@@ -1,0 +1,309 @@
+//! Appending records that are stored once, however often they are sent.
+
+use std::marker::PhantomData;
+
+use super::def::TopicDef;
+use super::producer::{Pending, SyncPolicy, encode_into, first_offset};
+use super::tx::encode;
+use crate::codec::Codec;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{LogOffset, PartitionId, ProducerEpoch, Sequence, TopicId};
+use crate::record::Header;
+use crate::transaction::{Engine, EngineTx, NewRecord, NewStamp, PendingCommit, Stamped};
+use crate::wake::{Arc, Mutex};
+
+/// Who an [`IdempotentProducer`] is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct IdempotentProducerConfig {
+    producer_id: String,
+    partition: PartitionId,
+    initial_sequence: Sequence,
+}
+
+impl IdempotentProducerConfig {
+    /// The producer of that name, which writes to partition 0 and starts at sequence 0. The name is for life: what it
+    /// wrote is remembered under it.
+    pub fn new(producer_id: impl Into<String>) -> IdempotentProducerConfig {
+        let (partition, initial_sequence) = (PartitionId(0), Sequence(0));
+        IdempotentProducerConfig { producer_id: producer_id.into(), partition, initial_sequence }
+    }
+
+    /// Sets the partition that all its records go to. Each partition has sequences of its own; a producer that writes
+    /// to several opens a handle for each.
+    pub fn partition(self, partition: PartitionId) -> Self {
+        IdempotentProducerConfig { partition, ..self }
+    }
+
+    /// Sets the first sequence of a producer that the store has never heard of.
+    pub fn initial_sequence(self, initial_sequence: Sequence) -> Self {
+        IdempotentProducerConfig { initial_sequence, ..self }
+    }
+}
+
+/// One thing that a producer sends, named so that it is known again: by the producer, one of its streams, and the place
+/// in that stream.
+///
+/// A transaction that takes in something from outside carries the stamp of it ([`Tx::stamp`](crate::Tx::stamp)), and
+/// then happens once.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProducerStamp {
+    /// The producer's name.
+    pub producer_id: String,
+    /// The producer's own number of a stream.
+    pub partition: PartitionId,
+    /// The place in that stream.
+    pub sequence: Sequence,
+}
+
+/// What became of records that may have been sent before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+#[non_exhaustive]
+pub enum StampedAppend {
+    /// They are stored now, from this offset on.
+    Appended(LogOffset),
+    /// They were stored before, from this offset on, and are there once.
+    Repeated(LogOffset),
+    /// They were stored before, more than five batches ago: where is no longer known.
+    Duplicate,
+}
+
+impl StampedAppend {
+    /// Where the first record is, if that is known.
+    #[must_use]
+    pub fn offset(self) -> Option<LogOffset> {
+        match self {
+            StampedAppend::Appended(offset) | StampedAppend::Repeated(offset) => Some(offset),
+            StampedAppend::Duplicate => None,
+        }
+    }
+}
+
+/// Appends to one partition of a topic, with a sequence for each record: what is sent again under its sequence is
+/// stored once, also after a crash, and answered with the offset of the first. `Send + Sync`.
+///
+/// Opening one takes the next epoch, durably: an older handle of the same producer, wherever it is, gets `Fenced` from
+/// then on. To go on after `InDoubt` or a crash, open it again: [`IdempotentProducer::current_sequence`] is behind the
+/// last record that is stored, so send again from there, or send again what was not answered with
+/// [`IdempotentProducer::append_with`] and let the store find out.
+pub struct IdempotentProducer<K, V> {
+    engine: Arc<dyn Engine>,
+    topic: TopicId,
+    config: IdempotentProducerConfig,
+    epoch: ProducerEpoch,
+    sync_policy: SyncPolicy,
+    /// Held until a batch has its place, so that places are in the order of sequences.
+    next: Mutex<Sequence>,
+    codecs: PhantomData<fn() -> (K, V)>,
+}
+
+impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
+    pub(crate) fn open(
+        engine: Arc<dyn Engine>,
+        topic: &TopicDef<K, V>,
+        config: IdempotentProducerConfig,
+    ) -> Result<IdempotentProducer<K, V>> {
+        let topic = engine.open_topic(&topic.spec())?;
+        let IdempotentProducerConfig { producer_id, partition, initial_sequence } = &config;
+        let (epoch, next) = engine.open_producer(producer_id, topic, *partition, *initial_sequence)?;
+        Ok(IdempotentProducer {
+            engine,
+            topic,
+            epoch,
+            config,
+            sync_policy: SyncPolicy::Always,
+            next: Mutex::new(next),
+            codecs: PhantomData,
+        })
+    }
+
+    /// Sets when an acknowledged append survives a power cut. A repeated one is answered when the first is durable.
+    #[must_use]
+    pub fn sync_policy(self, sync_policy: SyncPolicy) -> Self {
+        IdempotentProducer { sync_policy, ..self }
+    }
+
+    /// The generation of this handle.
+    #[must_use]
+    pub fn epoch(&self) -> ProducerEpoch {
+        self.epoch
+    }
+
+    /// The sequence that the next append gets.
+    #[must_use]
+    pub fn current_sequence(&self) -> Sequence {
+        *self.next.lock()
+    }
+
+    /// Whether records were stored under `sequence`, by this handle or an earlier one.
+    #[must_use]
+    pub fn was_issued(&self, sequence: Sequence) -> bool {
+        (self.config.initial_sequence..self.current_sequence()).contains(&sequence)
+    }
+
+    /// Appends one record under the next sequence; gives its offset once it is as durable as the sync policy says.
+    ///
+    /// # Errors
+    /// `Fenced`: the producer was opened again, stop. `Conflict`: a transaction uses this producer's sequences at the
+    /// same time. `Invalid`, `Full`, `Closed`: nothing was written, and the sequence is not used. `InDoubt`: it may be
+    /// there; reopen the store and the producer, and append it again under its sequence.
+    pub fn append(&self, key: &K::Value, value: &V::Value) -> Result<LogOffset> {
+        self.submit(key, value)?.wait()
+    }
+
+    /// As [`IdempotentProducer::append`], without waiting for the disk. What is submitted in a row has sequences in a
+    /// row.
+    ///
+    /// # Errors
+    /// As [`IdempotentProducer::append`], but for `InDoubt`, which [`Pending::wait`] tells.
+    pub fn submit(&self, key: &K::Value, value: &V::Value) -> Result<Pending<LogOffset>> {
+        let (key, value) = (encode::<K>(key)?, encode::<V>(value)?);
+        let record = NewRecord { key: Some(&key), value: Some(&value), ..NewRecord::default() };
+        self.submit_new(&mut |tx| self.stage(tx, record).map(|()| 1))
+    }
+
+    /// Appends one record with everything given: key or none, value or tombstone, headers, timestamp.
+    ///
+    /// # Errors
+    /// As [`IdempotentProducer::append`].
+    pub fn append_record(
+        &self,
+        key: Option<&K::Value>,
+        value: Option<&V::Value>,
+        headers: &[Header<'_>],
+        timestamp_ms: Option<i64>,
+    ) -> Result<LogOffset> {
+        let key = key.map(encode::<K>).transpose()?;
+        let value = value.map(encode::<V>).transpose()?;
+        let record = NewRecord { key: key.as_deref(), value: value.as_deref(), headers, timestamp_ms };
+        self.submit_new(&mut |tx| self.stage(tx, record).map(|()| 1))?.wait()
+    }
+
+    /// Appends many records in one atomic step, under sequences that follow each other; gives the offset of the first.
+    ///
+    /// # Errors
+    /// As [`IdempotentProducer::append`]; `Invalid` also where there are no records.
+    pub fn append_batch<'r>(&self, records: impl IntoIterator<Item = (&'r K::Value, &'r V::Value)>) -> Result<LogOffset>
+    where
+        K::Value: 'r,
+        V::Value: 'r,
+    {
+        let mut records = records.into_iter();
+        self.submit_new(&mut |tx| self.stage_all(tx, &mut records))?.wait()
+    }
+
+    /// Appends one record under a sequence of the caller's: the next one, or one that may have been stored before.
+    ///
+    /// # Errors
+    /// As [`IdempotentProducer::append`]; `Invalid` where `sequence` skips ahead, with the next one in
+    /// [`Error::expected_sequence`].
+    pub fn append_with(&self, sequence: Sequence, key: &K::Value, value: &V::Value) -> Result<StampedAppend> {
+        self.append_batch_with(sequence, [(key, value)])
+    }
+
+    /// As [`IdempotentProducer::append_batch`], the first record under a sequence of the caller's. A batch that is sent
+    /// again must be cut as it was.
+    ///
+    /// # Errors
+    /// As [`IdempotentProducer::append_with`].
+    pub fn append_batch_with<'r>(
+        &self,
+        first: Sequence,
+        records: impl IntoIterator<Item = (&'r K::Value, &'r V::Value)>,
+    ) -> Result<StampedAppend>
+    where
+        K::Value: 'r,
+        V::Value: 'r,
+    {
+        let mut records = records.into_iter();
+        let mut next = self.next.lock();
+        let submitted = self.submit_at(&mut next, Some(first), &mut |tx| self.stage_all(tx, &mut records))?;
+        drop(next);
+        match submitted {
+            Submitted::New(pending) => pending.wait().map(|committed| StampedAppend::Appended(first_offset(committed))),
+            Submitted::Before(Some(offset)) => Ok(StampedAppend::Repeated(offset)),
+            Submitted::Before(None) => Ok(StampedAppend::Duplicate),
+        }
+    }
+
+    /// Makes every append that was acknowledged so far durable, by this producer or any other of the store.
+    ///
+    /// # Errors
+    /// `InDoubt`: the sync failed; `Closed`.
+    pub fn flush(&self) -> Result<()> {
+        self.engine.flush()
+    }
+
+    fn stage(&self, tx: &mut dyn EngineTx, record: NewRecord<'_>) -> Result<()> {
+        tx.append(self.topic, Some(self.config.partition), record).map(drop)
+    }
+
+    fn stage_all<'r>(
+        &self,
+        tx: &mut dyn EngineTx,
+        records: &mut dyn Iterator<Item = (&'r K::Value, &'r V::Value)>,
+    ) -> Result<u32>
+    where
+        K::Value: 'r,
+        V::Value: 'r,
+    {
+        let (mut key_bytes, mut value_bytes, mut count) = (Vec::new(), Vec::new(), 0u32);
+        for (key, value) in records {
+            encode_into::<K>(key, &mut key_bytes)?;
+            encode_into::<V>(value, &mut value_bytes)?;
+            self.stage(tx, NewRecord { key: Some(&key_bytes), value: Some(&value_bytes), ..NewRecord::default() })?;
+            count += 1;
+        }
+        if count == 0 { Err(Error::invalid("a stamped batch without records")) } else { Ok(count) }
+    }
+
+    fn submit_new(&self, stage: &mut dyn FnMut(&mut dyn EngineTx) -> Result<u32>) -> Result<Pending<LogOffset>> {
+        let mut next = self.next.lock();
+        match self.submit_at(&mut next, None, stage)? {
+            Submitted::New(pending) => {
+                pending.hand_over();
+                Ok(Pending::new(pending, first_offset))
+            }
+            Submitted::Before(_) => Err(self.contested("somebody else has used the next sequence")),
+        }
+    }
+
+    fn submit_at(
+        &self,
+        next: &mut Sequence,
+        first: Option<Sequence>,
+        stage: &mut dyn FnMut(&mut dyn EngineTx) -> Result<u32>,
+    ) -> Result<Submitted> {
+        let first = first.unwrap_or(*next);
+        let mut tx = self.sync_policy.begin(&*self.engine)?;
+        let count = stage(&mut *tx)?;
+        let stamp = NewStamp {
+            producer: &self.config.producer_id,
+            epoch: Some(self.epoch),
+            topic: self.topic,
+            partition: self.config.partition,
+            first,
+            count,
+            initial: self.config.initial_sequence,
+        };
+        match tx.stamp(&stamp)? {
+            Stamped::New => {
+                let pending = tx.submit()?;
+                *next = first.plus(count.into());
+                Ok(Submitted::New(pending))
+            }
+            Stamped::Duplicate(offset) => Ok(Submitted::Before(offset)),
+            Stamped::InProgress => Err(self.contested("a transaction with a stamp of it is not decided yet")),
+        }
+    }
+
+    fn contested(&self, what: &str) -> Error {
+        Error::new(ErrorKind::Conflict, format!("producer {:?}: {what}", self.config.producer_id))
+    }
+}
+
+enum Submitted {
+    New(Box<dyn PendingCommit>),
+    Before(Option<LogOffset>),
+}
