@@ -74,12 +74,12 @@ struct Readme;
 pub use codec::{Bytes, Codec, CodecError, Postcard, U64, Utf8};
 #[cfg(oncelog_mutants)]
 pub use codec::{CheckSite, skip_check};
-pub use consumer::{ConsumerStyle, Outcome, RetryPolicy, Visibility, Whence};
+pub use consumer::{ConsumerStyle, FailurePolicy, Outcome, RetryPolicy, Visibility, Whence};
 pub use error::{Error, ErrorKind, Result};
 pub use handles::{
-    AsEngine, Consumer, GapPolicy, IdempotentProducer, IdempotentProducerConfig, Pending, Processor, ProcessorHandle,
-    ProcessorTask, Producer, ProducerStamp, RecordRef, StampedAppend, SyncPolicy, Table, TableDef, TopicDef,
-    Transaction, Tx,
+    AsEngine, Consumer, GapPolicy, IdempotentProducer, IdempotentProducerConfig, PartitionProgress, Pending, Processor,
+    ProcessorHandle, ProcessorTask, Producer, ProducerStamp, RecordRef, StampedAppend, SyncPolicy, Table, TableDef,
+    TopicDef, Transaction, Tx,
 };
 pub use ids::{
     Epoch, LogOffset, Lsn, NAME_BYTES_MAX, OwnerId, PartitionId, ProducerEpoch, RecordId, Sequence, ShardId, StoreId,

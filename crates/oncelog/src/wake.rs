@@ -29,6 +29,11 @@ pub(crate) use sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ord
 pub(crate) use sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 pub(crate) use thread::yield_now;
 
+/// How many threads the machine runs at once, as far as it says.
+pub(crate) fn parallelism() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 /// A lock for one holder at a time.
 #[derive(Default)]
 pub(crate) struct Mutex<T>(sync::Mutex<T>);
@@ -162,42 +167,19 @@ fn fence_of_models() {
 
 /// A thread that [`spawn`] started.
 #[derive(Debug)]
-pub(crate) struct Thread<T> {
-    handle: thread::JoinHandle<T>,
-    finished: Arc<AtomicBool>,
-}
+pub(crate) struct Thread<T>(thread::JoinHandle<T>);
 
 /// Starts a thread of that name.
 pub(crate) fn spawn<T: Send + 'static>(
     name: String,
     run: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<Thread<T>> {
-    let finished = Arc::new(AtomicBool::new(false));
-    let theirs = Finish(Arc::clone(&finished));
-    let handle = thread::Builder::new().name(name).spawn(move || {
-        let _finish = theirs;
-        run()
-    })?;
-    Ok(Thread { handle, finished })
+    thread::Builder::new().name(name).spawn(run).map(Thread)
 }
 
 impl<T> Thread<T> {
     /// Waits for its end and gives what it returned, or the panic that ended it.
     pub(crate) fn join(self) -> std::thread::Result<T> {
-        self.handle.join()
-    }
-
-    /// Whether it has ended, so that [`Thread::join`] need not wait for long.
-    pub(crate) fn is_finished(&self) -> bool {
-        self.finished.load(Ordering::SeqCst)
-    }
-}
-
-/// Set when the thread ends, also by a panic.
-struct Finish(Arc<AtomicBool>);
-
-impl Drop for Finish {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.0.join()
     }
 }

@@ -1,8 +1,13 @@
 //! How records are consumed: the styles, what a processing function answers, and when a record is tried again. Pure.
 
+mod failure;
+
 use std::time::Duration;
 
 use crate::ids::LogOffset;
+
+pub use failure::FailurePolicy;
+pub(crate) use failure::{Ended, Rules, Verdict};
 
 /// Where a consumer begins that has no committed progress. Resolved once, for each partition, to an offset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,6 +58,8 @@ pub enum Outcome {
     Skip,
     /// Stop here: this record stays unprocessed, its effects are taken back.
     Break,
+    /// Done, without effects: the record goes to the dead-letter topic, in the commit that passes it.
+    DeadLetter,
 }
 
 /// When and how often a record is tried again after [`Outcome::Retry`].

@@ -4,14 +4,16 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use super::def::TopicDef;
+use super::group::Grouping;
 use super::record::RecordRef;
 use super::tx::Tx;
-use super::worker::{End, Grouping, Worker};
+use super::worker::{End, InputName, Settings, Worker};
 use crate::codec::Codec;
-use crate::consumer::{ConsumerStyle, Outcome, RetryPolicy};
+use crate::consumer::{ConsumerStyle, Outcome, RetryPolicy, Rules};
 use crate::error::{Error, Result};
 use crate::ids;
-use crate::transaction::Engine;
+use crate::topic::TopicSpec;
+use crate::transaction::{Engine, SourceSpec};
 use crate::wake::Arc;
 
 /// A place in a topic that only this handle moves.
@@ -44,7 +46,17 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
         // Each record is durable before the next is handed out: after a crash at most one effect on the outer world is
         // repeated.
         let grouping = Grouping { records: 1, bytes: usize::MAX, interval: Duration::MAX, in_flight: 0 };
-        let worker = Worker::new(engine, consumer, &[id], grouping, retry, false)?;
+        let TopicSpec { name, partitions, .. } = topic.spec();
+        let settings = Settings {
+            grouping,
+            rules: Rules { retry, ..Rules::default() },
+            dead_letters: None,
+            sharded: false,
+            inputs: Arc::new([InputName { topic: id, name, partitions }]),
+        };
+        let mut sources = engine.sources(&SourceSpec::new(&[id]).consumer(consumer), 1)?;
+        let source = sources.pop().ok_or_else(Error::closed)?;
+        let worker = Worker::new(engine, source, consumer, settings, Arc::default());
         Ok(Consumer { worker, topic_name: topic.name().to_owned(), codecs: PhantomData })
     }
 
@@ -104,8 +116,8 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
         process: &mut impl FnMut(RecordRef<'_, K, V>, &mut Tx<'_>) -> Result<Outcome>,
     ) -> Result<(u64, End)> {
         let name = &self.topic_name;
-        self.worker.run(count_max, &|| false, &mut |topic, partition, view, tx| {
-            process(RecordRef::new(view, topic, name, partition), tx)
+        self.worker.run(count_max, &|| false, &mut |hand, tx| {
+            process(RecordRef::new(hand.view, hand.topic, name, hand.partition), tx)
         })
     }
 }

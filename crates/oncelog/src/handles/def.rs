@@ -87,8 +87,19 @@ impl<K, V> fmt::Debug for TopicDef<K, V> {
 }
 
 /// A table by name, with the codecs of its keys and values.
+///
+/// A table is made when it is first used, and keeps its shards for good: as many as its definition says; else one for
+/// each partition of the input if a [`Processor`](crate::Processor) that names it is started first; else one. Say the
+/// number where a table that belongs to a processor may be touched before the processor is started:
+///
+/// ```
+/// use oncelog::{TableDef, TopicDef, U64, Utf8};
+/// const ORDERS: TopicDef<Utf8, U64> = TopicDef::new("orders").partitions(4);
+/// const TOTALS: TableDef<Utf8, U64> = TableDef::new("totals").shards(4);
+/// ```
 pub struct TableDef<K, V> {
     name: Cow<'static, str>,
+    shards: Option<u32>,
     codecs: PhantomData<fn() -> (K, V)>,
 }
 
@@ -96,13 +107,26 @@ impl<K, V> TableDef<K, V> {
     /// A table of that name.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
-        TableDef { name: Cow::Borrowed(name), codecs: PhantomData }
+        TableDef { name: Cow::Borrowed(name), shards: None, codecs: PhantomData }
     }
 
     /// A table whose name is known at run time only.
     #[must_use]
     pub fn named(name: impl Into<String>) -> Self {
-        TableDef { name: Cow::Owned(name.into()), codecs: PhantomData }
+        TableDef { name: Cow::Owned(name.into()), shards: None, codecs: PhantomData }
+    }
+
+    /// Says how many shards it has: as many as the input of the processor that keeps it has partitions.
+    #[must_use]
+    pub const fn shards(mut self, shards: u32) -> Self {
+        self.shards = Some(shards);
+        self
+    }
+
+    /// How many shards it says it has, if it does.
+    #[must_use]
+    pub const fn shard_count(&self) -> Option<u32> {
+        self.shards
     }
 
     /// The name.
@@ -127,7 +151,7 @@ impl<K: Codec, V: Codec> TableDef<K, V> {
 
 impl<K, V> Clone for TableDef<K, V> {
     fn clone(&self) -> Self {
-        TableDef { name: self.name.clone(), codecs: PhantomData }
+        TableDef { name: self.name.clone(), codecs: PhantomData, ..*self }
     }
 }
 

@@ -9,11 +9,15 @@
 //! Invariant: a handle never decides what is durable or visible; it encodes, asks the engine, and decodes.
 
 mod consumer;
+mod dead_letter;
 mod def;
+mod group;
 mod idempotent;
 mod processor;
 mod producer;
+mod progress;
 mod record;
+mod running;
 mod tx;
 mod worker;
 
@@ -21,8 +25,9 @@ pub use consumer::Consumer;
 pub(crate) use def::shard_of;
 pub use def::{TableDef, TopicDef};
 pub use idempotent::{IdempotentProducer, IdempotentProducerConfig, ProducerStamp, StampedAppend};
-pub use processor::{AsEngine, GapPolicy, Processor, ProcessorHandle, ProcessorTask};
+pub use processor::{AsEngine, GapPolicy, Processor, ProcessorTask};
 pub use producer::{Pending, Producer, SyncPolicy};
 pub use record::RecordRef;
+pub use running::{PartitionProgress, ProcessorHandle};
 pub use tx::{Table, Transaction, Tx};
 pub(crate) use tx::{decode_row, encode};

@@ -52,16 +52,42 @@ impl Bindings {
         Ok(id)
     }
 
-    /// The table, made with one shard if there is none.
-    fn table<K: Codec, V: Codec>(&mut self, engine: &dyn Engine, def: &TableDef<K, V>) -> Result<(TableId, u32)> {
+    /// The table. If there is none it is made, with the shards that its definition says, else one; but a processor
+    /// over several partitions must say.
+    fn table<K: Codec, V: Codec>(
+        &mut self,
+        engine: &dyn Engine,
+        def: &TableDef<K, V>,
+        scope: Option<Scope>,
+    ) -> Result<(TableId, u32)> {
         if let Some((_, id, shards)) = self.tables.iter().find(|(bound, ..)| bound.is::<K, V>(def.name())) {
             return Ok((*id, *shards));
         }
-        let shards = engine.find_table(def.name())?.map_or(1, |(_, spec): (_, TableSpec)| spec.shards);
+        let shards = match (engine.find_table(def.name())?, def.shard_count(), scope) {
+            (_, Some(said), _) => said,
+            (Some((_, TableSpec { shards, .. })), None, _) => shards,
+            (None, None, Some(Scope { partitions: 2.., .. })) => {
+                let name = def.name();
+                return Err(Error::invalid(format!(
+                    "there is no table {name:?} yet: name it with Processor::table, which gives it a shard for each \
+                     partition, or say by TableDef::shards how many it has"
+                )));
+            }
+            (None, None, _) => 1,
+        };
         let id = engine.open_table(&def.spec(shards))?;
         self.tables.push((Binding::of::<K, V>(def.name()), id, shards));
         Ok((id, shards))
     }
+}
+
+/// What a processor's function may touch of sharded tables: the shard of the record at hand.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scope {
+    /// The input partition of the record.
+    pub(crate) partition: PartitionId,
+    /// How many partitions its topic has.
+    pub(crate) partitions: u32,
 }
 
 /// The view of a transaction that a processing function gets.
@@ -71,8 +97,8 @@ pub struct Tx<'a> {
     pub(crate) engine: &'a dyn Engine,
     pub(crate) inner: &'a mut dyn EngineTx,
     pub(crate) bindings: &'a mut Bindings,
-    /// In a processor: the input partition of the record at hand. Sharded tables take only keys that belong to it.
-    pub(crate) scope: Option<PartitionId>,
+    /// In a processor: sharded tables take only keys that belong to the record at hand.
+    pub(crate) scope: Option<Scope>,
 }
 
 impl Tx<'_> {
@@ -138,9 +164,10 @@ impl Tx<'_> {
     /// The table, which is made if it does not exist. It reads its own writes.
     ///
     /// # Errors
-    /// `Invalid`: it exists with other codecs.
+    /// `Invalid`: it exists with other codecs or another number of shards; in a processor over several partitions also:
+    /// it does not exist, and nobody has said how many shards it has.
     pub fn table<K: Codec, V: Codec>(&mut self, table: TableDef<K, V>) -> Result<Table<'_, K, V>> {
-        let (id, shards) = self.bindings.table(self.engine, &table)?;
+        let (id, shards) = self.bindings.table(self.engine, &table, self.scope)?;
         Ok(Table { tx: self.inner, id, shards, scope: self.scope, codecs: PhantomData })
     }
 }
@@ -150,7 +177,7 @@ pub struct Table<'a, K, V> {
     tx: &'a mut dyn EngineTx,
     id: TableId,
     shards: u32,
-    scope: Option<PartitionId>,
+    scope: Option<Scope>,
     codecs: PhantomData<fn() -> (K, V)>,
 }
 
@@ -208,9 +235,9 @@ impl<K: Codec, V: Codec> Table<'_, K, V> {
     {
         let start = encode_bound::<K>(range.start_bound())?;
         let end = encode_bound::<K>(range.end_bound())?;
-        let shards = match self.scope {
-            Some(PartitionId(partition)) if self.shards > 1 => partition..partition + 1,
-            _ => 0..self.shards,
+        let shards = match self.bound()? {
+            Some(ShardId(shard)) => shard..shard + 1,
+            None => 0..self.shards,
         };
         let mut rows = Vec::new();
         for shard in shards {
@@ -233,13 +260,26 @@ impl<K: Codec, V: Codec> Table<'_, K, V> {
     fn route(&self, key: &K::Value) -> Result<(ShardId, Vec<u8>)> {
         let key = encode::<K>(key)?;
         let shard = shard_of(&key, self.shards);
-        match self.scope {
-            Some(PartitionId(partition)) if self.shards > 1 && shard.0 != partition => Err(Error::invalid(format!(
-                "the key belongs to partition {shard}, the record at hand to partition {partition}: a processor's \
-                 tables are keyed like its input"
+        match self.bound()? {
+            Some(bound) if bound != shard => Err(Error::invalid(format!(
+                "the key belongs to partition {shard}, the record at hand to partition {bound}: a processor's tables \
+                 are keyed like its input"
             ))),
             _ => Ok((shard, key)),
         }
+    }
+
+    /// The one shard that a processor's function may touch now.
+    fn bound(&self) -> Result<Option<ShardId>> {
+        let Some(Scope { partition, partitions }) = self.scope.filter(|_| self.shards > 1) else { return Ok(None) };
+        if self.shards != partitions {
+            return Err(Error::invalid(format!(
+                "the table has {} shards and the topic of the record at hand {partitions} partitions: a processor uses \
+                 tables of one shard, or of one for each partition of its input",
+                self.shards
+            )));
+        }
+        Ok(Some(ShardId(partition.0)))
     }
 }
 
@@ -288,7 +328,7 @@ impl Transaction {
     /// # Errors
     /// As [`Tx::table`].
     pub fn table<K: Codec, V: Codec>(&mut self, table: TableDef<K, V>) -> Result<Table<'_, K, V>> {
-        let (id, shards) = self.bindings.table(&*self.engine, &table)?;
+        let (id, shards) = self.bindings.table(&*self.engine, &table, None)?;
         Ok(Table { tx: &mut *self.inner, id, shards, scope: None, codecs: PhantomData })
     }
 

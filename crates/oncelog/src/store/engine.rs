@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Store;
 use super::source::StoreSource;
 use crate::error::Result;
-use crate::ids::{PartitionId, ProducerEpoch, Sequence, TableId, TopicId};
+use crate::ids::{LogOffset, PartitionId, ProducerEpoch, Sequence, TableId, TopicId};
 use crate::journal::Durability;
 use crate::table::TableSpec;
 use crate::topic::TopicSpec;
@@ -69,8 +69,19 @@ impl Engine for StoreEngine {
         Ok(sources.into_iter().map(|source| Box::new(source) as Box<dyn Source>).collect())
     }
 
+    fn ends(&self, topic: TopicId) -> Result<Vec<LogOffset>> {
+        let pipeline = &self.0.inner.core.pipeline;
+        let topic = pipeline.topics.get(topic)?;
+        let visible = pipeline.view.visible();
+        Ok(topic.partitions.iter().map(|partition| partition.end_at(visible)).collect())
+    }
+
     fn now_ms(&self) -> i64 {
         self.0.inner.core.options.clock.now_ms()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.inner.core.options.clock.monotonic()
     }
 
     fn pause(&self, pause: Duration) {

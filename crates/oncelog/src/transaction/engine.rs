@@ -111,8 +111,17 @@ pub trait Engine: Send + Sync {
     /// topic named twice, or a position behind the end of a partition.
     fn sources(&self, spec: &SourceSpec<'_>, count: usize) -> Result<Vec<Box<dyn Source>>>;
 
+    /// The offset behind the last durable record of each partition.
+    ///
+    /// # Errors
+    /// `NotFound`: no such topic.
+    fn ends(&self, topic: TopicId) -> Result<Vec<LogOffset>>;
+
     /// The engine's clock: milliseconds since the Unix epoch.
     fn now_ms(&self) -> i64;
+
+    /// Time since some fixed instant; never goes back.
+    fn monotonic(&self) -> Duration;
 
     /// Pauses the calling thread, as for a back-off.
     fn pause(&self, pause: Duration);
@@ -231,7 +240,7 @@ pub trait EngineTx: Send {
     /// `Fenced`: of an older generation.
     fn stamp(&mut self, stamp: &NewStamp<'_>) -> Result<Stamped>;
 
-    /// The place to which [`EngineTx::rollback`] can go back. The newest mark first.
+    /// The place to which [`EngineTx::rollback`] can go back. Marks made before are void.
     fn mark(&mut self) -> TxMark;
 
     /// Takes back what was staged since `mark`.

@@ -295,7 +295,9 @@ impl EngineTx for StoreTx {
 
     fn mark(&mut self) -> TxMark {
         self.marking = true;
-        TxMark::new(self.undo_writes.len(), self.undo_appends.len())
+        self.undo_writes.clear();
+        self.undo_appends.clear();
+        TxMark::new(0, 0)
     }
 
     fn rollback(&mut self, mark: TxMark) {

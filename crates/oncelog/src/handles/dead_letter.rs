@@ -1,0 +1,79 @@
+//! The record that a dead-letter topic gets: what was in the log, and headers that say where it was and why it is here.
+//!
+//! It is staged in the transaction that passes the record, so there is one of it or none, as there is one step past the
+//! record or none.
+
+use crate::error::{Error, Result};
+use crate::ids::{PartitionId, TopicId};
+use crate::record::{Header, RecordView};
+use crate::transaction::{EngineTx, NewRecord};
+
+/// Names of the headers, behind those that the record had. Values are text; numbers are decimal.
+const TOPIC: &str = "oncelog.dead.topic";
+const PARTITION: &str = "oncelog.dead.partition";
+const OFFSET: &str = "oncelog.dead.offset";
+const TIMESTAMP: &str = "oncelog.dead.timestamp";
+const CONSUMER: &str = "oncelog.dead.consumer";
+const ATTEMPTS: &str = "oncelog.dead.attempts";
+const REASON: &str = "oncelog.dead.reason";
+
+/// A reason is cut here: an error's text may quote the whole record.
+const REASON_BYTES_MAX: usize = 512;
+
+/// Why a record is given up, and by whom.
+pub(super) struct Obituary<'a> {
+    pub(super) topic_name: &'a str,
+    pub(super) partition: PartitionId,
+    pub(super) consumer: &'a str,
+    pub(super) attempts: u32,
+    pub(super) reason: &'a str,
+}
+
+/// Stages the dead letter of `record`.
+///
+/// # Errors
+/// `Invalid`: with the headers it is over `max_record_bytes`, or over what the transaction may still hold.
+pub(super) fn stage(
+    tx: &mut dyn EngineTx,
+    dead_letters: TopicId,
+    record: &RecordView<'_>,
+    why: &Obituary<'_>,
+) -> Result<()> {
+    let (partition, offset) = (why.partition.to_string(), record.offset.to_string());
+    let (timestamp, attempts) = (record.timestamp_ms.to_string(), why.attempts.to_string());
+    let ours = [
+        (TOPIC, why.topic_name),
+        (PARTITION, &partition),
+        (OFFSET, &offset),
+        (TIMESTAMP, &timestamp),
+        (CONSUMER, why.consumer),
+        (ATTEMPTS, &attempts),
+        (REASON, cut(why.reason)),
+    ];
+    let ours = ours.map(|(name, text)| Header { name, value: Some(text.as_bytes()) });
+    let headers: Vec<Header<'_>> = record.headers().chain(ours).collect();
+    let letter = NewRecord { key: record.key, value: record.value, headers: &headers, timestamp_ms: None };
+    tx.append(dead_letters, None, letter).map(drop).map_err(|error| {
+        let Obituary { topic_name, partition, .. } = why;
+        let what =
+            format!("record {} of topic {topic_name:?}, partition {partition}, is no dead letter", record.offset);
+        Error::new(error.kind(), what).because(error)
+    })
+}
+
+fn cut(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(REASON_BYTES_MAX)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        assert_eq!(cut("short"), "short");
+        let long = "ä".repeat(400);
+        assert_eq!(cut(&long).len(), 512);
+        assert_eq!(cut(&format!("x{long}")).len(), 511);
+    }
+}
