@@ -3,7 +3,7 @@
 use oncelog::{ErrorKind, LogOffset, PartitionId, Result, Sequence, Snapshot, Step, Store};
 
 use crate::model::{Log, Model, Place};
-use crate::schema::{CONSUMER, DEVICE, GATE, PROCESSOR, ROWS, TOPICS, TOTALS};
+use crate::schema::{CONSUMER, DEVICE, GATE, JOINED, JOINER, PROCESSOR, ROWS, TOPICS, TOTALS};
 
 /// What the store shows now.
 ///
@@ -11,7 +11,7 @@ use crate::schema::{CONSUMER, DEVICE, GATE, PROCESSOR, ROWS, TOPICS, TOTALS};
 /// Whatever the store answers; a typed gap is no error here but part of what is seen.
 pub fn observe(store: &Store) -> Result<Model> {
     let mut seen = look(&store.snapshot()?)?;
-    for (consumer, topic) in [(PROCESSOR, "Spread/3"), (CONSUMER, "plain")] {
+    for (consumer, topic) in [(PROCESSOR, "Spread/3"), (CONSUMER, "plain"), (JOINER, "Spread/3"), (JOINER, "side")] {
         let committed = match store.committed_offsets(consumer, topic) {
             Ok(committed) => committed,
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
@@ -52,7 +52,7 @@ pub fn look(snapshot: &Snapshot) -> Result<Model> {
             Err(error) => return Err(error),
         }
     }
-    for (name, table) in [("rows", ROWS), ("totals", TOTALS)] {
+    for (name, table) in [("rows", ROWS), ("totals", TOTALS), ("joined", JOINED)] {
         seen.rows.extend(snapshot.scan(table, ..)?.into_iter().map(|(key, value)| ((name, key), value)));
     }
     Ok(seen)

@@ -13,12 +13,17 @@ pub const SPREAD: TopicDef<Utf8, Bytes> = TopicDef::new("Spread/3").partitions(3
 pub const OUT: TopicDef<Utf8, U64> = TopicDef::new("out").file_roll_size(ROLL);
 /// Appended to before it is durable.
 pub const LAX: TopicDef<Bytes, Bytes> = TopicDef::new("lax").partitions(2).file_roll_size(ROLL);
+/// Keyed like `SPREAD`, and read beside it.
+pub const SIDE: TopicDef<Utf8, U64> = TopicDef::new("side").partitions(3).file_roll_size(ROLL);
+/// What could not be processed.
+pub const DEAD: TopicDef<Bytes, Bytes> = TopicDef::new("dead").file_roll_size(ROLL);
 
 /// Appended to with stamps, durable or not.
 pub const STAMPED: TopicDef<Utf8, Bytes> = TopicDef::new("stamped").partitions(2).file_roll_size(ROLL);
 
 /// Names of all topics with their numbers of partitions.
-pub const TOPICS: [(&str, u32); 5] = [("plain", 1), ("Spread/3", 3), ("out", 1), ("lax", 2), ("stamped", 2)];
+pub const TOPICS: [(&str, u32); 7] =
+    [("plain", 1), ("Spread/3", 3), ("out", 1), ("lax", 2), ("stamped", 2), ("side", 3), ("dead", 1)];
 /// Topics that may jump over a hole after an unclean stop.
 pub const LAX_TOPICS: [&str; 2] = ["lax", "stamped"];
 
@@ -31,9 +36,13 @@ pub const DEVICE: &str = "device";
 pub const ROWS: TableDef<Utf8, U64> = TableDef::new("rows");
 /// Rows of the processor, sharded like its input.
 pub const TOTALS: TableDef<Utf8, U64> = TableDef::new("totals");
+/// Rows of the processor of two inputs.
+pub const JOINED: TableDef<Utf8, U64> = TableDef::new("joined");
 
 /// Processes `SPREAD`.
 pub const PROCESSOR: &str = "totaller";
+/// Processes `SPREAD` and `SIDE` together.
+pub const JOINER: &str = "joiner";
 /// Reads `PLAIN` one by one.
 pub const CONSUMER: &str = "one by one";
 

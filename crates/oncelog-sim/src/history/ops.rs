@@ -1,5 +1,7 @@
 //! The operations of a history. Each tells the model what it did, and what it knows of its fate.
 
+mod join;
+
 use std::time::Duration;
 
 use oncelog::{AsEngine, Committed, ConsumerStyle, ErrorKind, PartitionId, Processor, SyncPolicy};
@@ -23,6 +25,8 @@ const OPS: &[(u64, &str, Op)] = &[
     (1, "abort", World::abort),
     (2, "submit some", World::submit_some),
     (2, "process", World::process),
+    (1, "append side", World::append_side),
+    (2, "join", World::join),
     (2, "consume", World::consume),
     (1, "flush or trim", World::flush_or_trim),
     (1, "look around", World::look_around),
