@@ -86,7 +86,10 @@ pub use ids::{
     TableId, TopicId,
 };
 pub use record::{Header, Headers, Record, RecordView};
-pub use store::{LostOffsets, RecoveryReport, Snapshot, Store, StoreMode, StoreOptions, TornTailReport};
+pub use store::{
+    ConsumerProgress, LostOffsets, PartitionInfo, RecoveryReport, Snapshot, Store, StoreMode, StoreOptions,
+    TornTailReport,
+};
 pub use table::{StateBackend, StateBatch, TableSpec};
 pub use topic::TopicSpec;
 pub use transaction::{

@@ -240,7 +240,8 @@ fn a_recovery_without_space_gives_back_what_it_took() {
     let before = files();
     for _ in 0..3 {
         assert_eq!(on(&disk, full).open("/s").unwrap_err().kind(), ErrorKind::Full);
-        assert_eq!(files(), before);
+        // What the crash left may go, nothing may come.
+        assert!(files() <= before);
     }
     let again = on(&disk, |_| Ok(())).open("/s").unwrap();
     assert_eq!(again.offsets("one", PartitionId(0)).unwrap().1.0, 100);

@@ -33,6 +33,12 @@ impl SegmentHead {
         dir.join(format!("{:020}-{:010}.segment", self.base_offset.0, self.epoch.0))
     }
 
+    /// The opening that made the segment whose file that is, by its name.
+    pub(crate) fn epoch_of(path: &Path) -> Option<Epoch> {
+        let stem = path.file_name()?.to_str()?.strip_suffix(".segment")?;
+        stem.split_once('-')?.1.parse().ok().map(Epoch)
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(usize::try_from(SEGMENT_HEAD_BYTES).unwrap_or(0));
         out.extend_from_slice(&MAGIC);

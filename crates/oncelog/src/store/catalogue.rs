@@ -10,9 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, TableId, TopicId};
 use crate::journal::Durability;
 use crate::table::{FIRST_USER_TABLE, TableSpec};
-use crate::topic::{
-    self, Claim, Partition, PartitionState, SegmentMaker, SegmentRow, Topic, TopicSpec, partition_dir, topic_dir,
-};
+use crate::topic::{self, Claim, Topic, TopicSpec, partition_dir, topic_dir};
 use crate::transaction::system::{self, CatalogueKey, NextIds};
 use crate::transaction::{EngineTx, StoreTx};
 use crate::view::Pin;
@@ -22,30 +20,22 @@ impl Core {
     /// The topic of that name, made if there is none; durable on return.
     pub(super) fn open_topic(&self, spec: &TopicSpec) -> Result<TopicId> {
         self.check_open()?;
-        let existing = |topic: Arc<Topic>| {
-            topic.spec.admit(spec)?;
-            self.check_claim(&topic)
-        };
-        if let Some(topic) = self.pipeline.topics.find(&spec.name) {
+        let existing = |topic: Arc<Topic>| topic.spec.admit(spec).map(|()| topic.id);
+        if let Some(topic) = self.pipeline.topics.find(&spec.name)? {
             return existing(topic);
         }
         spec.check()?;
         let _one_at_a_time = self.creating.lock();
-        match self.pipeline.topics.find(&spec.name) {
+        match self.pipeline.topics.find(&spec.name)? {
             Some(topic) => existing(topic),
             None => self.create_topic(spec),
         }
     }
 
-    /// A topic of the catalogue must have its claim on disk.
-    fn check_claim(&self, topic: &Topic) -> Result<TopicId> {
-        let dir = topic_dir(&self.layout.topics, &topic.spec.name);
-        let claim = topic::read_claim(&*self.disk, &dir)?;
-        if (claim.store, claim.topic, &claim.owner) != (self.store, topic.id, &self.layout.name) {
-            let what = format!("the name is claimed for topic id {} of owner {:?}", claim.topic, claim.owner);
-            return Err(Error::corrupt(&Claim::path(&dir), 0, what));
-        }
-        Ok(topic.id)
+    /// The topic of that name, which must be there.
+    pub(super) fn topic(&self, name: &str) -> Result<Arc<Topic>> {
+        let missing = || Error::new(ErrorKind::NotFound, format!("there is no topic {name:?}"));
+        self.pipeline.topics.find(name)?.ok_or_else(missing)
     }
 
     fn create_topic(&self, spec: &TopicSpec) -> Result<TopicId> {
@@ -54,11 +44,10 @@ impl Core {
         let id = TopicId(next.topic);
         next.topic = id.next().ok_or_else(|| Error::new(ErrorKind::Full, "this owner has given all its topic ids"))?.0;
         self.claim(id, spec)?;
-        self.put_row(&mut tx, CatalogueKey::NextIds, &next)?;
-        self.put_row(&mut tx, CatalogueKey::Topic(id), spec)?;
+        put_row(&mut tx, &CatalogueKey::NextIds.encode(), &next)?;
+        put_row(&mut tx, &CatalogueKey::Topic(id).encode(), spec)?;
+        put_row(&mut tx, &system::topic_name_key(&spec.name), &id)?;
         Box::new(tx).submit()?.wait()?;
-        let topic = self.topic_parts().topic(id, spec.clone(), |_| (PartitionState::default(), Vec::new()), true);
-        self.pipeline.topics.insert(Arc::new(topic));
         Ok(id)
     }
 
@@ -116,8 +105,9 @@ impl Core {
         let mut next = self.next_ids(&mut tx)?;
         let id = TableId(next.table);
         next.table += 1;
-        self.put_row(&mut tx, CatalogueKey::NextIds, &next)?;
-        self.put_row(&mut tx, CatalogueKey::Table(id), spec)?;
+        put_row(&mut tx, &CatalogueKey::NextIds.encode(), &next)?;
+        put_row(&mut tx, &CatalogueKey::Table(id).encode(), spec)?;
+        put_row(&mut tx, &system::table_name_key(&spec.name), &id)?;
         Box::new(tx).submit()?.wait()?;
         Ok(id)
     }
@@ -126,20 +116,13 @@ impl Core {
     pub(super) fn find_table(&self, name: &str) -> Result<Option<(TableId, TableSpec)>> {
         let visible = self.pin_visible();
         let rows = self.tables.shard(system::CATALOGUE, system::SHARD);
-        let rows = rows.scan(
-            std::ops::Bound::Included(&CatalogueKey::Table(TableId(0)).encode()),
-            std::ops::Bound::Included(&CatalogueKey::Table(TableId(u32::MAX)).encode()),
-            usize::MAX,
-            visible.lsn(),
-        )?;
-        for (key, value) in rows {
-            let spec: TableSpec = system::decode_row(&value)?;
-            spec.check().map_err(|error| Error::new(ErrorKind::Corrupt, error.to_string()))?;
-            if let (Some(CatalogueKey::Table(id)), true) = (CatalogueKey::decode(&key), spec.name == name) {
-                return Ok(Some((id, spec)));
-            }
-        }
-        Ok(None)
+        let Some(id) = rows.get(&system::table_name_key(name), visible.lsn())? else { return Ok(None) };
+        let id: TableId = system::decode_row(&id)?;
+        let missing = || Error::new(ErrorKind::Corrupt, format!("table {name:?}: the catalogue has no table {id}"));
+        let row = rows.get(&CatalogueKey::Table(id).encode(), visible.lsn())?.ok_or_else(missing)?;
+        let spec: TableSpec = system::decode_row(&row)?;
+        spec.check().map_err(|error| Error::new(ErrorKind::Corrupt, error.to_string()))?;
+        Ok(Some((id, spec)))
     }
 
     /// The next offset that `consumer` will read, as visible.
@@ -167,72 +150,9 @@ impl Core {
             system::decode_row(&row)
         })
     }
-
-    fn put_row(&self, tx: &mut StoreTx, key: CatalogueKey, row: &impl serde::Serialize) -> Result<()> {
-        let value = system::encode_row(row)?;
-        tx.put(system::CATALOGUE, system::SHARD, &key.encode(), Some(value.into()))
-    }
-
-    pub(super) fn topic_parts(&self) -> TopicParts {
-        TopicParts {
-            disk: Arc::clone(&self.disk),
-            chance: Arc::clone(&self.chance),
-            store: self.store,
-            epoch: self.epoch,
-            topics: self.layout.topics.clone(),
-            view: Arc::clone(&self.pipeline.view),
-        }
-    }
 }
 
-/// What it takes to put a topic together.
-pub(super) struct TopicParts {
-    pub(super) disk: Arc<dyn crate::disk::Disk>,
-    pub(super) chance: Arc<crate::chance::Chance>,
-    pub(super) store: crate::ids::StoreId,
-    pub(super) epoch: crate::ids::Epoch,
-    pub(super) topics: std::path::PathBuf,
-    pub(super) view: Arc<crate::view::View>,
-}
-
-impl TopicParts {
-    /// The topic with its partitions as `known` says; with `continues`, their last segments are written on.
-    pub(super) fn topic(
-        &self,
-        id: TopicId,
-        spec: TopicSpec,
-        known: impl Fn(PartitionId) -> (PartitionState, Vec<SegmentRow>),
-        continues: bool,
-    ) -> Topic {
-        let dir = topic_dir(&self.topics, &spec.name);
-        let partition = |number| {
-            let partition = PartitionId(number);
-            let maker = SegmentMaker {
-                disk: Arc::clone(&self.disk),
-                chance: Arc::clone(&self.chance),
-                store: self.store,
-                epoch: self.epoch,
-                dir: partition_dir(&dir, partition),
-                file_roll_size: spec.file_roll_size,
-            };
-            let (state, rows) = known(partition);
-            let view = Arc::clone(&self.view);
-            Arc::new(Partition::recovered(id, partition, maker, view, state, &rows, continues))
-        };
-        let partitions = (0..spec.partitions).map(partition).collect();
-        Topic { id, spec, partitions }
-    }
-
-    /// Makes sure that the directories of a topic that a replayed frame made are there, as they must be.
-    pub(super) fn check_dirs(&self, spec: &TopicSpec) -> Result<()> {
-        let dir = topic_dir(&self.topics, &spec.name);
-        for number in 0..spec.partitions {
-            let path = partition_dir(&dir, PartitionId(number));
-            self.disk.list(&path).map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => Error::corrupt(&path, 0, "the directory of a partition is gone"),
-                _ => Error::io(&path, "list a partition", error),
-            })?;
-        }
-        Ok(())
-    }
+fn put_row(tx: &mut StoreTx, key: &[u8], row: &impl serde::Serialize) -> Result<()> {
+    let value = system::encode_row(row)?;
+    tx.put(system::CATALOGUE, system::SHARD, key, Some(value.into()))
 }

@@ -29,7 +29,7 @@ impl Engine for StoreEngine {
     }
 
     fn find_topic(&self, name: &str) -> Result<Option<(TopicId, TopicSpec)>> {
-        Ok(self.0.inner.core.pipeline.topics.find(name).map(|topic| (topic.id, topic.spec.clone())))
+        Ok(self.0.inner.core.pipeline.topics.find(name)?.map(|topic| (topic.id, topic.spec.clone())))
     }
 
     fn open_table(&self, spec: &TableSpec) -> Result<TableId> {

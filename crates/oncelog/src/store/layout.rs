@@ -170,12 +170,11 @@ impl Layout {
         sync_parent(disk, &self.dir).map_err(|error| Error::io(&self.dir, "sync the store", error))
     }
 
-    /// Removes the files that the opening `epoch` has made, as far as that goes: nothing may name them yet.
-    pub(super) fn remove_epoch(&self, disk: &dyn Disk, epoch: Epoch) {
+    /// Removes the files that the opening `epoch` has made, as far as that goes: nothing may name them yet. `partitions`
+    /// are the directories that it has used.
+    pub(super) fn remove_epoch(&self, disk: &dyn Disk, epoch: Epoch, partitions: &[PathBuf]) {
         let list = |dir: &Path| disk.list(dir).unwrap_or_default();
-        let topics = list(&self.topics);
-        let partitions = topics.iter().flat_map(|topic| list(topic));
-        let segments = partitions.flat_map(|partition| list(&partition));
+        let segments = partitions.iter().flat_map(|partition| list(partition));
         let (journal, state, aside) = (list(&self.journal), list(&self.state), list(&self.aside));
         let of_journal =
             journal.into_iter().filter(|path| FileName::of_path(path).is_some_and(|name| name.epoch == epoch));

@@ -15,6 +15,8 @@ mod background;
 mod catalogue;
 mod engine;
 mod layout;
+mod listing;
+mod loader;
 mod manifest;
 mod open;
 mod options;
@@ -29,11 +31,11 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+pub use listing::{ConsumerProgress, PartitionInfo};
 pub use options::{StoreMode, StoreOptions};
 pub use report::{LostOffsets, RecoveryReport, TornTailReport};
 pub use snapshot::Snapshot;
 
-use crate::chance::Chance;
 use crate::codec::Codec;
 use crate::consumer::{ConsumerStyle, RetryPolicy};
 use crate::disk::{Disk, MemoryDisk};
@@ -64,7 +66,6 @@ pub(crate) struct Core {
     disk: Arc<dyn Disk>,
     layout: Layout,
     options: StoreOptions,
-    chance: Arc<Chance>,
     store: StoreId,
     /// The owner's number; its name is in the layout.
     owner: OwnerId,
@@ -215,8 +216,7 @@ impl Store {
     /// `NotFound`: no such topic; `Invalid`: no such partition.
     pub fn offsets(&self, topic: &str, partition: PartitionId) -> Result<(LogOffset, LogOffset)> {
         let core = &self.inner.core;
-        let found = core.pipeline.topics.find(topic);
-        let topic = found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no topic {topic:?}")))?;
+        let topic = core.topic(topic)?;
         let partition = topic.partition(partition)?;
         Ok((partition.start(), partition.end_at(core.pipeline.view.visible())))
     }
@@ -228,8 +228,7 @@ impl Store {
     /// `NotFound`: no such topic; `Corrupt`.
     pub fn committed_offsets(&self, consumer: &str, topic: &str) -> Result<Vec<LogOffset>> {
         let core = &self.inner.core;
-        let found = core.pipeline.topics.find(topic);
-        let topic = found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no topic {topic:?}")))?;
+        let topic = core.topic(topic)?;
         topic.partitions.iter().map(|partition| core.committed(consumer, topic.id, partition.id)).collect()
     }
 

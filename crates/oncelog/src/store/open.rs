@@ -4,8 +4,8 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use super::background::Background;
-use super::catalogue::TopicParts;
 use super::layout::Layout;
+use super::loader::TopicLoader;
 use super::manifest::{Manifest, ManifestFile, State};
 use super::options::StoreOptions;
 use super::report::{LostOffsets, RecoveryReport, TornTailReport};
@@ -13,14 +13,13 @@ use super::{Core, Inner, Store};
 use crate::chance::Chance;
 use crate::disk::OpenMode;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Epoch, Lsn, OwnerId, PartitionId, StoreId, TopicId};
+use crate::ids::{Epoch, Lsn, OwnerId, StoreId};
 use crate::journal::{self, FileName, Journal, JournalOptions, TornTail};
 use crate::table::{SnapshotBackend, SnapshotName, StateBackend, Tables};
-use crate::topic::{PartitionState, SegmentRow, TopicSpec};
 use crate::transaction::system::{self, CatalogueKey};
-use crate::transaction::{Applier, Limits, Pipeline, Replayer, Topics};
+use crate::transaction::{Applier, Limits, LoadTopics, Pipeline, Replayer, Topics};
 use crate::view::View;
-use crate::wake::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex};
+use crate::wake::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
 
 pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Store> {
     let disk = Arc::clone(&options.disk);
@@ -44,8 +43,9 @@ pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Sto
     })?;
     manifest.write_holder(std::process::id())?;
 
-    let mut opening = Opening::new(options, layout.clone(), chance, store, epoch)?;
+    let mut opening = Opening::new(options, layout.clone(), chance, store, epoch);
     opening.report.manifest_repaired = manifest_repaired;
+    let topics = Arc::clone(&opening.topics);
     let recovered = opening.recover(manifest, &found).and_then(|core| {
         let core = Arc::new(core);
         if core.report.clean { Ok(core) } else { core.trim(State::Open).map(|()| core) }
@@ -53,7 +53,10 @@ pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Sto
     let core = recovered.inspect_err(|error| {
         // Space is what is wanting: give back what this attempt took. Nothing names it, the trim point did not move.
         if error.kind() == ErrorKind::Full {
-            layout.remove_epoch(&*disk, epoch);
+            let used = topics.all_loaded();
+            let partitions = used.iter().flat_map(|topic| &topic.partitions);
+            let dirs: Vec<_> = partitions.map(|partition| partition.dir().to_owned()).collect();
+            layout.remove_epoch(&*disk, epoch, &dirs);
         }
     })?;
     let core = with_sweep(core)?;
@@ -66,10 +69,10 @@ pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Sto
 
 /// Removes what nothing names. Only after the trim point is durable, since until then the old files are the truth.
 fn with_sweep(core: Arc<Core>) -> Result<Arc<Core>> {
-    let swept = core.sweep(!core.report.clean)?;
+    let swept = core.sweep()?;
     let mut core = Arc::try_unwrap(core).map_err(|_| Error::closed())?;
     if !core.report.clean {
-        core.report.swept = swept;
+        core.report.swept.extend(swept);
     }
     Ok(Arc::new(core))
 }
@@ -84,37 +87,34 @@ struct Opening {
     view: Arc<View>,
     backend: Arc<SnapshotBackend>,
     tables: Arc<Tables>,
+    loader: Arc<TopicLoader>,
     topics: Arc<Topics>,
     report: RecoveryReport,
 }
 
 impl Opening {
-    fn new(
-        options: StoreOptions,
-        layout: Layout,
-        chance: Arc<Chance>,
-        store: StoreId,
-        epoch: Epoch,
-    ) -> Result<Opening> {
+    fn new(options: StoreOptions, layout: Layout, chance: Arc<Chance>, store: StoreId, epoch: Epoch) -> Opening {
         let view = Arc::new(View::default());
         let salts = Arc::clone(&chance);
         let state = layout.state.clone();
         let backend = SnapshotBackend::new(Arc::clone(&options.disk), state, store, epoch, move || salts.next_u64());
         let backend = Arc::new(backend);
         let tables = Arc::new(Tables::new(Arc::clone(&backend) as Arc<dyn StateBackend>, Arc::clone(&view)));
-        let (topics, report) = (Arc::default(), RecoveryReport::default());
-        Ok(Opening { options, layout, store, epoch, chance, view, backend, tables, topics, report })
-    }
-
-    fn parts(&self) -> TopicParts {
-        TopicParts {
-            disk: Arc::clone(&self.options.disk),
-            chance: Arc::clone(&self.chance),
-            store: self.store,
-            epoch: self.epoch,
-            topics: self.layout.topics.clone(),
-            view: Arc::clone(&self.view),
-        }
+        let loader = Arc::new(TopicLoader {
+            disk: Arc::clone(&options.disk),
+            chance: Arc::clone(&chance),
+            store,
+            owner: layout.name.clone(),
+            epoch,
+            topics: layout.topics.clone(),
+            view: Arc::clone(&view),
+            tables: Arc::clone(&tables),
+            orderly_since: AtomicU64::new(epoch.0),
+            swept: Mutex::default(),
+        });
+        let topics = Arc::new(Topics::new(Arc::clone(&loader) as Arc<dyn LoadTopics>));
+        let report = RecoveryReport::default();
+        Opening { options, layout, store, epoch, chance, view, backend, tables, loader, topics, report }
     }
 
     fn recover(mut self, manifest: ManifestFile, found: &Manifest) -> Result<Core> {
@@ -123,7 +123,9 @@ impl Opening {
         if let Some((at, state)) = found.trim {
             self.backend.load(state)?;
             self.view.publish(Lsn(at.next_lsn.0 - 1));
-            self.load_topics(clean)?;
+            if clean {
+                self.loader.orderly_since.store(self.last_unclean()?.0, Ordering::SeqCst);
+            }
         }
         let disk = Arc::clone(&self.options.disk);
         let mut applier = Applier::new(Arc::clone(&self.view));
@@ -141,50 +143,34 @@ impl Opening {
             _ => {
                 let next_lsn = self.replay(&mut applier, found)?;
                 self.skip_bounds(&mut applier, Lsn(next_lsn.0 - 1))?;
+                self.note_unclean(Lsn(next_lsn.0 - 1))?;
                 Journal::create(disk, Arc::clone(&self.chance), self.store, self.epoch, options, next_lsn, applier)?
             }
         };
+        self.report.swept = std::mem::take(&mut *self.loader.swept.lock());
         Ok(self.into_core(manifest, found.number, journal))
     }
 
-    /// The topics of the catalogue, with their partitions and segments as of the trim point.
-    fn load_topics(&self, continues: bool) -> Result<()> {
-        let lsn = self.view.visible();
-        let all = |table| {
-            let rows = self.tables.shard(table, system::SHARD);
-            rows.scan(Bound::Unbounded, Bound::Unbounded, usize::MAX, lsn)
-        };
-        let malformed =
-            || Error::new(ErrorKind::Corrupt, "a row of the catalogue is malformed").in_file(&self.layout.state);
-        let mut states = std::collections::BTreeMap::new();
-        for (key, value) in all(system::PARTITIONS)? {
-            let name = system::read_partition_key(&key).ok_or_else(malformed)?;
-            states.insert(name, (system::decode_row::<PartitionState>(&value)?, Vec::<SegmentRow>::new()));
-        }
-        for (key, value) in all(system::SEGMENTS)? {
-            let name = system::read_partition_key(&key).ok_or_else(malformed)?;
-            states.get_mut(&name).ok_or_else(malformed)?.1.push(system::decode_row(&value)?);
-        }
-        for (key, value) in all(system::CATALOGUE)? {
-            let Some(CatalogueKey::Topic(id)) = CatalogueKey::decode(&key) else { continue };
-            let spec: TopicSpec = system::decode_row(&value)?;
-            spec.check().map_err(|_| malformed())?;
-            let known = |partition: PartitionId| states.get(&(id, partition)).cloned().unwrap_or_default();
-            self.topics.insert(Arc::new(self.parts().topic(id, spec, known, continues)));
-        }
+    /// The newest opening that found the owner not closed in order, itself included once it has recovered.
+    fn last_unclean(&self) -> Result<Epoch> {
+        let rows = self.tables.shard(system::CATALOGUE, system::SHARD);
+        let row = rows.get(&CatalogueKey::Unclean.encode(), self.view.visible())?;
+        row.map_or(Ok(Epoch(0)), |row| system::decode_row(&row))
+    }
+
+    /// Becomes durable with the trim point that ends this recovery: from then on no segment of an earlier opening is
+    /// written on, whenever its topic is used again.
+    fn note_unclean(&self, lsn: Lsn) -> Result<()> {
+        let row = system::encode_row(&self.epoch)?;
+        let rows = self.tables.shard(system::CATALOGUE, system::SHARD);
+        rows.turn().put(CatalogueKey::Unclean.encode(), Some(row.into()), lsn);
         Ok(())
     }
 
     /// Applies the frames after the trim point; gives the LSN of the next frame.
     fn replay(&mut self, applier: &mut Applier, found: &Manifest) -> Result<Lsn> {
         let Some((start, _)) = found.trim else { return Ok(Lsn(1)) };
-        let parts = self.parts();
-        let open_topic = |id: TopicId, spec: TopicSpec| {
-            spec.check().map_err(|error| Error::new(ErrorKind::Corrupt, error.to_string()))?;
-            parts.check_dirs(&spec)?;
-            Ok(parts.topic(id, spec, |_| Default::default(), true))
-        };
-        let mut replayer = Replayer::new(&self.tables, &self.topics, &self.view, applier, &open_topic);
+        let mut replayer = Replayer::new(&self.tables, &self.topics, &self.view, applier);
         let disk = &*self.options.disk;
         let replayed = journal::replay(disk, &self.layout.journal, self.store, start, |lsn, body| {
             replayer.frame(lsn, body).map_err(|error| error.in_file(&self.layout.journal))
@@ -253,7 +239,6 @@ impl Opening {
         Core {
             disk: Arc::clone(&self.options.disk),
             layout: self.layout,
-            chance: self.chance,
             store: self.store,
             owner,
             epoch: self.epoch,
@@ -273,8 +258,8 @@ impl Opening {
 }
 
 impl Core {
-    /// Removes journal and state files that are not in use and, `after_crash`, segments and topics that nothing names.
-    fn sweep(&self, after_crash: bool) -> Result<Vec<PathBuf>> {
+    /// Removes journal and state files that are not in use.
+    fn sweep(&self) -> Result<Vec<PathBuf>> {
         let mut swept = Vec::new();
         let in_use = self.pipeline.journal.file_names();
         self.sweep_dir(&self.layout.journal, &mut swept, |path| {
@@ -284,20 +269,6 @@ impl Core {
         self.sweep_dir(&self.layout.state, &mut swept, |path| {
             SnapshotName::is_one(path) && Some(path) != state.as_deref()
         })?;
-        if after_crash {
-            for topic in self.pipeline.topics.all() {
-                for partition in &topic.partitions {
-                    // Only space is at stake: a segment that is damaged is told when it is read.
-                    if let Err(error) = partition.cut_tail(self.epoch) {
-                        tracing::warn!(%error, "the tail of an old segment stays");
-                    }
-                    let named = partition.segment_paths();
-                    self.sweep_dir(partition.dir(), &mut swept, |path| {
-                        path.extension().is_some_and(|kind| kind == "segment") && !named.iter().any(|kept| kept == path)
-                    })?;
-                }
-            }
-        }
         Ok(swept)
     }
 

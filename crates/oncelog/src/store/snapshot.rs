@@ -90,10 +90,7 @@ impl Snapshot {
     /// # Errors
     /// `NotFound`, `Invalid`: no such topic or partition.
     pub fn end_offset(&self, topic: &str, partition: PartitionId) -> Result<LogOffset> {
-        let found = self.core.pipeline.topics.find(topic);
-        let missing = || Error::new(ErrorKind::NotFound, format!("there is no topic {topic:?}"));
-        let topic = found.ok_or_else(missing)?;
-        Ok(topic.partition(partition)?.end_at(self.pin.lsn()))
+        Ok(self.core.topic(topic)?.partition(partition)?.end_at(self.pin.lsn()))
     }
 
     /// The next sequence of a producer: all before it are done. `topic` is that of an
@@ -109,10 +106,7 @@ impl Snapshot {
         partition: PartitionId,
     ) -> Result<Option<Sequence>> {
         let id = match topic {
-            Some(name) => {
-                let found = self.core.pipeline.topics.find(name);
-                found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no topic {name:?}")))?.id
-            }
+            Some(name) => self.core.topic(name)?.id,
             None => TopicId(0),
         };
         let key = system::stamp_key(producer, id, partition);
@@ -131,10 +125,9 @@ impl Snapshot {
         from: LogOffset,
         mut visit: impl FnMut(RecordView<'_>) -> Result<Step>,
     ) -> Result<LogOffset> {
-        let limit = self.end_offset(topic, partition)?;
-        let found = self.core.pipeline.topics.find(topic);
-        let Some(found) = found else { return Ok(from) };
-        let mut reader = PartitionReader::new(Arc::clone(found.partition(partition)?), from);
+        let found = Arc::clone(self.core.topic(topic)?.partition(partition)?);
+        let limit = found.end_at(self.pin.lsn());
+        let mut reader = PartitionReader::new(found, from);
         let mut next = from;
         loop {
             let batch = match reader.poll(limit)? {

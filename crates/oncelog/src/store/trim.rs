@@ -126,7 +126,7 @@ impl Core {
         self.clear_bounds()?;
         self.pipeline.journal.close()?;
         self.trim(State::Closed)?;
-        for topic in self.pipeline.topics.all() {
+        for topic in self.pipeline.topics.all_loaded() {
             topic.partitions.iter().try_for_each(|partition| partition.shrink())?;
         }
         Ok(())

@@ -149,6 +149,14 @@ impl Partition {
         self.segments.read().first().map_or(LogOffset(0), |segment| segment.head.base_offset)
     }
 
+    /// How many segment files hold records, and their bytes.
+    pub(crate) fn size(&self) -> (usize, u64) {
+        let segments = self.segments.read();
+        let filled = segments.iter().map(|segment| (segment.end(), segment.head.base_offset));
+        let filled = filled.filter(|(end, base)| end.offset > *base);
+        filled.fold((0, 0), |(count, bytes), (end, _)| (count + 1, bytes + end.position))
+    }
+
     /// Moves the end, as of `lsn`; readers see it when that LSN is visible.
     pub(crate) fn set_end(&self, lsn: Lsn, end: LogOffset) {
         let horizon = self.view.horizon();

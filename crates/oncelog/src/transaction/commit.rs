@@ -8,16 +8,17 @@ use super::frame::FrameWriter;
 use super::staged::StoreTx;
 use super::stamps::{StagedStamp, StampRow, stamp_rows};
 use super::system;
+use super::topics::Topics;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{LogOffset, Lsn, ShardId, TableId, TopicId};
+use crate::ids::{LogOffset, Lsn, ShardId, TableId};
 use crate::journal::{Durability, Journal, Ticket};
 use crate::producer::OpenStamps;
 use crate::record;
 use crate::table::{ShardGuard, Tables};
-use crate::topic::{Partition, Plan, Topic, Turn};
+use crate::topic::{Partition, Plan, Turn};
 use crate::view::View;
-use crate::wake::{Arc, AtomicBool, AtomicU32, AtomicU64, MutexGuard, Ordering, RwLock};
+use crate::wake::{Arc, AtomicBool, AtomicU32, AtomicU64, MutexGuard, Ordering};
 
 /// How far ahead of a partition's next offset its bound is set: one sync for a million lax records.
 const BOUND_AHEAD: u64 = 1 << 20;
@@ -29,38 +30,6 @@ pub(crate) struct Limits {
     pub(crate) transaction_bytes_max: usize,
     /// A batch is ended before it grows beyond this, unless it is one record.
     pub(crate) batch_bytes: usize,
-}
-
-/// The open topics of an owner, by id and by name.
-#[derive(Default)]
-pub(crate) struct Topics(RwLock<TopicMaps>);
-
-#[derive(Default)]
-struct TopicMaps {
-    by_id: BTreeMap<TopicId, Arc<Topic>>,
-    by_name: BTreeMap<String, TopicId>,
-}
-
-impl Topics {
-    pub(crate) fn get(&self, id: TopicId) -> Result<Arc<Topic>> {
-        let missing = || Error::new(ErrorKind::NotFound, format!("there is no topic with the id {id}"));
-        self.0.read().by_id.get(&id).cloned().ok_or_else(missing)
-    }
-
-    pub(crate) fn find(&self, name: &str) -> Option<Arc<Topic>> {
-        let maps = self.0.read();
-        maps.by_name.get(name).and_then(|id| maps.by_id.get(id)).cloned()
-    }
-
-    pub(crate) fn insert(&self, topic: Arc<Topic>) {
-        let mut maps = self.0.write();
-        maps.by_name.insert(topic.spec.name.clone(), topic.id);
-        maps.by_id.insert(topic.id, topic);
-    }
-
-    pub(crate) fn all(&self) -> Vec<Arc<Topic>> {
-        self.0.read().by_id.values().cloned().collect()
-    }
 }
 
 /// What turns transactions into frames and frames into what readers see.
@@ -142,7 +111,7 @@ impl Pipeline {
     pub(crate) fn close_to_lax(&self) {
         self.closing.store(true, Ordering::SeqCst);
         // Whoever has looked before holds a turn until its frame is queued.
-        for topic in self.topics.all() {
+        for topic in self.topics.all_loaded() {
             topic.partitions.iter().for_each(|partition| drop(partition.turn()));
         }
     }

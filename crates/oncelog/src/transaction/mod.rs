@@ -21,9 +21,10 @@ mod recover;
 mod staged;
 mod stamps;
 pub(crate) mod system;
+mod topics;
 
 pub(crate) use apply::Applier;
-pub(crate) use commit::{Limits, Pipeline, Topics};
+pub(crate) use commit::{Limits, Pipeline};
 pub use engine::{
     Appended, Committed, Engine, EngineTx, NewRecord, NewStamp, PendingCommit, Source, SourceSpec, Stamped, Step,
     TxMark,
@@ -31,3 +32,4 @@ pub use engine::{
 pub(crate) use recover::Replayer;
 pub(crate) use staged::StoreTx;
 pub(crate) use stamps::read_stamp;
+pub(crate) use topics::{LoadTopics, Topics};

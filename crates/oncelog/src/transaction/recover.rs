@@ -4,18 +4,16 @@
 //! Nothing is served before the caller has made the result durable in its new places.
 
 use super::apply::{Applier, Runs};
-use super::commit::Topics;
 use super::frame::{Effect, effects};
 use super::stamps::StampOffsets;
-use super::system::{self, CatalogueKey};
+use super::system;
+use super::topics::Topics;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, Lsn, PartitionId, TopicId};
 use crate::producer::{Stamp, StampState, Verdict};
 use crate::record::BatchHead;
 use crate::table::Tables;
-use crate::topic::{Topic, TopicSpec};
 use crate::view::View;
-use crate::wake::Arc;
 
 /// Segment bytes are written in steps of about this size.
 const FLUSH_BYTES: usize = 1 << 20;
@@ -26,8 +24,6 @@ pub(crate) struct Replayer<'a> {
     pub(crate) topics: &'a Topics,
     pub(crate) view: &'a View,
     pub(crate) applier: &'a mut Applier,
-    /// Makes a topic that a frame of the tail created.
-    pub(crate) open_topic: &'a dyn Fn(TopicId, TopicSpec) -> Result<Topic>,
     runs: Runs,
     unwritten: usize,
 }
@@ -38,9 +34,8 @@ impl<'a> Replayer<'a> {
         topics: &'a Topics,
         view: &'a View,
         applier: &'a mut Applier,
-        open_topic: &'a dyn Fn(TopicId, TopicSpec) -> Result<Topic>,
     ) -> Replayer<'a> {
-        Replayer { tables, topics, view, applier, open_topic, runs: Runs::default(), unwritten: 0 }
+        Replayer { tables, topics, view, applier, runs: Runs::default(), unwritten: 0 }
     }
 
     /// Applies one frame.
@@ -61,12 +56,6 @@ impl<'a> Replayer<'a> {
                 }
                 Effect::Row { table, shard, key, value } => {
                     let value = value.map(bytes::Bytes::copy_from_slice);
-                    if table == system::CATALOGUE
-                        && let (Some(CatalogueKey::Topic(id)), Some(row)) = (CatalogueKey::decode(key), &value)
-                    {
-                        let topic = (self.open_topic)(id, system::decode_row(row)?)?;
-                        self.topics.insert(Arc::new(topic));
-                    }
                     self.tables.shard(table, shard).turn().put(key.to_vec(), value, lsn);
                 }
                 Effect::Stamp { producer, topic, partition, stamp } => {
@@ -105,7 +94,10 @@ impl<'a> Replayer<'a> {
         let corrupt = |what: String| {
             Error::new(ErrorKind::Corrupt, format!("frame {lsn}, topic id {topic}, partition {partition}: {what}"))
         };
-        let topic = self.topics.get(topic).map_err(|_| corrupt("no such topic".to_owned()))?;
+        let topic = self.topics.get(topic).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => corrupt("no such topic".to_owned()),
+            _ => error,
+        })?;
         let partition = topic.partition(partition).map_err(|error| corrupt(error.to_string()))?;
         let head = BatchHead::peek(bytes).map_err(|error| corrupt(error.to_string()))?;
         let mut turn = partition.turn();

@@ -33,6 +33,8 @@ pub(crate) enum CatalogueKey {
     Topic(TopicId),
     Table(TableId),
     NextIds,
+    /// The newest opening that found the owner not closed in order.
+    Unclean,
 }
 
 /// The ids that the next new topic and table will get.
@@ -48,6 +50,7 @@ impl CatalogueKey {
             CatalogueKey::Topic(id) => [b"t", &id.0.to_be_bytes()[..]].concat(),
             CatalogueKey::Table(id) => [b"b", &id.0.to_be_bytes()[..]].concat(),
             CatalogueKey::NextIds => b"n".to_vec(),
+            CatalogueKey::Unclean => b"u".to_vec(),
         }
     }
 
@@ -58,9 +61,20 @@ impl CatalogueKey {
             b't' => Some(CatalogueKey::Topic(TopicId(number()?))),
             b'b' => Some(CatalogueKey::Table(TableId(number()?))),
             b'n' if id.is_empty() => Some(CatalogueKey::NextIds),
+            b'u' if id.is_empty() => Some(CatalogueKey::Unclean),
             _ => None,
         }
     }
+}
+
+/// The key of the catalogue's row that says which topic has that name.
+pub(crate) fn topic_name_key(name: &str) -> Vec<u8> {
+    [b"T", name.as_bytes()].concat()
+}
+
+/// The key of the catalogue's row that says which table has that name.
+pub(crate) fn table_name_key(name: &str) -> Vec<u8> {
+    [b"B", name.as_bytes()].concat()
 }
 
 /// The value of one of the store's own rows.

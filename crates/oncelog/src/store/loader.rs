@@ -1,0 +1,143 @@
+//! Putting a topic together when it is first used: its row in the catalogue, its claim, its partitions and segments as
+//! of the trim point; and taking away what crashes have left in its directories.
+//!
+//! Why this may wait until the topic is used: frames behind the trim point name the topics that they touch, so recovery
+//! has put those together. Of any other topic the rows at the trim point say everything. Bytes behind a segment's row
+//! and segment files without a row are copies of frames that were replayed into new files or never became durable; they
+//! are never the truth, and no new record goes to the partition before they are gone for good.
+
+use std::io;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+
+use crate::chance::Chance;
+use crate::disk::{Disk, SyncSite};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Epoch, PartitionId, StoreId, TopicId};
+use crate::segment::SegmentHead;
+use crate::table::Tables;
+use crate::topic::{
+    self, Claim, Partition, PartitionState, SegmentMaker, SegmentRow, Topic, TopicSpec, partition_dir, topic_dir,
+};
+use crate::transaction::LoadTopics;
+use crate::transaction::system::{self, CatalogueKey};
+use crate::view::View;
+use crate::wake::{Arc, AtomicU64, Mutex, Ordering};
+
+/// What it takes to put topics together.
+pub(super) struct TopicLoader {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) chance: Arc<Chance>,
+    pub(super) store: StoreId,
+    /// The owner's name.
+    pub(super) owner: String,
+    pub(super) epoch: Epoch,
+    pub(super) topics: PathBuf,
+    pub(super) view: Arc<View>,
+    pub(super) tables: Arc<Tables>,
+    /// Segments of this opening and later ones may be written on. What older ones left may be the rest of a crash.
+    pub(super) orderly_since: AtomicU64,
+    pub(super) swept: Mutex<Vec<PathBuf>>,
+}
+
+impl LoadTopics for TopicLoader {
+    fn find(&self, name: &str) -> Result<Option<TopicId>> {
+        let row = self.catalogue_row(&system::topic_name_key(name))?;
+        row.map(|row| system::decode_row(&row)).transpose()
+    }
+
+    fn load(&self, id: TopicId) -> Result<Option<Topic>> {
+        let Some(row) = self.catalogue_row(&CatalogueKey::Topic(id).encode())? else { return Ok(None) };
+        let spec: TopicSpec = system::decode_row(&row)?;
+        spec.check().map_err(|error| self.malformed(&error.to_string()))?;
+        let dir = topic_dir(&self.topics, &spec.name);
+        self.check_claim(&dir, id)?;
+        let partitions = (0..spec.partitions).map(|number| self.partition(id, PartitionId(number), &spec, &dir));
+        let partitions = partitions.collect::<Result<_>>()?;
+        Ok(Some(Topic { id, spec, partitions }))
+    }
+}
+
+impl TopicLoader {
+    fn catalogue_row(&self, key: &[u8]) -> Result<Option<bytes::Bytes>> {
+        let visible = self.view.pin(|| self.view.visible());
+        self.tables.shard(system::CATALOGUE, system::SHARD).get(key, visible.lsn())
+    }
+
+    fn malformed(&self, what: &str) -> Error {
+        Error::new(ErrorKind::Corrupt, format!("a row of the catalogue is malformed: {what}")).in_file(&self.topics)
+    }
+
+    /// A topic of the catalogue must have its claim on disk.
+    fn check_claim(&self, dir: &Path, id: TopicId) -> Result<()> {
+        let claim = topic::read_claim(&*self.disk, dir)?;
+        if (claim.store, claim.topic, &claim.owner) != (self.store, id, &self.owner) {
+            let what = format!("the name is claimed for topic id {} of owner {:?}", claim.topic, claim.owner);
+            return Err(Error::corrupt(&Claim::path(dir), 0, what));
+        }
+        Ok(())
+    }
+
+    fn partition(&self, topic: TopicId, id: PartitionId, spec: &TopicSpec, dir: &Path) -> Result<Arc<Partition>> {
+        let (state, rows) = self.trim_point(topic, id)?;
+        let orderly_since = Epoch(self.orderly_since.load(Ordering::SeqCst));
+        let continues = rows.last().is_some_and(|row| row.epoch >= orderly_since);
+        let maker = SegmentMaker {
+            disk: Arc::clone(&self.disk),
+            chance: Arc::clone(&self.chance),
+            store: self.store,
+            epoch: self.epoch,
+            dir: partition_dir(dir, id),
+            file_roll_size: spec.file_roll_size,
+        };
+        let view = Arc::clone(&self.view);
+        let partition = Partition::recovered(topic, id, maker, view, state, &rows, continues);
+        if !continues && let Err(error) = partition.cut_tail(orderly_since) {
+            // Only space is at stake: a segment that is damaged is told when it is read.
+            tracing::warn!(%error, "the tail of an old segment stays");
+        }
+        self.sweep(&partition, orderly_since)?;
+        Ok(Arc::new(partition))
+    }
+
+    /// What the trim point says of a partition. Rows that are not there: nothing was ever written to it.
+    fn trim_point(&self, topic: TopicId, id: PartitionId) -> Result<(PartitionState, Vec<SegmentRow>)> {
+        let lsn = self.view.pin(|| self.view.visible());
+        let key = system::partition_key(topic, id);
+        let partitions = self.tables.shard(system::PARTITIONS, system::SHARD);
+        let Some(state) = partitions.get(&key, lsn.lsn())? else { return Ok(Default::default()) };
+        let last = [&key[..], &[0xff; 8]].concat();
+        let segments = self.tables.shard(system::SEGMENTS, system::SHARD);
+        let rows = segments.scan(Bound::Included(&key), Bound::Included(&last), usize::MAX, lsn.lsn())?;
+        let rows = rows.iter().map(|(_, row)| system::decode_row(row)).collect::<Result<_>>()?;
+        Ok((system::decode_row(&state)?, rows))
+    }
+
+    /// Removes segment files that no row names and that an opening left which did not end in order. Where a file is
+    /// missing that a row names, somebody has been at work there, and nothing is touched.
+    fn sweep(&self, partition: &Partition, orderly_since: Epoch) -> Result<()> {
+        let dir = partition.dir();
+        let mut found = self.disk.list(dir).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::corrupt(dir, 0, "the directory of a partition is gone"),
+            _ => Error::io(dir, "list a partition", error),
+        })?;
+        let named = partition.segment_paths();
+        if !named.iter().all(|path| found.contains(path)) {
+            return Ok(());
+        }
+        found.sort();
+        let stray = |path: &PathBuf| SegmentHead::epoch_of(path).is_some_and(|epoch| epoch < orderly_since);
+        let strays: Vec<_> = found.into_iter().filter(|path| stray(path) && !named.contains(path)).collect();
+        if strays.is_empty() {
+            return Ok(());
+        }
+        for path in &strays {
+            self.disk.remove(path).map_err(|error| Error::io(path, "remove a leftover file", error))?;
+            tracing::info!(path = %path.display(), "removed a segment that a crash left");
+        }
+        // Whoever reads this directory without us must not find it again when new records have taken its offsets.
+        self.disk.sync_dir(dir, SyncSite::SegmentDir).map_err(|error| Error::sync(dir, "sync a partition", error))?;
+        self.swept.lock().extend(strays);
+        Ok(())
+    }
+}

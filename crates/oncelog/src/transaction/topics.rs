@@ -1,0 +1,89 @@
+//! The topics of an owner that somebody has used: each is put together when it is first asked for, and then kept, so an
+//! opening costs the same however many there are.
+//!
+//! Invariant: there is one [`Topic`] for each id, since its partitions hold the turns to append. Whoever puts one
+//! together holds `loading` from the look at the rows until it is in the map.
+
+use std::collections::BTreeMap;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::TopicId;
+use crate::topic::Topic;
+use crate::wake::{Arc, Mutex, RwLock};
+
+/// Where topics come from: the catalogue, and the rows of the trim point.
+pub(crate) trait LoadTopics: Send + Sync {
+    /// The id of the topic of that name, if there is one.
+    fn find(&self, name: &str) -> Result<Option<TopicId>>;
+
+    /// Puts a topic together that nobody has used in this opening, so that the trim point says all of it.
+    ///
+    /// # Errors
+    /// `Corrupt`: its directory or claim is not what the catalogue says; `Unavailable`.
+    fn load(&self, id: TopicId) -> Result<Option<Topic>>;
+}
+
+/// The topics of an owner, by id and by name.
+pub(crate) struct Topics {
+    loader: Arc<dyn LoadTopics>,
+    maps: RwLock<TopicMaps>,
+    loading: Mutex<()>,
+}
+
+#[derive(Default)]
+struct TopicMaps {
+    by_id: BTreeMap<TopicId, Arc<Topic>>,
+    by_name: BTreeMap<String, TopicId>,
+}
+
+impl Topics {
+    pub(crate) fn new(loader: Arc<dyn LoadTopics>) -> Topics {
+        Topics { loader, maps: RwLock::default(), loading: Mutex::default() }
+    }
+
+    /// The topic with that id.
+    ///
+    /// # Errors
+    /// `NotFound`: there is none; what [`LoadTopics::load`] says.
+    pub(crate) fn get(&self, id: TopicId) -> Result<Arc<Topic>> {
+        if let Some(topic) = self.loaded(id) {
+            return Ok(topic);
+        }
+        let _one_at_a_time = self.loading.lock();
+        if let Some(topic) = self.loaded(id) {
+            return Ok(topic);
+        }
+        let missing = || Error::new(ErrorKind::NotFound, format!("there is no topic with the id {id}"));
+        let topic = Arc::new(self.loader.load(id)?.ok_or_else(missing)?);
+        let mut maps = self.maps.write();
+        maps.by_name.insert(topic.spec.name.clone(), id);
+        maps.by_id.insert(id, Arc::clone(&topic));
+        Ok(topic)
+    }
+
+    /// The topic of that name, if there is one.
+    ///
+    /// # Errors
+    /// What [`LoadTopics`] says.
+    pub(crate) fn find(&self, name: &str) -> Result<Option<Arc<Topic>>> {
+        {
+            let maps = self.maps.read();
+            if let Some(topic) = maps.by_name.get(name).and_then(|id| maps.by_id.get(id)) {
+                return Ok(Some(Arc::clone(topic)));
+            }
+        }
+        match self.loader.find(name)? {
+            Some(id) => self.get(id).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Those that were used in this opening, by id.
+    pub(crate) fn all_loaded(&self) -> Vec<Arc<Topic>> {
+        self.maps.read().by_id.values().cloned().collect()
+    }
+
+    fn loaded(&self, id: TopicId) -> Option<Arc<Topic>> {
+        self.maps.read().by_id.get(&id).cloned()
+    }
+}
