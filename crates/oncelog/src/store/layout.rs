@@ -170,8 +170,8 @@ impl Layout {
         sync_parent(disk, &self.dir).map_err(|error| Error::io(&self.dir, "sync the store", error))
     }
 
-    /// Removes the files that the opening `epoch` has made, as far as that goes: nothing may name them yet. `partitions`
-    /// are the directories that it has used.
+    /// Removes the files that the opening `epoch` has made, as far as that goes: nothing may name them yet. The
+    /// directories that it has used are `partitions`.
     pub(super) fn remove_epoch(&self, disk: &dyn Disk, epoch: Epoch, partitions: &[PathBuf]) {
         let list = |dir: &Path| disk.list(dir).unwrap_or_default();
         let segments = partitions.iter().flat_map(|partition| list(partition));
