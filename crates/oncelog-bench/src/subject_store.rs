@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use oncelog::disk::{Disk, DiskFile, OpenMode, RealDisk, SyncSite};
+use oncelog::disk::{Disk, DiskFile, FileIdentity, OpenMode, RealDisk, SyncSite};
 use oncelog::{Bytes, Store, StoreOptions, TopicDef};
 
 use crate::Result;
@@ -80,6 +80,10 @@ impl Disk for CountingDisk {
         RealDisk.remove_dir(dir)
     }
 
+    fn identity(&self, path: &Path) -> io::Result<FileIdentity> {
+        RealDisk.identity(path)
+    }
+
     fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()> {
         self.syncs.fetch_add(1, Ordering::Relaxed);
         RealDisk.sync_dir(dir, site)
@@ -114,5 +118,9 @@ impl DiskFile for CountingFile {
 
     fn try_lock(&self) -> io::Result<bool> {
         self.file.try_lock()
+    }
+
+    fn identity(&self) -> io::Result<FileIdentity> {
+        self.file.identity()
     }
 }

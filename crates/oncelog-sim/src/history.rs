@@ -10,6 +10,7 @@ pub mod exhaust;
 mod ops;
 mod ops_owners;
 mod ops_stamped;
+mod ops_zombie;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -150,7 +150,7 @@ impl Specimen {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         match name.rsplit_once('.').map_or(name, |(_, kind)| kind) {
             "STORE" | "CLAIM" | "state" => std::iter::once(0..*len).collect(),
-            "MANIFEST" => vec![0..256, 4096..4352],
+            "MANIFEST" => vec![0..256, 4096..4352, 8192..8448, 12288..12544],
             // Of a store that was not closed, segments behind the trim point are made anew from the journal.
             "segment" if closed => vec![0..72, 80..*len],
             "journal" if self.is_told(file, Damage::ZeroSector(0)) => std::iter::once(0..60).collect(),

@@ -27,13 +27,21 @@ impl Chance {
         Ok(Chance::from_seed(seed))
     }
 
+    /// A number that goes with the stream as a whole, and is none of its next ones.
+    pub(crate) fn name(&self) -> u64 {
+        mix(!*self.state.lock())
+    }
+
     /// The next number, any of 2^64.
     pub(crate) fn next_u64(&self) -> u64 {
         let mut state = self.state.lock();
         *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = *state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
+        mix(*state)
     }
+}
+
+fn mix(mut mixed: u64) -> u64 {
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
 }

@@ -56,6 +56,7 @@ mod error;
 mod handles;
 mod ids;
 mod journal;
+mod process;
 mod producer;
 mod record;
 mod segment;

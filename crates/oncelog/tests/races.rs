@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use oncelog::disk::{Disk, DiskFile, MemoryDisk, OpenMode, SyncSite};
+use oncelog::disk::{Disk, DiskFile, FileIdentity, MemoryDisk, OpenMode, SyncSite};
 use oncelog::{Bytes, ErrorKind, Outcome, PartitionId, Processor, Store, StoreOptions, TableDef, TopicDef, U64, Utf8};
 
 const LINES: TopicDef<Bytes, Bytes> = TopicDef::new("lines").partitions(2);
@@ -60,6 +60,9 @@ impl Disk for HookedDisk {
     fn remove_dir(&self, dir: &Path) -> io::Result<()> {
         self.disk.remove_dir(dir)
     }
+    fn identity(&self, path: &Path) -> io::Result<FileIdentity> {
+        self.disk.identity(path)
+    }
     fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()> {
         self.disk.sync_dir(dir, site)
     }
@@ -90,6 +93,9 @@ impl DiskFile for HookedFile {
     }
     fn try_lock(&self) -> io::Result<bool> {
         self.file.try_lock()
+    }
+    fn identity(&self) -> io::Result<FileIdentity> {
+        self.file.identity()
     }
 }
 
@@ -328,7 +334,7 @@ fn wild_numbers_under_right_checksums_are_corrupt() {
         store.producer(ONE).unwrap().append(b"k", b"v").unwrap();
         store.close().unwrap();
         let file = disk.open(Path::new("/s/owners/main/MANIFEST"), OpenMode::Write).unwrap();
-        for copy in [0, 4096] {
+        for copy in [8192, 12288] {
             let mut bytes = [0; 256];
             file.read_full_at(&mut bytes, copy).unwrap();
             bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use oncelog::disk::{Disk, DiskFile, MemoryDisk, OpenMode, SyncSite};
+use oncelog::disk::{Disk, DiskFile, FileIdentity, MemoryDisk, OpenMode, SyncSite};
 use oncelog::{Bytes, ConsumerStyle, Outcome, PartitionId, StoreOptions, TableDef, TopicDef, U64, Utf8};
 
 const ONE: TopicDef<Utf8, Bytes> = TopicDef::new("one");
@@ -46,6 +46,9 @@ impl Disk for Watched {
     }
     fn remove_dir(&self, dir: &Path) -> io::Result<()> {
         self.inner.remove_dir(dir)
+    }
+    fn identity(&self, path: &Path) -> io::Result<FileIdentity> {
+        self.inner.identity(path)
     }
     fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()> {
         self.inner.sync_dir(dir, site)

@@ -15,7 +15,7 @@ const FRONT_DOOR: &str = "lib";
 /// The rooms, low floors first. ARCHITECTURE.md says what each is for.
 const FLOORS: &[&[&str]] = &[
     &["error"],
-    &["ids", "disk", "clock", "chance", "wake", "codec"],
+    &["ids", "disk", "clock", "chance", "process", "wake", "codec"],
     &["record", "view"],
     &["segment", "journal"],
     &["topic", "producer", "table", "offsets"],

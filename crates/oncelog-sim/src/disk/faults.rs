@@ -69,6 +69,7 @@ pub(super) enum Call {
     Preallocate,
     Sync(SyncSite),
     Lock,
+    Identify,
     List,
     Rename,
     Remove,
@@ -80,7 +81,7 @@ pub(super) enum Call {
 impl Call {
     /// Whether it may change what a crash leaves behind, and so is a point to crash at.
     pub(super) fn mutates(self) -> bool {
-        !matches!(self, Call::Open { .. } | Call::Read | Call::Len | Call::Lock | Call::List)
+        !matches!(self, Call::Open { .. } | Call::Read | Call::Len | Call::Lock | Call::Identify | Call::List)
     }
 
     fn sync_site(self) -> Option<SyncSite> {
@@ -106,6 +107,7 @@ impl Call {
             Call::Remove => 12,
             Call::CreateDir => 13,
             Call::RemoveDir => 14,
+            Call::Identify => 15,
             Call::Sync(site) => 0x100 + site as u64,
             Call::SyncDir(site) => 0x200 + site as u64,
         }

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use oncelog::disk::{DiskFile, SyncSite};
+use oncelog::disk::{DiskFile, FileIdentity, SyncSite};
 
 use super::world::{Handle, World};
 
@@ -49,6 +49,10 @@ impl DiskFile for SimFile {
 
     fn try_lock(&self) -> io::Result<bool> {
         self.world().try_lock(self.handle)
+    }
+
+    fn identity(&self) -> io::Result<FileIdentity> {
+        self.world().identity_of(self.handle)
     }
 }
 

@@ -38,7 +38,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use oncelog::disk::{Disk, DiskFile, OpenMode, SyncSite};
+use oncelog::disk::{Disk, DiskFile, FileIdentity, OpenMode, SyncSite};
 
 pub use faults::{Failure, Repeat};
 pub use survival::Survival;
@@ -96,6 +96,12 @@ impl SimDisk {
     /// [`process_kill`](Self::process_kill).
     pub fn crash_after(&self, changes: u64) {
         self.world().faults.crash_after(changes);
+    }
+
+    /// Frees every lock while the processes that hold them live on and do not know: what must never happen, and what
+    /// fencing is for.
+    pub fn break_locks(&self) {
+        self.world().break_locks();
     }
 
     /// Whether the machine has stopped at a crash point.
@@ -190,6 +196,10 @@ impl Disk for SimDisk {
 
     fn remove_dir(&self, dir: &Path) -> io::Result<()> {
         self.world().remove_dir(dir)
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<FileIdentity> {
+        self.world().identity(path)
     }
 
     fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()> {

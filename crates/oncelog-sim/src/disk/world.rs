@@ -76,6 +76,11 @@ impl World {
         self.start_again();
     }
 
+    pub(super) fn break_locks(&mut self) {
+        self.trace.note(&[0x1002]);
+        self.tree.break_locks();
+    }
+
     fn start_again(&mut self) {
         self.generation += 1;
         self.faults.clear();

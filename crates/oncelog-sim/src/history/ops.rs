@@ -35,6 +35,7 @@ const OPS: &[(u64, &str, Op)] = &[
     (3, "append stamped", World::append_stamped),
     (2, "send again", World::send_again),
     (2, "take in", World::take_in),
+    (1, "zombie", World::zombie),
     (1, "end", World::end),
 ];
 
@@ -132,7 +133,7 @@ impl World {
         format!("k{}", self.dice.below(6))
     }
 
-    fn append(&mut self) -> Done {
+    pub(super) fn append(&mut self) -> Done {
         let (key, value) = (self.name().into_bytes(), self.bytes());
         let store = self.store()?;
         let place = ("plain", 0);
@@ -286,7 +287,7 @@ impl World {
     }
 
     /// Several transactions handed over; then all are waited for, or none.
-    fn submit_some(&mut self) -> Done {
+    pub(super) fn submit_some(&mut self) -> Done {
         let store = self.store()?;
         let mut waiting = Vec::new();
         for _ in 0..=self.dice.below(4) {

@@ -28,12 +28,15 @@ pub enum CheckSite {
     StoreFile,
     /// The claim that names a topic's owner and id.
     TopicClaim,
+    /// Epoch and opening in the manifest, after the sync of a commit and before its answer: no checksum, but looked at
+    /// through one.
+    Fence,
 }
 
 #[cfg(oncelog_mutants)]
 impl CheckSite {
     /// Every site, for tests that skip each in turn.
-    pub const ALL: [CheckSite; 10] = [
+    pub const ALL: [CheckSite; 11] = [
         CheckSite::JournalFile,
         CheckSite::FrameHead,
         CheckSite::FrameBody,
@@ -44,6 +47,7 @@ impl CheckSite {
         CheckSite::Snapshot,
         CheckSite::StoreFile,
         CheckSite::TopicClaim,
+        CheckSite::Fence,
     ];
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Disk, DiskFile, OpenMode, SyncSite};
+use super::{Disk, DiskFile, FileIdentity, OpenMode, SyncSite};
 use crate::wake::{Arc, AtomicBool, Mutex, Ordering, RwLock};
 
 /// Files and directories in memory. Everything is gone with the last handle.
@@ -17,12 +17,15 @@ pub struct MemoryDisk {
 struct Tree {
     files: BTreeMap<PathBuf, Arc<Content>>,
     dirs: BTreeSet<PathBuf>,
+    /// Files made so far.
+    made: u64,
 }
 
 #[derive(Debug, Default)]
 struct Content {
     bytes: RwLock<Vec<u8>>,
     locked: AtomicBool,
+    identity: FileIdentity,
 }
 
 struct MemoryFile {
@@ -52,7 +55,11 @@ impl Disk for MemoryDisk {
             (None, OpenMode::Read | OpenMode::Write) => return Err(io::ErrorKind::NotFound.into()),
             (None, OpenMode::Create | OpenMode::CreateNew) => {
                 tree.has_parent_of(path)?;
-                Arc::clone(tree.files.entry(path.to_owned()).or_default())
+                tree.made += 1;
+                let identity = FileIdentity { device: 0, inode: tree.made };
+                let content = Arc::new(Content { identity, ..Content::default() });
+                tree.files.insert(path.to_owned(), Arc::clone(&content));
+                content
             }
         };
         Ok(Box::new(MemoryFile { content, holds_lock: AtomicBool::new(false) }))
@@ -94,6 +101,15 @@ impl Disk for MemoryDisk {
             return Err(io::ErrorKind::DirectoryNotEmpty.into());
         }
         if tree.dirs.remove(dir) { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<FileIdentity> {
+        let tree = self.tree.lock();
+        match tree.files.get(path) {
+            Some(content) => Ok(content.identity),
+            None if tree.has_dir(path) => Ok(FileIdentity::default()),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
     }
 
     fn sync_dir(&self, _dir: &Path, _site: SyncSite) -> io::Result<()> {
@@ -143,6 +159,10 @@ impl DiskFile for MemoryFile {
         let taken = !self.content.locked.swap(true, Ordering::SeqCst);
         self.holds_lock.fetch_or(taken, Ordering::SeqCst);
         Ok(taken)
+    }
+
+    fn identity(&self) -> io::Result<FileIdentity> {
+        Ok(self.content.identity)
     }
 }
 

@@ -92,6 +92,15 @@ impl SyncSite {
     ];
 }
 
+/// Which file it is, whatever its name. Two files of one machine have different identities while both are there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FileIdentity {
+    /// The file system.
+    pub device: u64,
+    /// The file on it.
+    pub inode: u64,
+}
+
 /// A file system, or something that behaves like one.
 pub trait Disk: Send + Sync {
     /// Opens a file. See [`OpenMode`] for what must exist.
@@ -106,6 +115,8 @@ pub trait Disk: Send + Sync {
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// Removes an empty directory.
     fn remove_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Which file or directory has that name now. Where that is not known, always the same.
+    fn identity(&self, path: &Path) -> io::Result<FileIdentity>;
     /// Makes the names in `dir` durable: what was created, renamed and removed there.
     fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()>;
 }
@@ -128,6 +139,8 @@ pub trait DiskFile: Send + Sync {
     fn sync(&self, site: SyncSite) -> io::Result<()>;
     /// Takes the advisory lock of this file if it is free: `true` when it is now held. Freed when the file is dropped.
     fn try_lock(&self) -> io::Result<bool>;
+    /// Which file it is. Where that is not known, always the same.
+    fn identity(&self) -> io::Result<FileIdentity>;
 }
 
 /// The loops over short and interrupted reads and writes, in one place.

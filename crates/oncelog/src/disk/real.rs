@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Disk, DiskFile, OpenMode, SyncSite};
+use super::{Disk, DiskFile, FileIdentity, OpenMode, SyncSite};
 
 /// The file system of the machine.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,6 +53,10 @@ impl Disk for RealDisk {
         fs::remove_dir(dir)
     }
 
+    fn identity(&self, path: &Path) -> io::Result<FileIdentity> {
+        fs::symlink_metadata(path).map(|found| identity(&found))
+    }
+
     #[cfg(unix)]
     fn sync_dir(&self, dir: &Path, _site: SyncSite) -> io::Result<()> {
         File::open(dir)?.sync_all()
@@ -63,6 +67,17 @@ impl Disk for RealDisk {
     fn sync_dir(&self, _dir: &Path, _site: SyncSite) -> io::Result<()> {
         Ok(())
     }
+}
+
+#[cfg(unix)]
+fn identity(found: &fs::Metadata) -> FileIdentity {
+    use std::os::unix::fs::MetadataExt;
+    FileIdentity { device: found.dev(), inode: found.ino() }
+}
+
+#[cfg(not(unix))]
+fn identity(_found: &fs::Metadata) -> FileIdentity {
+    FileIdentity::default()
 }
 
 impl DiskFile for RealFile {
@@ -123,5 +138,9 @@ impl DiskFile for RealFile {
             Err(TryLockError::WouldBlock) => Ok(false),
             Err(TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    fn identity(&self) -> io::Result<FileIdentity> {
+        self.0.metadata().map(|found| identity(&found))
     }
 }

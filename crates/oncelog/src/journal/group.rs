@@ -14,7 +14,7 @@ use super::ticket::{Done, Group, Ticket};
 use super::writer::{Durability, Placed, Writer};
 use crate::chance::Chance;
 use crate::disk::{Disk, OpenMode};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, Lsn, StoreId};
 use crate::wake::{Arc, AtomicU64, Condvar, Mutex, Ordering, yield_now};
 
@@ -272,7 +272,7 @@ impl<A: Apply> Journal<A> {
         };
         let mut leading = Leading { journal: self, group: Some(&group) };
         let mut writer = self.writer.lock();
-        let written = if failed_before { Ok(Lsn(0)) } else { writer.write(&mut frames) };
+        let written = if failed_before { Ok(Lsn(0)) } else { self.write(&mut writer, &mut frames) };
         // Taken before the writer is free: groups are applied in LSN order, and whoever holds both sees all that is
         // written applied.
         let mut applier = self.applier.lock();
@@ -290,13 +290,24 @@ impl<A: Apply> Journal<A> {
             },
             Err(error) => {
                 tracing::error!(%error, "the journal could not be written; the store must be reopened");
-                Done::InDoubt
+                if error.kind() == ErrorKind::Fenced { Done::Fenced } else { Done::InDoubt }
             }
         };
         drop(applier);
         leading.group = None;
         group.finish(done);
         true
+    }
+
+    /// Writes a group. Where it is synced too, asks behind the sync whether this process still has the journal: if so,
+    /// whoever takes it later reads these frames.
+    fn write(&self, writer: &mut Writer, frames: &mut [Placed<A::Context>]) -> Result<Lsn> {
+        let settled_before = writer.settled();
+        let settled = writer.write(frames)?;
+        if settled > settled_before {
+            (self.options.fence)()?;
+        }
+        Ok(settled)
     }
 
     fn pass_on(&self, failed: bool) {
@@ -336,7 +347,10 @@ impl<A: Apply> Journal<A> {
             if self.has_failed() {
                 return Err(Error::closed());
             }
-            let synced = writer.settle(&self.queue.lock().file).and_then(|durable| applier.apply(&mut [], durable));
+            let synced = writer
+                .settle(&self.queue.lock().file)
+                .and_then(|durable| (self.options.fence)().map(|()| durable))
+                .and_then(|durable| applier.apply(&mut [], durable));
             return synced.inspect_err(|_| self.fail());
         }
     }

@@ -29,6 +29,9 @@ mod writer;
 
 use std::path::PathBuf;
 
+use crate::error::Result;
+use crate::wake::Arc;
+
 pub(crate) use file::{FileName, JournalPosition};
 pub(crate) use frame::HEAD_BYTES as FRAME_HEAD_BYTES;
 pub(crate) use group::{Apply, Journal};
@@ -37,7 +40,7 @@ pub(crate) use ticket::Ticket;
 pub(crate) use writer::{Durability, Placed};
 
 /// Where the journal lives and how large its files are.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct JournalOptions {
     /// The directory of the files.
     pub(crate) dir: PathBuf,
@@ -47,4 +50,9 @@ pub(crate) struct JournalOptions {
     pub(crate) spares_max: usize,
     /// Frames may wait in memory up to this many bytes before `enqueue` has its caller write first.
     pub(crate) queue_bytes_max: usize,
+    /// Asked after each sync of frames and before they are answered or shown; an error ends the journal.
+    pub(crate) fence: Fence,
 }
+
+/// Whether this process still has the journal: see [`JournalOptions::fence`].
+pub(crate) type Fence = Arc<dyn Fn() -> Result<()> + Send + Sync>;

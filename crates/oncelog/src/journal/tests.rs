@@ -31,7 +31,9 @@ impl Apply for Notes {
 }
 
 fn journal(disk: &Arc<MemoryDisk>, notes: &Notes, file_bytes: u64) -> Journal<Notes> {
-    let options = JournalOptions { dir: PathBuf::from("/"), file_bytes, spares_max: 2, queue_bytes_max: 1 << 20 };
+    let fence: super::Fence = Arc::new(|| Ok(()));
+    let options =
+        JournalOptions { dir: PathBuf::from("/"), file_bytes, spares_max: 2, queue_bytes_max: 1 << 20, fence };
     let chance = Arc::new(Chance::from_seed(1));
     Journal::create(Arc::clone(disk) as _, chance, STORE, Epoch(1), options, Lsn(1), notes.clone()).unwrap()
 }

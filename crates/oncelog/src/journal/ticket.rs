@@ -31,6 +31,8 @@ struct GroupState {
 pub(super) enum Done {
     /// As durable as asked for, and applied.
     Applied,
+    /// The sync was good, and then it was seen that another process has taken the owner over.
+    Fenced,
     /// The write or sync of this very group failed.
     InDoubt,
     /// An earlier group failed; this one was never written.
@@ -88,6 +90,10 @@ impl Done {
             Done::InDoubt => Err(Error::new(
                 ErrorKind::InDoubt,
                 "the disk failed while this was made durable; it may be there or not: reopen the store and look",
+            )),
+            Done::Fenced => Err(Error::new(
+                ErrorKind::Fenced,
+                "another process has taken this owner over while this was made durable; it may be there or not: stop",
             )),
             Done::NotWritten => Err(Error::closed()),
         }

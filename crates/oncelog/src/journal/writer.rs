@@ -49,6 +49,11 @@ impl Writer {
         Writer { chain: start.chain, durable, settled: durable, written: durable, end: start, buffer: Vec::new() }
     }
 
+    /// What readers may see, were it applied.
+    pub(super) fn settled(&self) -> Lsn {
+        self.settled
+    }
+
     /// Where the next frame will be.
     pub(super) fn end(&self) -> JournalPosition {
         self.end

@@ -1,30 +1,44 @@
 //! The manifest: the lock of an owner, its epoch, and the trim point from which recovery starts.
 //!
 //! ```text
-//! byte 0: first copy | byte 4096: second copy | byte 8192: who holds the lock, for messages only
+//! byte 0, 4096: two copies of openings with an even epoch | 8192, 12288: of those with an odd one
+//! byte 16384: who holds the lock
 //! ```
 //!
-//! It is updated in place and never renamed over, so the lock stays on one inode. Both copies are written at each
-//! change, first the one that is damaged or behind, the other only when that is durable: so at every instant one of
-//! them is whole, and one that is damaged while the other is whole was either being written or has rotted; the other
-//! tells the truth.
+//! It is updated in place and never renamed over, so the lock stays on one inode. An opening writes only the two copies
+//! of its own epoch's parity, first one, the other when that is durable, and believes the newest whole one of all four.
+//! So at every instant what counts is whole: before an opening has written its first copy, those of the opening before
+//! stand untouched; later, one of its own.
+//!
+//! **A zombie** is an opening whose lock was lost and that does not know. It may wake in any line of this file, so no
+//! look before a write protects anything. What does: its copies have other places than those of its successor, and a
+//! lower epoch counts less. It looks again behind each copy, so of its successor's successor, whose places it shares,
+//! it can damage one copy of two. And a successor reads what the zombie last wrote *after* its own epoch is durable;
+//! the zombie gives up files only when it has looked *after* its write: one of the two sees the other.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::fence::Fence;
 use crate::codec::{CheckSite, Input, crc32c, same};
 use crate::disk::{Disk, DiskFile, OpenMode, SyncSite};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, Lsn, OwnerId, StoreId};
 use crate::journal::{FileName, JournalPosition};
+use crate::process::Process;
 use crate::table::SnapshotName;
+use crate::wake::Arc;
 
 const MAGIC: [u8; 8] = *b"OLMANIFE";
 const VERSION: u32 = 1;
 const COPY_BYTES: usize = 256;
 const SUMMED_BYTES: usize = COPY_BYTES - 4;
-const COPIES_AT: [u64; 2] = [0, 4096];
-const HOLDER_AT: u64 = 8192;
+/// The places of the two copies, for even and odd epochs.
+const PAIRS: [[usize; 2]; 2] = [[0, 4096], [8192, 12288]];
+const HOLDER_AT: usize = 16384;
+const HOLDER_BYTES: usize = 64;
+const HOLDER_SUMMED_BYTES: usize = 40;
+const FILE_BYTES: usize = HOLDER_AT + HOLDER_BYTES;
 /// Longest name of an owner.
 pub(super) const OWNER_BYTES: usize = 64;
 const NUMBER_AT: usize = 180;
@@ -49,6 +63,8 @@ pub(super) struct Manifest {
     /// The owner's number.
     pub(super) number: OwnerId,
     pub(super) epoch: Epoch,
+    /// Drawn by the opening: tells two apart that took one epoch.
+    pub(super) opening: u64,
     pub(super) state: State,
     /// Where replay starts, and the state there. `None` before the first opening is done.
     pub(super) trim: Option<(JournalPosition, SnapshotName)>,
@@ -57,12 +73,10 @@ pub(super) struct Manifest {
 /// The manifest's file, locked.
 pub(super) struct ManifestFile {
     path: PathBuf,
-    file: Option<Box<dyn DiskFile>>,
+    file: Option<Arc<dyn DiskFile>>,
     now: Option<Manifest>,
-    /// The copy that is written first: one that is damaged or behind, so that the good one stays until it is replaced.
-    first: usize,
-    /// Whether this process has written and synced both copies itself. What it has only read may be in memory alone.
-    confirmed: bool,
+    /// Set by the opening once it has an epoch of its own.
+    fence: Option<Arc<Fence>>,
 }
 
 impl ManifestFile {
@@ -71,21 +85,25 @@ impl ManifestFile {
     /// # Errors
     /// `Locked` by another process; `Corrupt`: there is no manifest where there must be one.
     pub(super) fn lock(disk: &dyn Disk, path: &Path, mode: OpenMode) -> Result<ManifestFile> {
-        let file = disk.open(path, mode).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Error::corrupt(path, 0, "the manifest is gone"),
-            _ => Error::io(path, "open the manifest", error),
-        })?;
+        let file = open(disk, path, mode)?;
         if !file.try_lock().map_err(|error| Error::io(path, "lock the manifest", error))? {
-            let pid = read_holder(file.as_ref());
+            let pid = read_holder(file.as_ref()).map(|holder| holder.pid);
             return Err(Error::locked(path, "another process has this store open", pid));
         }
-        Ok(ManifestFile { path: path.to_owned(), file: Some(file), now: None, first: 0, confirmed: false })
+        Ok(ManifestFile { path: path.to_owned(), file: Some(file.into()), now: None, fence: None })
+    }
+
+    /// The process that has the lock or had it last, if it said so.
+    pub(super) fn holder(disk: &dyn Disk, path: &Path) -> Result<Option<Process>> {
+        Ok(read_holder(open(disk, path, OpenMode::Read)?.as_ref()))
     }
 
     /// Writes the manifest of a new owner.
     pub(super) fn begin(&mut self, store: StoreId, owner: &str, number: OwnerId) -> Result<()> {
-        let (epoch, state, trim) = (Epoch(0), State::Open, None);
-        self.write(Manifest { generation: 1, store, owner: owner.to_owned(), number, epoch, state, trim })
+        let extended = self.file()?.set_len(FILE_BYTES as u64);
+        extended.map_err(|error| Error::io(&self.path, "write the manifest", error))?;
+        let (epoch, opening, state, trim) = (Epoch(0), 0, State::Open, None);
+        self.write(Manifest { generation: 1, store, owner: owner.to_owned(), number, epoch, opening, state, trim })
     }
 
     /// What the manifest at `path` says, whoever holds its lock; `None` where there is none or no whole copy.
@@ -95,38 +113,35 @@ impl ManifestFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io(path, "open the manifest", error)),
         };
-        let mut newest: Option<Manifest> = None;
-        // One copy is whole at every instant, but the two are read one after the other: a second look finds it.
-        for at in COPIES_AT.into_iter().chain(COPIES_AT) {
-            match read_copy(file.as_ref(), path, at) {
-                Ok(copy) if newest.as_ref().is_none_or(|newest| newest.generation < copy.generation) => {
-                    newest = Some(copy);
-                }
-                Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
-                Ok(_) | Err(_) => {}
+        // One copy is whole at every instant, but they are read one after the other: a second look finds it.
+        for _ in 0..4 {
+            let copies = read_copies(file.as_ref(), path)?;
+            if let Some(newest) = newest(copies) {
+                return Ok(Some(newest));
             }
         }
-        Ok(newest)
+        Ok(None)
     }
 
-    /// Reads what is true, repairing a copy that is damaged when it is next written. Says whether one was.
+    /// Reads what is true. Says too whether a copy was damaged.
     ///
     /// # Errors
-    /// `Corrupt`: both copies are damaged, or it is another owner's or store's.
+    /// `Corrupt`: both copies of one kind are damaged, or it is another owner's or store's.
     pub(super) fn read(&mut self, store: StoreId, owner: &str) -> Result<(Manifest, bool)> {
         let file = self.file()?;
-        let copies = COPIES_AT.map(|at| read_copy(file, &self.path, at));
-        let (first, second) = match copies {
-            // Whole, and of a newer format: not damage, whatever the other copy says.
-            [Err(newer), _] | [_, Err(newer)] if newer.kind() == ErrorKind::UnsupportedVersion => return Err(newer),
-            [Err(first), Err(_)] => return Err(first),
-            [first, second] => (first.ok(), second.ok()),
-        };
-        let damaged = first.is_none() || second.is_none();
-        let generation = |copy: &Option<Manifest>| copy.as_ref().map(|copy| copy.generation);
-        self.first = usize::from(generation(&second) < generation(&first));
-        let newest = [first, second].into_iter().flatten().max_by_key(|copy| copy.generation);
-        let found = newest.ok_or_else(|| Error::corrupt(&self.path, 0, "the manifest is damaged"))?;
+        let copies = read_copies(file, &self.path)?;
+        let mut damaged = false;
+        for (pair, places) in copies.iter().zip(PAIRS) {
+            match pair {
+                [Copy::Damaged, Copy::Damaged] => {
+                    return Err(Error::corrupt(&self.path, places[0] as u64, "the manifest is damaged"));
+                }
+                // Of an opening that was interrupted in its first write.
+                [Copy::Damaged, Copy::Blank] | [Copy::Blank, Copy::Damaged] => {}
+                pair => damaged |= pair.contains(&Copy::Damaged),
+            }
+        }
+        let found = newest(copies).ok_or_else(|| Error::corrupt(&self.path, 0, "the manifest is damaged"))?;
         if found.store != store {
             return Err(Error::corrupt(&self.path, 0, "this is the manifest of another store"));
         }
@@ -137,7 +152,33 @@ impl ManifestFile {
         Ok((found, damaged))
     }
 
+    /// Takes the next epoch, durably; from now on whoever had the one before is fenced off. Gives what is true, which
+    /// may be more than was read before: the last that a zombie wrote.
+    pub(super) fn take_epoch(&mut self, disk: &Arc<dyn Disk>, opening: u64) -> Result<(Manifest, Arc<Fence>)> {
+        let before = self.now.clone().ok_or_else(Error::closed)?;
+        let epoch = Epoch(before.epoch.0 + 1);
+        let file = self.file.clone().ok_or_else(Error::closed)?;
+        let fence = Arc::new(Fence::new(disk, &self.path, file, epoch, opening)?);
+        self.fence = Some(Arc::clone(&fence));
+        self.update(|next| (next.epoch, next.opening, next.state) = (epoch, opening, State::Open))?;
+        fence.begin();
+        fence.check()?;
+        let copies = read_copies(self.file()?, &self.path)?;
+        match newest_of(copies, |copy| copy.epoch < epoch) {
+            Some(later) if later.generation > before.generation => {
+                let written = Manifest { state: State::Open, ..later };
+                let trim = written.trim;
+                self.update(|next| next.trim = trim)?;
+                Ok((written, fence))
+            }
+            _ => Ok((before, fence)),
+        }
+    }
+
     /// Changes what it says; durable on return.
+    ///
+    /// # Errors
+    /// `Fenced`: another opening has taken the owner over. What it goes by is as it was.
     pub(super) fn update(&mut self, change: impl FnOnce(&mut Manifest)) -> Result<()> {
         let mut next = self.now.clone().ok_or_else(Error::closed)?;
         next.generation += 1;
@@ -148,34 +189,33 @@ impl ManifestFile {
     fn write(&mut self, next: Manifest) -> Result<()> {
         let bytes = encode(&next);
         let file = self.file()?;
-        let kept = self.now.as_ref().filter(|_| !self.confirmed).map(encode);
-        // The copy that stays while the other is written must be on the disk and not only in memory, where a killed
-        // process or a failed sync may have left it. The same bytes once more harm nothing if it is.
-        let confirmed = kept.map_or(Ok(()), |kept| {
-            file.write_all_at(&kept, COPIES_AT[1 - self.first])?;
-            file.sync(SyncSite::ManifestFirst)
-        });
-        let written = confirmed
-            .and_then(|()| file.write_all_at(&bytes, COPIES_AT[self.first]))
-            .and_then(|()| file.sync(SyncSite::ManifestFirst))
-            .and_then(|()| file.write_all_at(&bytes, COPIES_AT[1 - self.first]))
-            .and_then(|()| file.sync(SyncSite::ManifestSecond));
         // Never `Full`: half written, it may say the new or the old.
-        written.map_err(|error| Error::sync(&self.path, "write the manifest", error))?;
+        let doing = |error| Error::sync(&self.path, "write the manifest", error);
+        for (place, site) in places(next.epoch).into_iter().zip([SyncSite::ManifestFirst, SyncSite::ManifestSecond]) {
+            self.check_fence()?;
+            file.write_all_at(&bytes, place as u64).and_then(|()| file.sync(site)).map_err(doing)?;
+        }
+        self.check_fence()?;
         self.now = Some(next);
-        self.confirmed = true;
         Ok(())
     }
 
+    fn check_fence(&self) -> Result<()> {
+        self.fence.as_ref().map_or(Ok(()), |fence| fence.check())
+    }
+
     /// Says who holds the lock, for the message that others get.
-    pub(super) fn write_holder(&self, pid: u32) -> Result<()> {
-        let written = self.file()?.write_all_at(&pid.to_le_bytes(), HOLDER_AT);
+    pub(super) fn write_holder(&self, holder: &Process) -> Result<()> {
+        let written = self.file()?.write_all_at(&encode_holder(holder), HOLDER_AT as u64);
         written.map_err(|error| Error::io(&self.path, "write the manifest", error))
     }
 
     /// Frees the lock.
     pub(super) fn unlock(&mut self) {
         self.file = None;
+        if let Some(fence) = self.fence.take() {
+            fence.end();
+        }
     }
 
     fn file(&self) -> Result<&dyn DiskFile> {
@@ -183,10 +223,40 @@ impl ManifestFile {
     }
 }
 
-fn read_holder(file: &dyn DiskFile) -> Option<u32> {
-    let mut pid = [0; 4];
-    let read = file.read_full_at(&mut pid, HOLDER_AT).ok()?;
-    (read == pid.len()).then(|| u32::from_le_bytes(pid)).filter(|pid| *pid != 0)
+fn open(disk: &dyn Disk, path: &Path, mode: OpenMode) -> Result<Box<dyn DiskFile>> {
+    disk.open(path, mode).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Error::corrupt(path, 0, "the manifest is gone"),
+        _ => Error::io(path, "open the manifest", error),
+    })
+}
+
+/// The places where an opening writes.
+fn places(epoch: Epoch) -> [usize; 2] {
+    PAIRS[usize::from(epoch.0 % 2 == 1)]
+}
+
+fn read_holder(file: &dyn DiskFile) -> Option<Process> {
+    let mut bytes = [0; HOLDER_BYTES];
+    let read = file.read_full_at(&mut bytes, HOLDER_AT as u64).ok()?;
+    let mut input = Input::new(&bytes[..read]);
+    let (pid, _zero) = (input.u32()?, input.u32()?);
+    let (started, boot, namespace) = (input.u64()?, input.array()?, input.u64()?);
+    let sum = input.u32()?;
+    let holder = Process { pid, started, boot, namespace };
+    (pid != 0 && sum == crc32c(&bytes[..HOLDER_SUMMED_BYTES])).then_some(holder)
+}
+
+fn encode_holder(holder: &Process) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HOLDER_BYTES);
+    out.extend_from_slice(&holder.pid.to_le_bytes());
+    out.resize(8, 0);
+    out.extend_from_slice(&holder.started.to_le_bytes());
+    out.extend_from_slice(&holder.boot);
+    out.extend_from_slice(&holder.namespace.to_le_bytes());
+    let sum = crc32c(&out);
+    out.extend_from_slice(&sum.to_le_bytes());
+    out.resize(HOLDER_BYTES, 0);
+    out
 }
 
 fn encode(manifest: &Manifest) -> Vec<u8> {
@@ -213,31 +283,73 @@ fn encode(manifest: &Manifest) -> Vec<u8> {
     }
     out.resize(NUMBER_AT, 0);
     out.extend_from_slice(&manifest.number.0.to_le_bytes());
+    out.extend_from_slice(&manifest.opening.to_le_bytes());
     out.resize(SUMMED_BYTES, 0);
     let sum = crc32c(&out);
     out.extend_from_slice(&sum.to_le_bytes());
     out
 }
 
-fn read_copy(file: &dyn DiskFile, path: &Path, at: u64) -> Result<Manifest> {
-    let mut bytes = [0; COPY_BYTES];
-    let read = file.read_full_at(&mut bytes, at).map_err(|error| Error::io(path, "read the manifest", error))?;
-    let damaged = || Error::corrupt(path, at, "the manifest is damaged");
-    let (summed, sum) = bytes[..read].split_last_chunk::<4>().ok_or_else(damaged)?;
-    if read < COPY_BYTES || !same(CheckSite::Manifest, u32::from_le_bytes(*sum), crc32c(summed)) {
-        return Err(damaged());
+/// What is in the place of a copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Copy {
+    Whole(Manifest),
+    /// Never written.
+    Blank,
+    Damaged,
+}
+
+/// All copies, even epochs first.
+///
+/// # Errors
+/// `UnsupportedVersion`: one is whole and of a newer format; that is not damage, whatever the others say.
+pub(super) fn read_copies(file: &dyn DiskFile, path: &Path) -> Result<[[Copy; 2]; 2]> {
+    let mut bytes = [0; FILE_BYTES];
+    let read = file.read_full_at(&mut bytes, 0).map_err(|error| Error::io(path, "read the manifest", error))?;
+    let mut copies = [const { [Copy::Damaged, Copy::Damaged] }; 2];
+    // One that was cut short has lost copies, and nobody knows which of the others counts.
+    if read < bytes.len() {
+        return Ok(copies);
+    }
+    for (pair, places) in copies.iter_mut().zip(PAIRS) {
+        for (copy, place) in pair.iter_mut().zip(places) {
+            *copy = read_copy(&bytes[place..][..COPY_BYTES], path)?;
+        }
+    }
+    Ok(copies)
+}
+
+fn newest(copies: [[Copy; 2]; 2]) -> Option<Manifest> {
+    newest_of(copies, |_| true)
+}
+
+fn newest_of(copies: [[Copy; 2]; 2], counts: impl Fn(&Manifest) -> bool) -> Option<Manifest> {
+    let whole = copies.into_iter().flatten().filter_map(|copy| match copy {
+        Copy::Whole(manifest) => Some(manifest),
+        Copy::Blank | Copy::Damaged => None,
+    });
+    whole.filter(counts).max_by_key(|copy| (copy.epoch, copy.generation))
+}
+
+fn read_copy(bytes: &[u8], path: &Path) -> Result<Copy> {
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Ok(Copy::Blank);
+    }
+    let Some((summed, sum)) = bytes.split_last_chunk::<4>() else { return Ok(Copy::Damaged) };
+    if !same(CheckSite::Manifest, u32::from_le_bytes(*sum), crc32c(summed)) {
+        return Ok(Copy::Damaged);
     }
     let mut input = Input::new(summed);
     if input.array() != Some(MAGIC) {
-        return Err(damaged());
+        return Ok(Copy::Damaged);
     }
     match input.u32() {
-        Some(VERSION) => decode(&mut input, summed).ok_or_else(damaged),
+        Some(VERSION) => Ok(decode(&mut input, summed).map_or(Copy::Damaged, Copy::Whole)),
         Some(version) => {
             let what = format!("manifest format {version}, this program knows {VERSION}");
             Err(Error::new(ErrorKind::UnsupportedVersion, what).in_file(path))
         }
-        None => Err(damaged()),
+        None => Ok(Copy::Damaged),
     }
 }
 
@@ -260,13 +372,14 @@ fn decode(input: &mut Input<'_>, whole: &[u8]) -> Option<Manifest> {
             Some((JournalPosition { file, salt, position, next_lsn, chain }, state))
         }
     };
-    let number = OwnerId(Input::new(whole.get(NUMBER_AT..)?).u32()?);
+    let mut rest = Input::new(whole.get(NUMBER_AT..)?);
+    let (number, opening) = (OwnerId(rest.u32()?), rest.u64()?);
     let sane = number <= OwnerId::MAX
         && generation < u64::MAX
         && epoch.0 < u64::MAX
         && (state == State::Open || trim.is_some())
         && trim.as_ref().is_none_or(|(at, _)| (1..u64::MAX).contains(&at.next_lsn.0) && at.position < POSITION_MAX);
-    sane.then_some(Manifest { generation, store, owner, number, epoch, state, trim })
+    sane.then_some(Manifest { generation, store, owner, number, epoch, opening, state, trim })
 }
 
 #[cfg(test)]
@@ -285,14 +398,28 @@ mod tests {
         let state = SnapshotName { lsn: Lsn(41), epoch: Epoch(3), salt: 12 };
         let (store, owner) = (StoreId([5; 16]), "main".to_owned());
         let number = OwnerId(6);
-        Manifest { generation, store, owner, number, epoch: Epoch(3), state: State::Closed, trim: Some((at, state)) }
+        Manifest {
+            generation,
+            store,
+            owner,
+            number,
+            epoch: Epoch(3),
+            opening: 8,
+            state: State::Closed,
+            trim: Some((at, state)),
+        }
     }
 
     fn written() -> (MemoryDisk, ManifestFile) {
         let disk = MemoryDisk::default();
         let mut file = ManifestFile::lock(&disk, Path::new("/MANIFEST"), OpenMode::Create).unwrap();
+        file.begin(StoreId([5; 16]), "main", OwnerId(6)).unwrap();
         file.write(manifest(7)).unwrap();
         (disk, file)
+    }
+
+    fn put(file: &ManifestFile, bytes: &[u8], at: usize) {
+        file.file().unwrap().write_all_at(bytes, at as u64).unwrap();
     }
 
     #[test]
@@ -306,26 +433,69 @@ mod tests {
     #[test]
     fn any_one_flipped_bit_of_a_copy_changes_nothing() {
         let (_disk, mut file) = written();
-        for at in COPIES_AT {
-            for bit in 0..COPY_BYTES as u64 * 8 {
+        for at in PAIRS.into_iter().flatten() {
+            for bit in 0..COPY_BYTES * 8 {
                 let mut byte = [0];
-                file.file().unwrap().read_full_at(&mut byte, at + bit / 8).unwrap();
-                let flipped = [byte[0] ^ (1 << (bit % 8))];
-                file.file().unwrap().write_all_at(&flipped, at + bit / 8).unwrap();
+                file.file().unwrap().read_full_at(&mut byte, (at + bit / 8) as u64).unwrap();
+                put(&file, &[byte[0] ^ (1 << (bit % 8))], at + bit / 8);
                 assert_eq!(file.read(StoreId([5; 16]), "main").unwrap(), (manifest(7), true));
-                file.file().unwrap().write_all_at(&byte, at + bit / 8).unwrap();
+                put(&file, &byte, at + bit / 8);
             }
         }
     }
 
     #[test]
     fn the_newer_copy_counts_and_both_damaged_is_an_error() {
-        let (_disk, mut file) = written();
-        file.file().unwrap().write_all_at(&encode(&manifest(8)), COPIES_AT[0]).unwrap();
-        assert_eq!(file.read(StoreId([5; 16]), "main").unwrap(), (manifest(8), false));
-        for at in COPIES_AT {
-            file.file().unwrap().write_all_at(&[0xFF; 8], at).unwrap();
+        for pair in PAIRS {
+            let (_disk, mut file) = written();
+            put(&file, &encode(&manifest(8)), PAIRS[1][0]);
+            assert_eq!(file.read(StoreId([5; 16]), "main").unwrap(), (manifest(8), false));
+            for at in pair {
+                put(&file, &[0xFF; 8], at);
+            }
+            // Also when the others are whole: they may be older.
+            assert_eq!(file.read(StoreId([5; 16]), "main").unwrap_err().kind(), ErrorKind::Corrupt);
         }
-        assert_eq!(file.read(StoreId([5; 16]), "main").unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn an_interrupted_first_write_of_an_opening_is_no_damage() {
+        let (_disk, mut file) = written();
+        for at in PAIRS[1] {
+            put(&file, &[0; COPY_BYTES], at);
+        }
+        put(&file, &[0xFF; 8], PAIRS[1][0]);
+        let (found, damaged) = file.read(StoreId([5; 16]), "main").unwrap();
+        assert_eq!((found.epoch, found.trim, damaged), (Epoch(0), None, false));
+    }
+
+    #[test]
+    fn one_that_was_cut_short_is_damaged() {
+        for len in [0, 256, 8192, 12288, HOLDER_AT, FILE_BYTES - 1] {
+            let (_disk, mut file) = written();
+            file.file().unwrap().set_len(len as u64).unwrap();
+            assert_eq!(file.read(StoreId([5; 16]), "main").unwrap_err().kind(), ErrorKind::Corrupt, "{len}");
+        }
+    }
+
+    #[test]
+    fn a_lower_epoch_never_wins() {
+        let (_disk, mut file) = written();
+        let zombie = Manifest { generation: 1000, epoch: Epoch(2), ..manifest(7) };
+        for at in PAIRS[0] {
+            put(&file, &encode(&zombie), at);
+        }
+        assert_eq!(file.read(StoreId([5; 16]), "main").unwrap(), (manifest(7), false));
+    }
+
+    #[test]
+    fn the_holder_comes_back_and_a_torn_one_is_nobody() {
+        let (_disk, file) = written();
+        let holder = Process { pid: 7, started: 8, boot: [9; 16], namespace: 10 };
+        file.write_holder(&holder).unwrap();
+        assert_eq!(read_holder(file.file().unwrap()), Some(holder));
+        put(&file, &[0], HOLDER_AT + 12);
+        put(&file, &[1], HOLDER_AT + 8);
+        assert_eq!(read_holder(file.file().unwrap()), None);
     }
 }

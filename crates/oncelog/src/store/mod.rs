@@ -14,6 +14,7 @@
 mod background;
 mod catalogue;
 mod engine;
+mod fence;
 mod layout;
 mod listing;
 mod loader;
@@ -24,6 +25,7 @@ mod owner;
 mod report;
 mod snapshot;
 mod source;
+mod take;
 mod trim;
 
 use std::collections::BTreeSet;
@@ -48,6 +50,7 @@ use crate::table::{SnapshotBackend, Tables};
 use crate::transaction::{Committed, Engine, Pipeline};
 use crate::wake::{Arc, AtomicBool, Mutex, Ordering};
 use background::Background;
+use fence::Fence;
 use layout::Layout;
 use manifest::ManifestFile;
 
@@ -74,6 +77,7 @@ pub(crate) struct Core {
     backend: Arc<SnapshotBackend>,
     tables: Arc<Tables>,
     manifest: Mutex<ManifestFile>,
+    fence: Arc<Fence>,
     /// Creating topics and tables goes one at a time.
     creating: Mutex<()>,
     /// Consumers that a handle of this store is at work for.
@@ -308,10 +312,11 @@ impl fmt::Debug for Store {
 
 impl Core {
     fn check_open(&self) -> Result<()> {
-        if self.closed.load(Ordering::SeqCst) || self.pipeline.journal.has_failed() {
-            return Err(Error::closed());
+        if !self.closed.load(Ordering::SeqCst) && !self.pipeline.journal.has_failed() {
+            return Ok(());
         }
-        Ok(())
+        // Once another has been seen, that is the answer.
+        if self.fence.has_tripped() { self.fence.check() } else { Err(Error::closed()) }
     }
 }
 

@@ -4,17 +4,20 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use super::background::Background;
+use super::fence::Fence;
 use super::layout::Layout;
 use super::loader::TopicLoader;
 use super::manifest::{Manifest, ManifestFile, State};
 use super::options::StoreOptions;
 use super::report::{LostOffsets, RecoveryReport, TornTailReport};
+use super::take::take;
 use super::{Core, Inner, Store};
 use crate::chance::Chance;
 use crate::disk::OpenMode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, Lsn, OwnerId, StoreId};
 use crate::journal::{self, FileName, Journal, JournalOptions, TornTail};
+use crate::process::Process;
 use crate::table::{SnapshotBackend, SnapshotName, StateBackend, Tables};
 use crate::transaction::system::{self, CatalogueKey};
 use crate::transaction::{Applier, Limits, LoadTopics, Pipeline, Replayer, Topics};
@@ -31,19 +34,16 @@ pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Sto
     layout.ensure_store(&*disk, &chance, options.create)?;
     let store = layout.read_store_file(&*disk)?;
     layout.ensure_owner(&*disk, &*options.clock, store, options.create)?;
-    let mut manifest = ManifestFile::lock(&*disk, &layout.manifest, OpenMode::Write)?;
+    let mut manifest = take(&options, &layout)?;
     let (found, manifest_repaired) = manifest.read(store, &layout.name)?;
+    manifest.write_holder(&Process::own())?;
     if found.state == State::Open {
         layout.sync_names(&*disk)?;
     }
     let epoch = Epoch(found.epoch.0 + 1);
-    manifest.update(|next| {
-        next.epoch = epoch;
-        next.state = State::Open;
-    })?;
-    manifest.write_holder(std::process::id())?;
+    let (found, fence) = manifest.take_epoch(&disk, chance.name())?;
 
-    let mut opening = Opening::new(options, layout.clone(), chance, store, epoch);
+    let mut opening = Opening::new(options, layout.clone(), chance, store, epoch, fence);
     opening.report.manifest_repaired = manifest_repaired;
     let topics = Arc::clone(&opening.topics);
     let recovered = opening.recover(manifest, &found).and_then(|core| {
@@ -83,6 +83,7 @@ struct Opening {
     layout: Layout,
     store: StoreId,
     epoch: Epoch,
+    fence: Arc<Fence>,
     chance: Arc<Chance>,
     view: Arc<View>,
     backend: Arc<SnapshotBackend>,
@@ -93,7 +94,14 @@ struct Opening {
 }
 
 impl Opening {
-    fn new(options: StoreOptions, layout: Layout, chance: Arc<Chance>, store: StoreId, epoch: Epoch) -> Opening {
+    fn new(
+        options: StoreOptions,
+        layout: Layout,
+        chance: Arc<Chance>,
+        store: StoreId,
+        epoch: Epoch,
+        fence: Arc<Fence>,
+    ) -> Opening {
         let view = Arc::new(View::default());
         let salts = Arc::clone(&chance);
         let state = layout.state.clone();
@@ -114,7 +122,7 @@ impl Opening {
         });
         let topics = Arc::new(Topics::new(Arc::clone(&loader) as Arc<dyn LoadTopics>));
         let report = RecoveryReport::default();
-        Opening { options, layout, store, epoch, chance, view, backend, tables, loader, topics, report }
+        Opening { options, layout, store, epoch, fence, chance, view, backend, tables, loader, topics, report }
     }
 
     fn recover(mut self, manifest: ManifestFile, found: &Manifest) -> Result<Core> {
@@ -135,6 +143,10 @@ impl Opening {
             spares_max: usize::try_from(self.options.trim_bytes / self.options.journal_file_bytes).unwrap_or(0).min(64)
                 + 2,
             queue_bytes_max: self.options.queue_bytes_max,
+            fence: {
+                let fence = Arc::clone(&self.fence);
+                Arc::new(move || fence.check())
+            },
         };
         let journal = match found.trim {
             Some((at, _)) if clean => {
@@ -246,6 +258,7 @@ impl Opening {
             backend: self.backend,
             tables: self.tables,
             manifest: Mutex::new(manifest),
+            fence: self.fence,
             creating: Mutex::new(()),
             consumers: Mutex::default(),
             trimming: Mutex::default(),
@@ -258,18 +271,25 @@ impl Opening {
 }
 
 impl Core {
-    /// Removes journal and state files that are not in use.
+    /// Removes journal and state files that are not in use. Never what a later opening has made: this one may have lost
+    /// its lock and not know it.
     fn sweep(&self) -> Result<Vec<PathBuf>> {
         let mut swept = Vec::new();
         let in_use = self.pipeline.journal.file_names();
         self.sweep_dir(&self.layout.journal, &mut swept, |path| {
-            FileName::of_path(path).is_some_and(|name| !in_use.contains(&name))
+            FileName::of_path(path).is_some_and(|name| name.epoch <= self.epoch && !in_use.contains(&name))
         })?;
         let state = self.backend.current().map(|name| name.path(&self.layout.state));
         self.sweep_dir(&self.layout.state, &mut swept, |path| {
-            SnapshotName::is_one(path) && Some(path) != state.as_deref()
+            SnapshotName::is_one(path) && !self.is_later(path) && Some(path) != state.as_deref()
         })?;
         Ok(swept)
+    }
+
+    /// Whether a file named `PLACE-EPOCH...` was made by a later opening.
+    fn is_later(&self, path: &Path) -> bool {
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        stem.split('-').nth(1).and_then(|epoch| epoch.parse().ok()).is_some_and(|epoch: u64| epoch > self.epoch.0)
     }
 
     fn sweep_dir(&self, dir: &Path, swept: &mut Vec<PathBuf>, stray: impl Fn(&Path) -> bool) -> Result<()> {

@@ -27,6 +27,8 @@ pub struct StoreOptions {
     pub(super) batch_bytes: usize,
     pub(super) queue_bytes_max: usize,
     pub(super) os_sync_interval: Duration,
+    pub(super) standby: Duration,
+    pub(super) takeover: bool,
 }
 
 impl Default for StoreOptions {
@@ -51,6 +53,8 @@ impl StoreOptions {
             batch_bytes: 1 << 20,
             queue_bytes_max: 64 << 20,
             os_sync_interval: Duration::from_secs(5),
+            standby: Duration::ZERO,
+            takeover: false,
         }
     }
 
@@ -94,6 +98,19 @@ impl StoreOptions {
     /// Sets the longest time that appends under `SyncPolicy::Os` stay undurable: 5 s unless set.
     pub fn os_sync_interval(self, interval: Duration) -> StoreOptions {
         StoreOptions { os_sync_interval: interval, ..self }
+    }
+
+    /// Waits so long for another process that has the owner before it says `Locked`: not at all unless set. A standby
+    /// takes over the moment that the other one dies, and within a tenth of a second when it closes its store.
+    pub fn standby(self, limit: Duration) -> StoreOptions {
+        StoreOptions { standby: limit, ..self }
+    }
+
+    /// Kills the process that has the owner, running or stopped, once [`standby`](StoreOptions::standby) is over, and
+    /// recovers what it left. Never this very process, and never one that only has the other's old process id: that is
+    /// `Locked` as without this. Linux only, within one machine, boot and container: else `Unavailable`.
+    pub fn takeover(self) -> StoreOptions {
+        StoreOptions { takeover: true, ..self }
     }
 
     /// Sets the disk: the machine's unless set.

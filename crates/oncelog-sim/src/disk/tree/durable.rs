@@ -59,6 +59,15 @@ impl Tree {
         self.close_all();
     }
 
+    /// All locks are free, and those who held them have their files still open.
+    pub(in crate::disk) fn break_locks(&mut self) {
+        for node in self.nodes.values_mut() {
+            if let Body::File(file) = &mut node.body {
+                file.lock = None;
+            }
+        }
+    }
+
     /// All handles end: locks are free, and files without a name are gone.
     pub(in crate::disk) fn close_all(&mut self) {
         let mut unnamed = Vec::new();

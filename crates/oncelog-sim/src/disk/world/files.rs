@@ -2,7 +2,7 @@
 
 use std::io;
 
-use oncelog::disk::SyncSite;
+use oncelog::disk::{FileIdentity, SyncSite};
 
 use super::{Call, Handle, Ino, Verdict, World};
 use crate::disk::faults::{dead, stale_handle};
@@ -122,6 +122,12 @@ impl World {
             Ok(u64::from(holder == handle.id))
         })?;
         Ok(taken == 1)
+    }
+
+    pub(in crate::disk) fn identity_of(&mut self, handle: Handle) -> io::Result<FileIdentity> {
+        self.check(handle)?;
+        let inode = self.call(Call::Identify, &[handle.ino], |_| Ok(handle.ino))?;
+        Ok(FileIdentity { device: 0, inode })
     }
 
     pub(in crate::disk) fn close(&mut self, handle: Handle) {

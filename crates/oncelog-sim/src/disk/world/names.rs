@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use oncelog::disk::{OpenMode, SyncSite};
+use oncelog::disk::{FileIdentity, OpenMode, SyncSite};
 
 use super::{Call, Handle, Ino, World};
 use crate::disk::trace::hash_path;
@@ -75,6 +75,11 @@ impl World {
             world.tree.remove_dir(world.now(), place).map(|()| 0)
         });
         done.map(drop)
+    }
+
+    pub(in crate::disk) fn identity(&mut self, path: &Path) -> io::Result<FileIdentity> {
+        let inode = self.call(Call::Identify, &[hash_path(path)], |world| world.tree.find(path))?;
+        Ok(FileIdentity { device: 0, inode })
     }
 
     pub(in crate::disk) fn sync_dir(&mut self, path: &Path, site: SyncSite) -> io::Result<()> {

@@ -1,0 +1,80 @@
+//! A store whose lock is taken away while it lives: another opening takes the owner over, and the first goes on as if
+//! nothing had happened. It must be told with its next commit, and leave everything of its successor as it is.
+
+use oncelog::{Error, ErrorKind, Store};
+
+use super::world::World;
+use crate::observe::observe;
+use crate::schema::{PLAIN, ROWS};
+
+type Done = Result<(), String>;
+
+impl World {
+    /// Takes the lock away, opens again, and lets the first one do what it likes.
+    pub(super) fn zombie(&mut self) -> Done {
+        self.held = None;
+        let zombie = self.store()?;
+        if self.dice.one_in(2) {
+            // It may have handed over what nobody has written yet.
+            self.submit_some()?;
+            if self.disk.is_dead() || self.is_other(&zombie) {
+                return Ok(());
+            }
+        }
+        self.disk.break_locks();
+        self.store = None;
+        self.open()?;
+        let haunted = self.haunt(&zombie);
+        // The last handle: it closes, or tries to.
+        drop(zombie);
+        haunted?;
+        if self.disk.is_dead() {
+            return self.crash();
+        }
+        let seen = match observe(&self.store()?) {
+            Ok(seen) => seen,
+            Err(error) => return self.unreadable(&error),
+        };
+        if seen != self.certain {
+            return Err(format!("after a zombie: {}", self.certain.difference(&seen)));
+        }
+        if self.dice.one_in(2) { self.append() } else { self.crash() }
+    }
+
+    fn haunt(&mut self, zombie: &Store) -> Done {
+        for _ in 0..=self.dice.below(4) {
+            let (note, which) = (self.bytes(), self.dice.below(6));
+            let done = match which {
+                0 => zombie.producer(PLAIN).and_then(|plain| plain.append(b"zombie", &note)).map(drop),
+                1 => zombie.transact(|tx| tx.table(ROWS)?.put("zombie", &1)),
+                2 => zombie.trim(),
+                3 => zombie.flush(),
+                4 => zombie.begin().and_then(|mut tx| {
+                    tx.append(PLAIN, b"zombie", &note)?;
+                    tx.submit().map(drop)
+                }),
+                _ => zombie.run_duties(),
+            };
+            match done {
+                // A flush promises nothing new of what was answered before; handing over and duties promise nothing.
+                Ok(()) if which >= 3 => {}
+                Ok(()) => return Err(format!("a zombie was answered, in its try {which}")),
+                Err(error) if self.is_told(&error) => {}
+                Err(error) => return Err(format!("a zombie was told {error:?}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn is_told(&self, error: &Error) -> bool {
+        self.disk.is_dead()
+            || matches!(
+                error.kind(),
+                ErrorKind::Fenced | ErrorKind::Closed | ErrorKind::InDoubt | ErrorKind::Unavailable
+            )
+    }
+
+    fn is_other(&self, store: &Store) -> bool {
+        self.store.as_ref().is_none_or(|now| format!("{now:?}") != format!("{store:?}"))
+    }
+}
