@@ -59,6 +59,7 @@ struct Inner {
     gap: Option<Range<LogOffset>>,
     expected_sequence: Option<Sequence>,
     current_epoch: Option<ProducerEpoch>,
+    next_offset: Option<LogOffset>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -75,6 +76,7 @@ impl Error {
             gap: None,
             expected_sequence: None,
             current_epoch: None,
+            next_offset: None,
             source: None,
         }))
     }
@@ -141,6 +143,15 @@ impl Error {
         error
     }
 
+    /// A partition whose next offset is not the one that an append expects.
+    pub(crate) fn unexpected_offset(topic: &str, partition: u32, expected: LogOffset, next: LogOffset) -> Error {
+        let what =
+            format!("topic {topic}, partition {partition}: the next offset is {next}, not {expected} as expected");
+        let mut error = Error::new(ErrorKind::Conflict, what);
+        error.0.next_offset = Some(next);
+        error
+    }
+
     /// A stamp of an older generation of its producer.
     pub(crate) fn fenced_producer(what: impl fmt::Display, epoch: ProducerEpoch, current: ProducerEpoch) -> Error {
         let what = format!("{what}: opened again elsewhere, epoch {epoch} is over, {current} is at work");
@@ -203,6 +214,12 @@ impl Error {
     #[must_use]
     pub fn expected_sequence(&self) -> Option<Sequence> {
         self.0.expected_sequence
+    }
+
+    /// The next offset of the partition, with [`ErrorKind::Conflict`] where an append expected another.
+    #[must_use]
+    pub fn next_offset(&self) -> Option<LogOffset> {
+        self.0.next_offset
     }
 
     /// The epoch that has taken over, with [`ErrorKind::Fenced`] where a producer was opened again.

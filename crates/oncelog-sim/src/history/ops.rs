@@ -4,7 +4,7 @@ mod join;
 
 use std::time::Duration;
 
-use oncelog::{AsEngine, Committed, ConsumerStyle, ErrorKind, PartitionId, Processor, SyncPolicy};
+use oncelog::{AsEngine, Committed, ConsumerStyle, ErrorKind, LogOffset, PartitionId, Processor, SyncPolicy};
 
 use super::world::World;
 use crate::model::{Content, Effect, Model, Place, partition_of};
@@ -19,6 +19,7 @@ type Op = fn(&mut World) -> Done;
 const OPS: &[(u64, &str, Op)] = &[
     (4, "append", World::append),
     (2, "append spread", World::append_spread),
+    (1, "append expecting", World::append_expecting),
     (3, "append lax", World::append_lax),
     (3, "transact", World::transact),
     (1, "interleave", World::interleave),
@@ -144,6 +145,28 @@ impl World {
         }
     }
 
+    /// Appends where the next offset is the expected one, and only there.
+    fn append_expecting(&mut self) -> Done {
+        let (key, value) = (self.name().into_bytes(), self.bytes());
+        let place = ("plain", 0);
+        let next = self.head.next(place);
+        let expected = if self.dice.one_in(3) { next + 1 } else { next };
+        let effect = Effect { appends: vec![(place, (key.clone(), value.clone()))], ..Effect::default() };
+        let appended = self
+            .store()?
+            .producer(PLAIN)
+            .and_then(|producer| producer.append_expecting(PartitionId(0), LogOffset(expected), &key, &value));
+        match appended {
+            Ok(offset) if expected == next => self.durable_at(effect, &[(place, offset.0)]),
+            Ok(offset) => Err(format!("{place:?}: {expected} expected, appended at {offset}")),
+            Err(error) if error.kind() == ErrorKind::Conflict => match error.next_offset() {
+                Some(LogOffset(told)) if told == next && expected != next => Ok(()),
+                _ => Err(format!("{place:?} at {next}: {error}")),
+            },
+            Err(error) => self.in_doubt(if expected == next { vec![effect] } else { vec![] }, &error),
+        }
+    }
+
     fn append_spread(&mut self) -> Done {
         let mut records = Vec::new();
         for _ in 0..=self.dice.below(8) {
@@ -178,13 +201,24 @@ impl World {
         let place = ("lax", partition);
         let effect = Effect { appends: vec![(place, (key.clone(), value.clone()))], ..Effect::default() };
         self.lax_used = true;
+        let policy = match self.dice.below(3) {
+            0 => SyncPolicy::Os,
+            1 => SyncPolicy::Periodic(Duration::from_secs(1 + self.dice.below(3))),
+            _ => SyncPolicy::Bytes(100),
+        };
+        let synced =
+            policy == SyncPolicy::Bytes(100) && effect.appends[0].1.0.len() + effect.appends[0].1.1.len() >= 100;
         let appended = store.producer(LAX).and_then(|producer| {
-            let producer = producer.sync_policy(SyncPolicy::Os);
+            let producer = producer.sync_policy(policy);
             producer.append_record(Some(PartitionId(partition)), Some(&key), Some(&value), &[], None)
         });
         match appended {
             Ok(offset) if offset.0 != self.head.next(place) => {
                 Err(format!("{place:?}: offset {offset}, expected {}", self.head.next(place)))
+            }
+            Ok(_) if synced => {
+                self.is_durable(effect);
+                Ok(())
             }
             Ok(_) => {
                 // Written, and durable with the next sync; a raised bound may have synced what came before.

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::def::TopicDef;
-use super::producer::{Pending, SyncPolicy, encode_into, first_offset};
+use super::producer::{Pending, SyncPolicy, Unsynced, encode_into, first_offset};
 use super::tx::encode;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
@@ -93,6 +93,7 @@ pub struct IdempotentProducer<K, V> {
     config: IdempotentProducerConfig,
     epoch: ProducerEpoch,
     sync_policy: SyncPolicy,
+    unsynced: Unsynced,
     /// Held until a batch has its place, so that places are in the order of sequences.
     next: Mutex<Sequence>,
     codecs: PhantomData<fn() -> (K, V)>,
@@ -113,6 +114,7 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
             epoch,
             config,
             sync_policy: SyncPolicy::Always,
+            unsynced: Unsynced::default(),
             next: Mutex::new(next),
             codecs: PhantomData,
         })
@@ -276,8 +278,9 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
         stage: &mut dyn FnMut(&mut dyn EngineTx) -> Result<u32>,
     ) -> Result<Submitted> {
         let first = first.unwrap_or(*next);
-        let mut tx = self.sync_policy.begin(&*self.engine)?;
+        let mut tx = self.sync_policy.begin(&*self.engine, &self.unsynced, 0)?;
         let count = stage(&mut *tx)?;
+        let bytes = tx.bytes();
         let stamp = NewStamp {
             producer: &self.config.producer_id,
             epoch: Some(self.epoch),
@@ -291,6 +294,7 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
             Stamped::New => {
                 let pending = tx.submit()?;
                 *next = first.plus(count.into());
+                self.sync_policy.catch_up(&*self.engine, &self.unsynced, bytes)?;
                 Ok(Submitted::New(pending))
             }
             Stamped::Duplicate(offset) => Ok(Submitted::Before(offset)),

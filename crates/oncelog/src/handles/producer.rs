@@ -1,6 +1,7 @@
 //! Appending records to one topic.
 
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use super::def::TopicDef;
 use super::tx::encode;
@@ -9,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::ids::{LogOffset, PartitionId, TopicId};
 use crate::record::Header;
 use crate::transaction::{Committed, Engine, EngineTx, NewRecord, PendingCommit};
-use crate::wake::Arc;
+use crate::wake::{Arc, AtomicU64, Ordering};
 
 /// When an acknowledged append survives a power cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,16 +22,60 @@ pub enum SyncPolicy {
     /// After the next `flush`, or when the store's background has synced, which it does within 5 s. Until then the
     /// record is not shown to readers.
     Os,
+    /// As `Os`, within this time: a millisecond at least, and never more than `Os` takes. All appends of the store are
+    /// synced as often as the most careful of its producers asks.
+    Periodic(Duration),
+    /// As `Os`; besides, the append that brings what this producer has appended since its last sync to so many bytes of
+    /// keys, values and headers is synced before its answer, with all before it.
+    Bytes(u64),
 }
 
+/// Counts what a producer has appended since its last sync.
+#[derive(Debug, Default)]
+pub(super) struct Unsynced(AtomicU64);
+
 impl SyncPolicy {
-    /// A transaction that is answered as the policy says.
-    pub(super) fn begin(self, engine: &dyn Engine) -> Result<Box<dyn EngineTx>> {
+    /// A transaction over `bytes` of content that is answered as the policy says.
+    pub(super) fn begin(self, engine: &dyn Engine, unsynced: &Unsynced, bytes: usize) -> Result<Box<dyn EngineTx>> {
         match self {
             SyncPolicy::Always => engine.begin(),
-            SyncPolicy::Os => engine.begin_lax(),
+            SyncPolicy::Os => engine.begin_lax(None),
+            SyncPolicy::Periodic(within) => engine.begin_lax(Some(within.max(Duration::from_millis(1)))),
+            SyncPolicy::Bytes(most) if unsynced.count(bytes, most) => engine.begin(),
+            SyncPolicy::Bytes(_) => engine.begin_lax(None),
         }
     }
+
+    /// Counts `bytes` that were appended before they were counted, and syncs if the policy says so.
+    pub(super) fn catch_up(self, engine: &dyn Engine, unsynced: &Unsynced, bytes: usize) -> Result<()> {
+        match self {
+            SyncPolicy::Bytes(most) if unsynced.count(bytes, most) => engine.flush(),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Unsynced {
+    /// What was to be synced was not: the next append is.
+    fn owe(&self) {
+        self.0.store(u64::MAX / 2, Ordering::Relaxed);
+    }
+
+    /// Adds `bytes`; whether there are `most` now, so that a sync is due. It counts from zero then.
+    fn count(&self, bytes: usize, most: u64) -> bool {
+        let is_due = self.0.fetch_add(bytes as u64, Ordering::Relaxed).saturating_add(bytes as u64) >= most;
+        if is_due {
+            self.0.store(0, Ordering::Relaxed);
+        }
+        is_due
+    }
+}
+
+/// The bytes of a record's content.
+fn content_bytes(record: &NewRecord<'_>) -> usize {
+    let header = |header: &Header<'_>| header.name.len() + header.value.map_or(0, <[u8]>::len);
+    let (key, value) = (record.key.map_or(0, <[u8]>::len), record.value.map_or(0, <[u8]>::len));
+    key + value + record.headers.iter().map(header).sum::<usize>()
 }
 
 /// Appends to one topic. Cheap to make; `Send + Sync`, many threads may share one.
@@ -38,6 +83,7 @@ pub struct Producer<K, V> {
     engine: Arc<dyn Engine>,
     topic: TopicId,
     sync_policy: SyncPolicy,
+    unsynced: Unsynced,
     codecs: PhantomData<fn() -> (K, V)>,
 }
 
@@ -75,7 +121,13 @@ impl<T> Pending<T> {
 impl<K: Codec, V: Codec> Producer<K, V> {
     pub(crate) fn open(engine: Arc<dyn Engine>, topic: &TopicDef<K, V>) -> Result<Producer<K, V>> {
         let topic = engine.open_topic(&topic.spec())?;
-        Ok(Producer { engine, topic, sync_policy: SyncPolicy::Always, codecs: PhantomData })
+        Ok(Producer {
+            engine,
+            topic,
+            sync_policy: SyncPolicy::Always,
+            unsynced: Unsynced::default(),
+            codecs: PhantomData,
+        })
     }
 
     /// Sets when an acknowledged append survives a power cut.
@@ -91,11 +143,8 @@ impl<K: Codec, V: Codec> Producer<K, V> {
     /// `Invalid`: over a limit or no encoding; `Full`: no space, nothing was written; `Closed`; `InDoubt`: the sync
     /// failed, the record may be there: reopen the store and look.
     pub fn append(&self, key: &K::Value, value: &V::Value) -> Result<LogOffset> {
-        let key = encode::<K>(key)?;
-        let value = encode::<V>(value)?;
-        let mut tx = self.begin()?;
-        tx.append(self.topic, None, NewRecord { key: Some(&key), value: Some(&value), ..NewRecord::default() })?;
-        tx.submit()?.wait().map(first_offset)
+        let (key, value) = (encode::<K>(key)?, encode::<V>(value)?);
+        self.put(None, NewRecord { key: Some(&key), value: Some(&value), ..NewRecord::default() })
     }
 
     /// Appends one record without a key.
@@ -104,9 +153,7 @@ impl<K: Codec, V: Codec> Producer<K, V> {
     /// As [`Producer::append`].
     pub fn append_value(&self, value: &V::Value) -> Result<LogOffset> {
         let value = encode::<V>(value)?;
-        let mut tx = self.begin()?;
-        tx.append(self.topic, None, NewRecord { value: Some(&value), ..NewRecord::default() })?;
-        tx.submit()?.wait().map(first_offset)
+        self.put(None, NewRecord { value: Some(&value), ..NewRecord::default() })
     }
 
     /// Hands one record over without waiting; its offset comes with the answer. One busy thread fills groups this way.
@@ -114,11 +161,9 @@ impl<K: Codec, V: Codec> Producer<K, V> {
     /// # Errors
     /// As [`Producer::append`], but for `InDoubt`, which [`Pending::wait`] tells.
     pub fn submit(&self, key: &K::Value, value: &V::Value) -> Result<Pending<LogOffset>> {
-        let key = encode::<K>(key)?;
-        let value = encode::<V>(value)?;
-        let mut tx = self.begin()?;
-        tx.append(self.topic, None, NewRecord { key: Some(&key), value: Some(&value), ..NewRecord::default() })?;
-        let pending = tx.submit()?;
+        let (key, value) = (encode::<K>(key)?, encode::<V>(value)?);
+        let record = NewRecord { key: Some(&key), value: Some(&value), ..NewRecord::default() };
+        let pending = self.submit_record(None, record)?;
         pending.hand_over();
         Ok(Pending::new(pending, first_offset))
     }
@@ -133,7 +178,7 @@ impl<K: Codec, V: Codec> Producer<K, V> {
         K::Value: 'r,
         V::Value: 'r,
     {
-        let mut tx = self.begin()?;
+        let mut tx = self.sync_policy.begin(&*self.engine, &self.unsynced, 0)?;
         let (mut key_bytes, mut value_bytes) = (Vec::new(), Vec::new());
         for (key, value) in records {
             encode_into::<K>(key, &mut key_bytes)?;
@@ -141,7 +186,10 @@ impl<K: Codec, V: Codec> Producer<K, V> {
             let record = NewRecord { key: Some(&key_bytes), value: Some(&value_bytes), ..NewRecord::default() };
             tx.append(self.topic, None, record)?;
         }
-        tx.submit()?.wait()
+        let bytes = tx.bytes();
+        let committed = tx.submit()?.wait()?;
+        self.sync_policy.catch_up(&*self.engine, &self.unsynced, bytes)?;
+        Ok(committed)
     }
 
     /// Appends one record with everything given: key or none, value or tombstone, headers, timestamp, partition.
@@ -158,10 +206,31 @@ impl<K: Codec, V: Codec> Producer<K, V> {
     ) -> Result<LogOffset> {
         let key = key.map(encode::<K>).transpose()?;
         let value = value.map(encode::<V>).transpose()?;
-        let record = NewRecord { key: key.as_deref(), value: value.as_deref(), headers, timestamp_ms };
-        let mut tx = self.begin()?;
-        tx.append(self.topic, partition, record)?;
-        tx.submit()?.wait().map(first_offset)
+        self.put(partition, NewRecord { key: key.as_deref(), value: value.as_deref(), headers, timestamp_ms })
+    }
+
+    /// Appends one record to `partition` only if it gets the offset `expected` there: so of several who decide by what
+    /// they have read up to there, one goes first and the others look again.
+    ///
+    /// # Errors
+    /// `Conflict`: another record is there already, or none is there yet: nothing was written, and
+    /// [`Error::next_offset`] says what the next offset is. Else as [`Producer::append`].
+    pub fn append_expecting(
+        &self,
+        partition: PartitionId,
+        expected: LogOffset,
+        key: &K::Value,
+        value: &V::Value,
+    ) -> Result<LogOffset> {
+        let (key, value) = (encode::<K>(key)?, encode::<V>(value)?);
+        let record = NewRecord { key: Some(&key), value: Some(&value), ..NewRecord::default() };
+        self.counted(content_bytes(&record), |mut tx| {
+            tx.expect_offset(self.topic, partition, expected)?;
+            tx.append(self.topic, Some(partition), record)?;
+            tx.submit()
+        })?
+        .wait()
+        .map(first_offset)
     }
 
     /// Makes every append that was acknowledged so far durable, by this producer or any other of the store.
@@ -172,8 +241,25 @@ impl<K: Codec, V: Codec> Producer<K, V> {
         self.engine.flush()
     }
 
-    fn begin(&self) -> Result<Box<dyn EngineTx>> {
-        self.sync_policy.begin(&*self.engine)
+    fn put(&self, partition: Option<PartitionId>, record: NewRecord<'_>) -> Result<LogOffset> {
+        self.submit_record(partition, record)?.wait().map(first_offset)
+    }
+
+    fn submit_record(&self, partition: Option<PartitionId>, record: NewRecord<'_>) -> Result<Box<dyn PendingCommit>> {
+        self.counted(content_bytes(&record), |mut tx| {
+            tx.append(self.topic, partition, record)?;
+            tx.submit()
+        })
+    }
+
+    /// Fills a transaction over `bytes` of content and submits it.
+    fn counted(
+        &self,
+        bytes: usize,
+        fill: impl FnOnce(Box<dyn EngineTx>) -> Result<Box<dyn PendingCommit>>,
+    ) -> Result<Box<dyn PendingCommit>> {
+        let tx = self.sync_policy.begin(&*self.engine, &self.unsynced, bytes)?;
+        fill(tx).inspect_err(|_| self.unsynced.owe())
     }
 }
 

@@ -10,7 +10,8 @@ use super::idempotent::ProducerStamp;
 use super::producer::Pending;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{PartitionId, Sequence, ShardId, TableId, TopicId};
+use crate::ids::{LogOffset, PartitionId, Sequence, ShardId, TableId, TopicId};
+use crate::record::Header;
 use crate::table::TableSpec;
 use crate::transaction::{Committed, Engine, EngineTx, NewRecord, NewStamp, Stamped};
 use crate::wake::Arc;
@@ -126,6 +127,42 @@ impl Tx<'_> {
         let id = self.bindings.topic(self.engine, &topic)?;
         let value = encode::<V>(value)?;
         self.append_bytes(id, NewRecord { value: Some(&value), ..NewRecord::default() })
+    }
+
+    /// Stages a record with everything given: key or none, value or tombstone, headers, timestamp, partition.
+    ///
+    /// # Errors
+    /// As [`Tx::append`].
+    pub fn append_record<K: Codec, V: Codec>(
+        &mut self,
+        topic: TopicDef<K, V>,
+        partition: Option<PartitionId>,
+        key: Option<&K::Value>,
+        value: Option<&V::Value>,
+        headers: &[Header<'_>],
+        timestamp_ms: Option<i64>,
+    ) -> Result<()> {
+        let id = self.bindings.topic(self.engine, &topic)?;
+        let key = key.map(encode::<K>).transpose()?;
+        let value = value.map(encode::<V>).transpose()?;
+        let record = NewRecord { key: key.as_deref(), value: value.as_deref(), headers, timestamp_ms };
+        self.inner.append(id, partition, record).map(drop)
+    }
+
+    /// The transaction happens only if `next` is the next offset of that partition when it gets its place; its records
+    /// there begin at that offset then.
+    ///
+    /// # Errors
+    /// `Invalid`: no such partition. The commit answers `Conflict` if it is not so, with
+    /// [`Error::next_offset`].
+    pub fn expect_offset<K: Codec, V: Codec>(
+        &mut self,
+        topic: TopicDef<K, V>,
+        partition: PartitionId,
+        next: LogOffset,
+    ) -> Result<()> {
+        let id = self.bindings.topic(self.engine, &topic)?;
+        self.inner.expect_offset(id, partition, next)
     }
 
     fn append_bytes(&mut self, topic: TopicId, record: NewRecord<'_>) -> Result<()> {

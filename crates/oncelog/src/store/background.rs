@@ -32,7 +32,6 @@ impl Background {
 }
 
 fn run(core: &Core, stop: &AtomicBool) {
-    let wait = core.duty_interval();
     while !stop.load(Ordering::SeqCst) {
         match core.duties() {
             Ok(()) => {}
@@ -48,7 +47,7 @@ fn run(core: &Core, stop: &AtomicBool) {
                 }
             }
         }
-        core.pipeline.journal.wait_for_work(wait);
+        core.pipeline.journal.wait_for_work(core.duty_interval());
     }
 }
 

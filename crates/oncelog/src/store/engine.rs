@@ -44,8 +44,12 @@ impl Engine for StoreEngine {
         StoreEngine::begin(self, Durability::Synced)
     }
 
-    fn begin_lax(&self) -> Result<Box<dyn EngineTx>> {
-        StoreEngine::begin(self, Durability::Written)
+    fn begin_lax(&self, within: Option<Duration>) -> Result<Box<dyn EngineTx>> {
+        let tx = StoreEngine::begin(self, Durability::Written)?;
+        if let Some(within) = within {
+            self.0.inner.core.sync_within(within);
+        }
+        Ok(tx)
     }
 
     fn open_producer(

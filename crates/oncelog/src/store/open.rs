@@ -243,6 +243,7 @@ impl Opening {
             clock: Arc::clone(&self.options.clock),
             limits,
             open_stamps: Arc::default(),
+            sync_within: AtomicU64::new(u64::MAX),
             has_background: !self.options.manual_duties,
             spread: AtomicU32::new(0),
             trim_at: AtomicU64::new(self.options.trim_bytes),

@@ -100,7 +100,24 @@ impl Core {
 
     /// How long the background waits at most between two looks.
     pub(super) fn duty_interval(&self) -> Duration {
-        (self.options.os_sync_interval / 4).clamp(Duration::from_millis(1), Duration::from_secs(1))
+        (self.sync_interval() / 4).clamp(Duration::from_millis(1), Duration::from_secs(1))
+    }
+
+    /// The longest that something written stays unsynced, as the store and all who append to it asked for.
+    fn sync_interval(&self) -> Duration {
+        let asked = Duration::from_nanos(self.pipeline.sync_within.load(Ordering::Relaxed));
+        self.options.os_sync_interval.min(asked)
+    }
+
+    /// What is appended from now on is synced within that time.
+    pub(super) fn sync_within(&self, within: Duration) {
+        let nanos = u64::try_from(within.as_nanos()).unwrap_or(u64::MAX);
+        // The background may be in a longer wait.
+        if self.pipeline.sync_within.load(Ordering::Relaxed) > nanos
+            && self.pipeline.sync_within.fetch_min(nanos, Ordering::Relaxed) > nanos
+        {
+            self.pipeline.journal.wake_background();
+        }
     }
 
     fn lax_sync_is_due(&self) -> bool {
@@ -111,7 +128,7 @@ impl Core {
         }
         let now = self.options.clock.monotonic();
         // It may have taken one wait to notice, and takes another until the next look.
-        let patience = self.options.os_sync_interval.saturating_sub(2 * self.duty_interval());
+        let patience = self.sync_interval().saturating_sub(2 * self.duty_interval());
         let due = now.saturating_sub(*since.get_or_insert(now)) >= patience;
         if due {
             *since = None;

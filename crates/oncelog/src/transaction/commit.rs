@@ -11,7 +11,7 @@ use super::system;
 use super::topics::Topics;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{LogOffset, Lsn, ShardId, TableId};
+use crate::ids::{Lsn, ShardId, TableId};
 use crate::journal::{Durability, Journal, Ticket};
 use crate::producer::OpenStamps;
 use crate::record;
@@ -41,6 +41,8 @@ pub(crate) struct Pipeline {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) limits: Limits,
     pub(crate) open_stamps: Arc<OpenStamps>,
+    /// The most nanoseconds that what is written and not synced may wait: the least that anybody asked for.
+    pub(crate) sync_within: AtomicU64,
     /// Whether a background thread leads groups for callers that do not wait.
     pub(crate) has_background: bool,
     pub(crate) spread: AtomicU32,
@@ -134,7 +136,7 @@ impl Pipeline {
     }
 
     fn place(&self, mut tx: StoreTx) -> Result<(Ticket, Committed)> {
-        tx.appends.retain(|staged| !staged.batches.iter().all(|batch| batch.is_empty()));
+        tx.appends.retain(|staged| staged.expected.is_some() || !staged.is_empty());
         tx.appends.sort_by_key(|staged| (staged.partition.topic, staged.partition.id));
         let (mut bytes, ranges) = encode(&mut tx);
         loop {
@@ -155,6 +157,7 @@ impl Pipeline {
         if tx.durability == Durability::Written && self.closing.load(Ordering::SeqCst) {
             return Err(Error::closed());
         }
+        self.check_expected(tx, &turns)?;
         let plans = turns.plan(tx, ranges)?;
         if tx.durability == Durability::Written
             && let Some(past) = turns.past_bound(&plans)
@@ -199,6 +202,17 @@ impl Pipeline {
         names.extend(tx.reads.keys.iter().map(|(table, shard, _)| (*table, *shard)));
         names.extend(tx.reads.ranges.iter().map(|(table, shard, _, _)| (*table, *shard)));
         names.into_iter().map(|(table, shard)| ((table, shard), self.tables.shard(table, shard))).collect()
+    }
+
+    fn check_expected(&self, tx: &StoreTx, turns: &Turns<'_>) -> Result<()> {
+        for (staged, turn) in tx.appends.iter().zip(&turns.partitions) {
+            if let Some(expected) = staged.expected.filter(|expected| *expected != turn.next_offset) {
+                let Partition { topic, id, .. } = *staged.partition;
+                let name = self.topics.get(topic)?.spec.name.clone();
+                return Err(Error::unexpected_offset(&name, id.0, expected, turn.next_offset));
+            }
+        }
+        Ok(())
     }
 
     fn validate(&self, tx: &StoreTx, shards: &BTreeMap<(TableId, ShardId), ShardGuard<'_>>) -> Result<()> {
@@ -288,7 +302,7 @@ fn appended(tx: &StoreTx, plans: &[Plan], ranges: &[BatchRange]) -> Vec<Appended
     let mut appended: Vec<Appended> = Vec::with_capacity(plans.len());
     for (at, (staged, plan)) in tx.appends.iter().zip(plans).enumerate() {
         let count = ranges.iter().filter(|range| range.staged == at).map(|range| u64::from(range.records)).sum();
-        let first = plan.placements.first().map_or(LogOffset(0), |to| to.base_offset);
+        let Some(first) = plan.placements.first().map(|to| to.base_offset) else { continue };
         appended.push(Appended { topic: staged.partition.topic, partition: staged.partition.id, first, count });
     }
     appended

@@ -82,8 +82,9 @@ pub trait Engine: Send + Sync {
     /// An empty transaction, durable when its commit is answered.
     fn begin(&self) -> Result<Box<dyn EngineTx>>;
 
-    /// An empty transaction whose commit may be answered before it is durable. Only appends may go into it.
-    fn begin_lax(&self) -> Result<Box<dyn EngineTx>>;
+    /// An empty transaction whose commit may be answered before it is durable. Only appends may go into it. It is made
+    /// durable `within` that time after its answer, or as soon as the engine does so by itself if that is sooner.
+    fn begin_lax(&self, within: Option<Duration>) -> Result<Box<dyn EngineTx>>;
 
     /// Opens a producer of stamps for a partition: gives the next generation of it, which is durable and fences the one
     /// before, and the sequence that comes next.
@@ -230,6 +231,13 @@ pub trait EngineTx: Send {
     /// # Errors
     /// `Invalid`: lower than what is committed.
     fn progress(&mut self, consumer: &str, topic: TopicId, partition: PartitionId, next: LogOffset) -> Result<()>;
+
+    /// The transaction happens only if `next` is the next offset of the partition when it gets its place.
+    ///
+    /// # Errors
+    /// `Invalid`: no such partition. The commit answers `Conflict` if it is not so, with
+    /// [`Error::next_offset`](crate::Error::next_offset).
+    fn expect_offset(&mut self, topic: TopicId, partition: PartitionId, next: LogOffset) -> Result<()>;
 
     /// Stages a stamp, which says that what the transaction does is done once. Of two transactions with one stamp at
     /// most one happens.

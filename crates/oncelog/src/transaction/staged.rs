@@ -33,8 +33,16 @@ pub(super) struct ReadSet {
 
 /// Records for one partition, in batches that are not too large to be read as one.
 pub(super) struct StagedPartition {
+    /// The partition's next offset must be this one.
+    pub(super) expected: Option<LogOffset>,
     pub(super) partition: Arc<Partition>,
     pub(super) batches: Vec<BatchBuilder>,
+}
+
+impl StagedPartition {
+    pub(super) fn is_empty(&self) -> bool {
+        self.batches.iter().all(BatchBuilder::is_empty)
+    }
 }
 
 /// A transaction that is being filled.
@@ -63,6 +71,8 @@ pub(crate) struct StoreTx {
 enum Undo {
     Row(RowKey, Option<Option<Bytes>>),
     Stamp,
+    /// What was expected of this staged partition before.
+    Expect(usize, Option<LogOffset>),
 }
 
 struct UndoAppend {
@@ -101,7 +111,7 @@ impl StoreTx {
     pub(super) fn is_read_only(&self) -> bool {
         self.writes.is_empty()
             && self.stamps.is_empty()
-            && self.appends.iter().all(|staged| staged.batches.iter().all(BatchBuilder::is_empty))
+            && self.appends.iter().all(|staged| staged.expected.is_none() && staged.is_empty())
     }
 
     fn pin(&mut self) -> &Pin {
@@ -179,7 +189,7 @@ impl StoreTx {
             None => {
                 let partition = Arc::clone(topic.partition(partition)?);
                 self.appends_index.insert((partition.topic, partition.id), self.appends.len());
-                self.appends.push(StagedPartition { partition, batches: vec![BatchBuilder::new()] });
+                self.appends.push(StagedPartition { partition, expected: None, batches: vec![BatchBuilder::new()] });
                 self.appends.len() - 1
             }
         };
@@ -289,6 +299,16 @@ impl EngineTx for StoreTx {
         self.write((system::PROGRESS, system::SHARD, key), Some(value))
     }
 
+    fn expect_offset(&mut self, topic: TopicId, partition: PartitionId, next: LogOffset) -> Result<()> {
+        let topic = self.topic(topic)?;
+        let at = self.staged(&topic, partition)?;
+        let before = self.appends[at].expected.replace(next);
+        if self.marking {
+            self.undo_writes.push(Undo::Expect(at, before));
+        }
+        Ok(())
+    }
+
     fn stamp(&mut self, stamp: &NewStamp<'_>) -> Result<Stamped> {
         StoreTx::stamp(self, stamp)
     }
@@ -303,9 +323,16 @@ impl EngineTx for StoreTx {
     fn rollback(&mut self, mark: TxMark) {
         while self.undo_writes.len() > mark.undo {
             let Some(undo) = self.undo_writes.pop() else { break };
-            let Undo::Row(key, before) = undo else {
-                self.bytes -= self.stamps.pop().map_or(0, |stamp| stamp.bytes());
-                continue;
+            let (key, before) = match undo {
+                Undo::Row(key, before) => (key, before),
+                Undo::Stamp => {
+                    self.bytes -= self.stamps.pop().map_or(0, |stamp| stamp.bytes());
+                    continue;
+                }
+                Undo::Expect(staged, before) => {
+                    self.appends[staged].expected = before;
+                    continue;
+                }
             };
             if let Some(undone) = self.writes.remove(&key) {
                 self.bytes -= row_bytes(&key, &undone);

@@ -1,0 +1,161 @@
+//! Producers: when an append is durable, what it may expect, and what a record can carry.
+#![allow(clippy::unwrap_used, reason = "a test may fail by panic")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use oncelog::clock::Clock;
+use oncelog::disk::MemoryDisk;
+use oncelog::{
+    Bytes, ErrorKind, Header, LogOffset, PartitionId, Producer, Step, Store, StoreOptions, SyncPolicy, TopicDef, Utf8,
+};
+
+const EVENTS: TopicDef<Utf8, Bytes> = TopicDef::new("events");
+
+/// A clock that the test moves, by milliseconds.
+#[derive(Default)]
+struct Hand(AtomicU64);
+
+impl Clock for Hand {
+    fn now_ms(&self) -> i64 {
+        i64::try_from(self.0.load(Ordering::SeqCst)).unwrap()
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::SeqCst))
+    }
+
+    fn sleep(&self, _pause: Duration) {}
+}
+
+fn by_hand() -> (Store, Arc<Hand>) {
+    let clock = Arc::new(Hand::default());
+    let options = StoreOptions::new().disk(Arc::new(MemoryDisk::default())).clock(Arc::clone(&clock) as _);
+    (options.journal_file_bytes(64 << 10).manual_duties().open("/memory").unwrap(), clock)
+}
+
+fn visible(store: &Store) -> u64 {
+    store.offsets("events", PartitionId(0)).unwrap().1.0
+}
+
+fn producer(store: &Store, policy: SyncPolicy) -> Producer<Utf8, Bytes> {
+    store.producer(EVENTS).unwrap().sync_policy(policy)
+}
+
+#[test]
+fn periodic_syncs_when_the_time_is_over() {
+    let (store, clock) = by_hand();
+    let events = producer(&store, SyncPolicy::Periodic(Duration::from_millis(40)));
+    events.append("k", b"v").unwrap();
+    store.run_duties().unwrap();
+    assert_eq!(visible(&store), 0, "not due");
+    clock.0.store(40, Ordering::SeqCst);
+    store.run_duties().unwrap();
+    assert_eq!(visible(&store), 1);
+}
+
+#[test]
+fn periodic_is_kept_by_the_background() {
+    let store = Store::in_memory().unwrap();
+    let events = producer(&store, SyncPolicy::Periodic(Duration::from_millis(20)));
+    events.append("k", b"v").unwrap();
+    let mut consumer = store.consumer(EVENTS, oncelog::ConsumerStyle::ClientTx("c".to_owned())).unwrap();
+    // Waits for it; without the policy that would be some seconds.
+    let clock = oncelog::clock::SystemClock::shared();
+    let start = clock.monotonic();
+    consumer.process(Some(1), |_, _| Ok(oncelog::Outcome::Commit)).unwrap();
+    let waited = clock.monotonic() - start;
+    assert!(waited < Duration::from_secs(1), "{waited:?}");
+}
+
+#[test]
+fn bytes_syncs_with_the_append_that_fills_them() {
+    let (store, _) = by_hand();
+    let events = producer(&store, SyncPolicy::Bytes(30));
+    for (appended, shown) in [(1, 0), (2, 0), (3, 3), (4, 3), (5, 3), (6, 6)] {
+        assert_eq!(events.append("k", b"123456789").unwrap(), LogOffset(appended - 1));
+        assert_eq!(visible(&store), shown, "after {appended}");
+    }
+    events.append_batch([("k", &[0; 40][..])]).unwrap();
+    assert_eq!(visible(&store), 7);
+}
+
+#[test]
+fn flush_makes_all_durable_under_any_policy() {
+    for policy in
+        [SyncPolicy::Always, SyncPolicy::Os, SyncPolicy::Periodic(Duration::from_secs(3)), SyncPolicy::Bytes(u64::MAX)]
+    {
+        let (store, _) = by_hand();
+        let events = producer(&store, policy);
+        events.append("k", b"v").unwrap();
+        events.flush().unwrap();
+        assert_eq!(visible(&store), 1, "{policy:?}");
+    }
+}
+
+#[test]
+fn an_append_that_expects_another_offset_writes_nothing() {
+    let store = Store::in_memory().unwrap();
+    let events = producer(&store, SyncPolicy::Always);
+    let expecting = |offset| events.append_expecting(PartitionId(0), LogOffset(offset), "k", b"v");
+    assert_eq!(expecting(0).unwrap(), LogOffset(0));
+    for offset in [0, 2] {
+        let error = expecting(offset).unwrap_err();
+        assert_eq!((error.kind(), error.next_offset()), (ErrorKind::Conflict, Some(LogOffset(1))));
+    }
+    assert_eq!(expecting(1).unwrap(), LogOffset(1));
+    assert_eq!(visible(&store), 2);
+    assert_eq!(
+        events.append_expecting(PartitionId(9), LogOffset(0), "k", b"v").unwrap_err().kind(),
+        ErrorKind::Invalid
+    );
+
+    // Also without a record of its own, and taken back with what it was staged with.
+    let mut tx = store.begin().unwrap();
+    tx.tx().expect_offset(EVENTS, PartitionId(0), LogOffset(7)).unwrap();
+    assert_eq!(tx.commit().unwrap_err().next_offset(), Some(LogOffset(2)));
+    let mut tx = store.begin().unwrap();
+    tx.tx().expect_offset(EVENTS, PartitionId(0), LogOffset(2)).unwrap();
+    assert!(tx.commit().unwrap().appended.is_empty());
+}
+
+#[test]
+fn of_many_threads_that_expect_one_offset_one_gets_it() {
+    let store = Store::in_memory().unwrap();
+    let events = producer(&store, SyncPolicy::Always);
+    let won = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for offset in 0..50 {
+                    match events.append_expecting(PartitionId(0), LogOffset(offset), "k", b"v") {
+                        Ok(_) => drop(won.fetch_add(1, Ordering::SeqCst)),
+                        Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict),
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(won.load(Ordering::SeqCst), visible(&store));
+}
+
+#[test]
+fn a_record_carries_headers_and_time_through_every_form() {
+    let store = Store::in_memory().unwrap();
+    let headers = [Header { name: "trace", value: Some(b"7") }, Header { name: "empty", value: None }];
+    let events = producer(&store, SyncPolicy::Always);
+    events.append_record(None, Some("k"), Some(b"v"), &headers, Some(-5)).unwrap();
+    store.transact(|tx| tx.append_record(EVENTS, None, Some("k"), None, &headers, Some(12))).unwrap();
+    let config = oncelog::IdempotentProducerConfig::new("gate");
+    store.idempotent_producer(EVENTS, config).unwrap().append_record(None, Some(b"v"), &headers, Some(13)).unwrap();
+    let mut times = Vec::new();
+    let visit = |record: oncelog::RecordView<'_>| {
+        let found: Vec<_> = record.headers().collect();
+        assert_eq!(found, headers);
+        times.push((record.timestamp_ms, record.key.is_some(), record.value.is_some()));
+        Ok(Step::Next)
+    };
+    store.snapshot().unwrap().read("events", PartitionId(0), LogOffset(0), visit).unwrap();
+    assert_eq!(times, [(-5, true, true), (12, true, false), (13, false, true)]);
+}
