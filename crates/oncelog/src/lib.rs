@@ -75,12 +75,12 @@ struct Readme;
 pub use codec::{Bytes, Codec, CodecError, Postcard, U64, Utf8};
 #[cfg(oncelog_mutants)]
 pub use codec::{CheckSite, skip_check};
-pub use consumer::{ConsumerStyle, FailurePolicy, Outcome, RetryPolicy, Visibility, Whence};
+pub use consumer::{ConsumerStyle, FailurePolicy, GapPolicy, Outcome, RetryPolicy, Visibility, Whence};
 pub use error::{Error, ErrorKind, Result};
 pub use handles::{
-    AsEngine, Consumer, GapPolicy, IdempotentProducer, IdempotentProducerConfig, PartitionProgress, Pending, Processor,
-    ProcessorHandle, ProcessorTask, Producer, ProducerStamp, RecordRef, StampedAppend, SyncPolicy, Table, TableDef,
-    TopicDef, Transaction, Tx,
+    AsEngine, Batch, Consumer, ConsumerOptions, IdempotentProducer, IdempotentProducerConfig, PartitionProgress,
+    Pending, Processor, ProcessorHandle, ProcessorTask, Producer, ProducerStamp, RecordRef, StampedAppend, SyncPolicy,
+    Table, TableDef, TopicDef, Transaction, Tx, Waiting,
 };
 pub use ids::{
     Epoch, LogOffset, Lsn, NAME_BYTES_MAX, OwnerId, PartitionId, ProducerEpoch, RecordId, Sequence, ShardId, StoreId,
@@ -94,6 +94,6 @@ pub use store::{
 pub use table::{StateBackend, StateBatch, TableSpec};
 pub use topic::TopicSpec;
 pub use transaction::{
-    Appended, Committed, Engine, EngineTx, NewRecord, NewStamp, PendingCommit, Source, SourceSpec, Stamped, Step,
-    TxMark,
+    Appended, Committed, Engine, EngineTx, Fetched, NewRecord, NewStamp, PendingCommit, Source, SourceSpec, Stamped,
+    Step, TxMark,
 };

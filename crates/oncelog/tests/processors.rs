@@ -487,6 +487,52 @@ fn it_stops_in_a_backlog_in_a_back_off_and_while_it_waits() {
 }
 
 #[test]
+fn a_store_that_is_closed_ends_a_back_off() {
+    let store = Store::in_memory().unwrap();
+    alerts(&store, [7]);
+    let hour = RetryPolicy::new().backoff(Duration::from_secs(3600), Duration::from_secs(3600));
+    // A name that no thread can have.
+    let run = Processor::new("a\0b", ALERTS).retry(hour).start(&store, |_, _| Ok(Outcome::Retry)).unwrap();
+    store.close().unwrap();
+    let (error, _) = in_time(move || {
+        while !run.is_finished() {
+            std::thread::yield_now();
+        }
+        run.stop().unwrap_err()
+    });
+    assert_eq!(error.kind(), ErrorKind::Closed);
+}
+
+/// What a panic carries, and panics again when it is dropped.
+struct Sour;
+
+impl Drop for Sour {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            std::panic::resume_unwind(Box::new("again"));
+        }
+    }
+}
+
+#[test]
+fn a_panic_that_panics_again_leaves_nothing_of_its_record() {
+    let store = Store::in_memory().unwrap();
+    alerts(&store, [1, 3, 1]);
+    let mut task = Processor::new("p", ALERTS)
+        .build(store.as_engine(), |record, tx| {
+            tx.table(COUNTER)?.update("calls that count", |old| old.unwrap_or(0) + 1)?;
+            if record.value()? == 3 { std::panic::resume_unwind(Box::new(Sour)) } else { Ok(Outcome::Commit) }
+        })
+        .unwrap();
+    let passed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| task.step(None)));
+    assert!(passed.is_err(), "such a panic is the caller's");
+    let _ = task.step(Some(0)).unwrap();
+    drop(task);
+    assert_eq!(store.snapshot().unwrap().get(COUNTER, "calls that count").unwrap(), Some(1));
+    assert_eq!(store.committed_offsets("p", "alerts").unwrap(), [LogOffset(1)]);
+}
+
+#[test]
 fn a_break_of_one_thread_ends_all() {
     let store = Store::in_memory().unwrap();
     fill(&store, 100);

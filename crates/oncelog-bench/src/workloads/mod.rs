@@ -18,6 +18,8 @@ pub(crate) fn all() -> Vec<Box<dyn Workload>> {
         Box::new(durable::THREADS_64),
         Box::new(read::RECORDS_100),
         Box::new(read::RECORDS_1K),
+        Box::new(read::FUNCTION_100),
+        Box::new(read::PROCESSOR_100),
         Box::new(once::ONE_BY_ONE),
         Box::new(once::ONE_AHEAD),
         Box::new(once::HUNDREDS),

@@ -1,14 +1,15 @@
 //! Reading everything in order, from the page cache, with checksums compared.
 //!
 //! Each pass starts at the first record. Timed: the passes; the bytes were written in batches and synced before.
-//! Oncelog reads as a processor whose function looks at the lengths of key and value, and commits its progress once,
-//! durably, at the end of a pass: that commit is in its time.
+//! Oncelog reads batch by batch as a consumer that remembers nothing; or hands each record to a function of such a
+//! consumer; or to that of a processor, which commits its progress once, durably, at the end of a pass: that commit is
+//! in its time.
 
 use std::hint::black_box;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use oncelog::{AsEngine, Outcome, Processor, SyncPolicy};
+use oncelog::{AsEngine, ConsumerStyle, Outcome, Processor, Store, SyncPolicy, Whence};
 
 use crate::Result;
 use crate::figures::Figures;
@@ -26,18 +27,42 @@ pub(super) struct Reading {
     record_bytes: usize,
     batches: usize,
     passes: usize,
+    through: Through,
+}
+
+/// How Oncelog reads.
+#[derive(Clone, Copy)]
+enum Through {
+    Batches,
+    Function,
+    Processor,
 }
 
 pub(super) const RECORDS_100: Reading = Reading {
     name: "read-100",
-    about: "sequential read, warm, 100 B; oncelog: a processor, one durable commit of its progress a pass",
+    about: "sequential read, warm, 100 B; oncelog: a NonTx consumer, batch by batch",
     record_bytes: 100,
     batches: 1000,
     passes: 5,
+    through: Through::Batches,
 };
 
 pub(super) const RECORDS_1K: Reading =
-    Reading { name: "read-1k", about: "the same, 1 KiB", record_bytes: 1024, batches: 200, passes: 5 };
+    Reading { name: "read-1k", about: "the same, 1 KiB", record_bytes: 1024, batches: 200, ..RECORDS_100 };
+
+pub(super) const FUNCTION_100: Reading = Reading {
+    name: "read-function-100",
+    about: "as read-100; oncelog: each record handed to the function of a NonTx consumer",
+    through: Through::Function,
+    ..RECORDS_100
+};
+
+pub(super) const PROCESSOR_100: Reading = Reading {
+    name: "read-processor-100",
+    about: "as read-100; oncelog: a processor, one durable commit of its progress a pass",
+    through: Through::Processor,
+    ..RECORDS_100
+};
 
 impl Workload for Reading {
     fn name(&self) -> &'static str {
@@ -57,7 +82,7 @@ impl Workload for Reading {
         let (batches, passes) = (size.pick(self.batches, 4), size.pick(self.passes, 1));
         let expected = Seen::of(&records, batches);
         let (seen, elapsed, syncs) = match subject {
-            Subject::Oncelog => store(dir, size, &records, batches, passes)?,
+            Subject::Oncelog => store(dir, size, &records, (batches, passes), self.through)?,
             yardstick => log(yardstick, dir, &records, batches, passes)?,
         };
         if seen != expected {
@@ -117,7 +142,13 @@ fn log(
     Ok((seen, elapsed, log.syncs() - before))
 }
 
-fn store(dir: &Path, size: Size, records: &Records, batches: usize, passes: usize) -> Result<(Seen, Duration, u64)> {
+fn store(
+    dir: &Path,
+    size: Size,
+    records: &Records,
+    (batches, passes): (usize, usize),
+    through: Through,
+) -> Result<(Seen, Duration, u64)> {
     let subject = SubjectStore::open(dir, size)?;
     let producer = subject.store.producer(TOPIC)?.sync_policy(SyncPolicy::Os);
     for _ in 0..batches {
@@ -129,19 +160,48 @@ fn store(dir: &Path, size: Size, records: &Records, batches: usize, passes: usiz
     let (mut seen, mut elapsed) = (Seen::default(), Duration::ZERO);
     for pass in 0..passes {
         seen = Seen::default();
-        let processor = Processor::new(&format!("reader-{pass}"), TOPIC);
-        // One commit for all.
-        let processor = processor.commit_records(u64::MAX).commit_interval(Duration::from_secs(3600));
-        let mut task = processor.build(subject.store.as_engine(), |record, _| {
-            seen.add(record.key()?, record.value()?);
-            Ok(Outcome::Commit)
-        })?;
-        let start = Instant::now();
-        task.step(None)?;
-        elapsed += start.elapsed();
+        elapsed += match through {
+            Through::Batches => by_batches(&subject.store, &mut seen)?,
+            Through::Function => by_function(&subject.store, &mut seen)?,
+            Through::Processor => by_processor(&subject.store, &format!("reader-{pass}"), &mut seen)?,
+        };
     }
     let syncs = subject.syncs() - before;
     drop(producer);
     subject.store.close()?;
     Ok((seen, elapsed, syncs))
+}
+
+fn by_batches(store: &Store, seen: &mut Seen) -> Result<Duration> {
+    let mut consumer = store.consumer(TOPIC, ConsumerStyle::NonTx(Whence::Oldest))?;
+    let start = Instant::now();
+    while let Some(batch) = consumer.next_batch()? {
+        for record in batch {
+            let record = record?;
+            seen.add(record.key()?, record.value()?);
+        }
+    }
+    Ok(start.elapsed())
+}
+
+fn by_function(store: &Store, seen: &mut Seen) -> Result<Duration> {
+    let mut consumer = store.consumer(TOPIC, ConsumerStyle::NonTx(Whence::Oldest))?;
+    let start = Instant::now();
+    consumer.try_process(None, |record, _| {
+        seen.add(record.key()?, record.value()?);
+        Ok(Outcome::Commit)
+    })?;
+    Ok(start.elapsed())
+}
+
+fn by_processor(store: &Store, name: &str, seen: &mut Seen) -> Result<Duration> {
+    // One commit for all.
+    let processor = Processor::new(name, TOPIC).commit_records(u64::MAX).commit_interval(Duration::from_secs(3600));
+    let mut task = processor.build(store.as_engine(), |record, _| {
+        seen.add(record.key()?, record.value()?);
+        Ok(Outcome::Commit)
+    })?;
+    let start = Instant::now();
+    task.step(None)?;
+    Ok(start.elapsed())
 }

@@ -37,12 +37,28 @@ pub enum Visibility {
     Written,
 }
 
+/// What happens when the records that should come next are gone: by retention, by a power cut or by a repair.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GapPolicy {
+    /// An error of kind `Gap` says which ones; it comes again until the gap is skipped.
+    #[default]
+    Stop,
+    /// What is lost is logged as a warning, and the next record comes.
+    Skip,
+}
+
 /// Who gets which records, and what is remembered of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConsumerStyle {
+    /// The fastest: nothing is remembered, each opening begins where it says. Each record at least once, for as long
+    /// as the handle lives: it is handed out again where its effects could not be committed.
+    NonTx(Whence),
     /// Each record once for this consumer id: its progress is committed in the same step as the effects of the record.
     ClientTx(String),
+    /// Each record once over all consumers of the topic that have this style; there is one of them at a time.
+    GlobalTx,
 }
 
 /// What a processing function answers for a record.

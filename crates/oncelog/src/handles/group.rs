@@ -165,15 +165,16 @@ impl Group {
         let Some(inner) = self.tx.as_deref_mut() else { return Err(Error::closed()) };
         let mark = inner.mark();
         let mut tx = Tx { engine: &*self.engine, inner, bindings: &mut self.bindings, scope };
-        let ended = match catch_unwind(AssertUnwindSafe(|| call(record, &mut tx))) {
+        let ended = catch_unwind(AssertUnwindSafe(|| call(record, &mut tx)));
+        // Before anything else: what a panic carries may panic again when it is dropped.
+        if !matches!(ended, Ok(Ok(Outcome::Commit))) {
+            inner.rollback(mark);
+        }
+        Ok(match ended {
             Ok(Ok(outcome)) => Ended::Answered(outcome),
             Ok(Err(error)) => Ended::Failed(error),
             Err(panic) => Ended::Panicked(text_of(&*panic)),
-        };
-        if !matches!(ended, Ended::Answered(Outcome::Commit)) {
-            inner.rollback(mark);
-        }
-        Ok(ended)
+        })
     }
 
     fn begin(&mut self) -> Result<()> {
@@ -228,7 +229,8 @@ impl Group {
         Ok(())
     }
 
-    /// Commits what came before, so that it does not wait for the record that is tried again, then pauses.
+    /// Commits what came before, so that it does not wait for the record that is tried again, then pauses; not longer
+    /// than the engine is there.
     fn back_off(&mut self, pause: Duration, stop: &dyn Fn() -> bool) -> Result<()> {
         self.submit()?;
         self.settle(0)?;
@@ -237,6 +239,8 @@ impl Group {
             let piece = left.min(PAUSE_PIECE);
             self.engine.pause(piece);
             left -= piece;
+            self.begin()?;
+            self.tx = None;
         }
         Ok(())
     }
@@ -287,9 +291,9 @@ impl Group {
         Ok(())
     }
 
-    /// Waits until at most `in_flight` groups have no answer yet.
+    /// Takes the answers that are there, and waits until at most `in_flight` groups have none yet.
     pub(super) fn settle(&mut self, in_flight: usize) -> Result<()> {
-        while self.waiting.len() > in_flight {
+        while self.waiting.len() > in_flight || self.waiting.front().is_some_and(|(oldest, _)| oldest.is_done()) {
             let Some((oldest, filled)) = self.waiting.pop_front() else { break };
             oldest.wait()?;
             self.progress.add(filled.records, filled.dead_letters, &filled.positions);
@@ -350,7 +354,7 @@ impl Filled {
     }
 }
 
-fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+pub(super) fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }

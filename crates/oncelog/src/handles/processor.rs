@@ -20,7 +20,7 @@ use super::running::{self, ProcessorHandle};
 use super::tx::Tx;
 use super::worker::{End, InputName, Settings, Worker};
 use crate::codec::{Bytes, Codec};
-use crate::consumer::{FailurePolicy, Outcome, RetryPolicy, Rules};
+use crate::consumer::{FailurePolicy, GapPolicy, Outcome, RetryPolicy, Rules};
 use crate::error::{Error, Result};
 use crate::ids::{self, TopicId};
 use crate::table::TableSpec;
@@ -94,17 +94,6 @@ struct NamedTable {
 
 /// The function of a further input, on raw records.
 type RawCall = dyn Fn(&AtHand<'_>, &mut Tx<'_>) -> Result<Outcome> + Send + Sync;
-
-/// What a processor on its threads does when the records that should come next are gone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum GapPolicy {
-    /// Stops with the error of kind `Gap`, and again when started again.
-    #[default]
-    Stop,
-    /// Logs what is lost as a warning, and goes on behind it.
-    Skip,
-}
 
 impl<K: Codec, V: Codec> Processor<K, V> {
     /// A processor of that name over `input`. The name is its consumer id: its progress is kept under it.
@@ -347,7 +336,7 @@ impl<K: Codec, V: Codec> Processor<K, V> {
 }
 
 /// What is wrong with a dead-letter topic for these inputs.
-fn complaint_of_dead_letters(topic: &TopicSpec, inputs: &[TopicSpec]) -> Option<&'static str> {
+pub(super) fn complaint_of_dead_letters(topic: &TopicSpec, inputs: &[TopicSpec]) -> Option<&'static str> {
     if inputs.iter().any(|input| input.name == topic.name) {
         return Some("it is an input too, so records would come round for ever");
     }

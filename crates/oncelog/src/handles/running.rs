@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::processor::{GapPolicy, ProcessorTask};
+use super::processor::ProcessorTask;
 use super::progress::Progress;
 use super::record::RecordRef;
 use super::tx::Tx;
 use super::worker::{End, InputName};
 use crate::codec::Codec;
-use crate::consumer::Outcome;
+use crate::consumer::{GapPolicy, Outcome};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, TopicId};
 use crate::transaction::Engine;
@@ -82,7 +82,9 @@ where
     let mut handle = ProcessorHandle { shared, threads: Vec::new(), inputs, progress };
     for (number, task) in tasks.into_iter().enumerate() {
         let mut end = EndOfAll { shared: Arc::clone(&handle.shared), orderly: false };
-        let thread = spawn(format!("oncelog-{name}-{number}"), move || end.drive(task, gaps))
+        // No thread can have a NUL in its name.
+        let name = format!("oncelog-{name}-{number}").replace('\0', "\u{fffd}");
+        let thread = spawn(name, move || end.drive(task, gaps))
             .map_err(|error| Error::new(ErrorKind::Unavailable, "no thread for the processor").because(error))?;
         handle.threads.push(thread);
     }

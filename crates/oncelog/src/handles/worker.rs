@@ -16,7 +16,7 @@ use super::progress::Progress;
 use super::tx::Tx;
 use crate::consumer::{Outcome, Rules};
 use crate::error::Result;
-use crate::ids::TopicId;
+use crate::ids::{LogOffset, PartitionId, TopicId};
 use crate::transaction::{Engine, Source, Step};
 use crate::wake::{Arc, Signal};
 
@@ -159,9 +159,19 @@ impl Worker {
     /// Steps over offsets that are gone, which an error of kind `Gap` told of; the step is durable on return.
     pub(super) fn skip_gap(&mut self) -> Result<()> {
         let Some((topic, partition, lost)) = self.source.gap() else { return Ok(()) };
-        self.group.pass(topic, partition, lost.end)?;
+        self.pass(topic, partition, lost.end)?;
         self.source.seek(topic, partition, lost.end);
         Ok(())
+    }
+
+    /// Commits that everything before `next` is done with; durable on return.
+    pub(super) fn pass(&mut self, topic: TopicId, partition: PartitionId, next: LogOffset) -> Result<()> {
+        self.group.pass(topic, partition, next)
+    }
+
+    /// The records, for whoever takes them without a function and tells by [`Worker::pass`] what is done with.
+    pub(super) fn source(&mut self) -> &mut dyn Source {
+        &mut *self.source
     }
 
     pub(super) fn wait(&mut self, limit: Duration, enough: &dyn Fn() -> bool) {

@@ -34,7 +34,7 @@ pub(crate) use batch::{BatchBuilder, Draft, Mark};
 pub(crate) use head::{BATCH_HEAD_BYTES, BatchHead, place_checksum, place_of, set_base_offset, set_place};
 pub use owned::Record;
 pub(crate) use partition::partition_of;
-pub(crate) use view::Batch;
+pub(crate) use view::{Batch, Records};
 pub use view::{Headers, RecordView};
 
 /// A name and a value that travel beside the content of a record. Names need not differ within a record.

@@ -19,6 +19,8 @@ pub(crate) struct BatchReader {
     block: Vec<u8>,
     /// Where the next batch starts.
     position: u64,
+    /// The batch before it, once one was read: its length, and the offset behind its records.
+    current: (usize, LogOffset),
     /// Batches at or behind this position are not looked at; moves with the segment's end.
     end: SegmentEnd,
 }
@@ -28,7 +30,7 @@ impl BatchReader {
     pub(crate) fn seek(segment: Arc<Segment>, from: LogOffset) -> Result<BatchReader> {
         let position = segment.index().nearest(from);
         let end = segment.end();
-        let mut reader = BatchReader { segment, block_start: 0, block: Vec::new(), position, end };
+        let mut reader = BatchReader { segment, block_start: 0, block: Vec::new(), position, current: (0, from), end };
         while reader.position < reader.end.position {
             let head = reader.load_head()?;
             reader.segment.index().add(head.base_offset, reader.position);
@@ -45,25 +47,43 @@ impl BatchReader {
     }
 
     /// The next batch, unless it starts at or after offset `limit` or at the end of the segment.
+    #[cfg(test)]
     pub(crate) fn next(&mut self, limit: LogOffset) -> Result<Option<Batch<'_>>> {
+        if self.advance(limit)? { self.current().map(Some) } else { Ok(None) }
+    }
+
+    /// Reads the next batch, which becomes the current one; `false` when it starts at or after offset `limit` or at the
+    /// end of the segment.
+    pub(crate) fn advance(&mut self, limit: LogOffset) -> Result<bool> {
         if self.position >= self.end.position {
             self.end = self.segment.end();
             if self.position >= self.end.position {
-                return Ok(None);
+                return Ok(false);
             }
         }
         let head = self.load_head()?;
         if head.base_offset >= limit {
-            return Ok(None);
+            return Ok(false);
         }
-        let position = self.position;
         self.load(head.bytes)?;
         self.position += head.bytes as u64;
-        // In the buffer, as `load` has just seen to.
+        self.current = (head.bytes, head.next_offset());
+        Ok(true)
+    }
+
+    /// The offset behind the current batch.
+    pub(crate) fn next_offset(&self) -> LogOffset {
+        self.current.1
+    }
+
+    /// The current batch, with its checksum compared.
+    pub(crate) fn current(&self) -> Result<Batch<'_>> {
+        let (len, _) = self.current;
+        let position = self.position - len as u64;
+        // In the buffer, as `advance` has seen to.
         let start = usize::try_from(position - self.block_start).unwrap_or(usize::MAX);
-        let bytes = &self.block[start..start + head.bytes];
-        let batch = Batch::check(bytes).map_err(|error| Error::corrupt(&self.segment.path, position, error))?;
-        Ok(Some(batch))
+        let bytes = &self.block[start..start + len];
+        Batch::check(bytes).map_err(|error| Error::corrupt(&self.segment.path, position, error))
     }
 
     /// The head of the batch at `position`, believed only if it was written for this place.

@@ -39,11 +39,11 @@ pub use report::{LostOffsets, RecoveryReport, TornTailReport};
 pub use snapshot::Snapshot;
 
 use crate::codec::Codec;
-use crate::consumer::{ConsumerStyle, RetryPolicy};
 use crate::disk::{Disk, MemoryDisk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handles::{
-    AsEngine, Consumer, IdempotentProducer, IdempotentProducerConfig, Producer, TopicDef, Transaction, Tx,
+    AsEngine, Consumer, ConsumerOptions, IdempotentProducer, IdempotentProducerConfig, Producer, TopicDef, Transaction,
+    Tx,
 };
 use crate::ids::{Epoch, LogOffset, OwnerId, PartitionId, StoreId};
 use crate::table::{SnapshotBackend, Tables};
@@ -151,25 +151,18 @@ impl Store {
         IdempotentProducer::open(self.as_engine(), &topic, config)
     }
 
-    /// Reads `topic`, which is made if it does not exist, in the given style.
+    /// Reads `topic`, which is made if it does not exist, in the given [`ConsumerStyle`](crate::ConsumerStyle), or as
+    /// [`ConsumerOptions`] say in more detail.
     ///
     /// # Errors
-    /// `Locked`: another handle consumes under this id; `Invalid`: the topic exists and differs, or a bad name.
-    pub fn consumer<K: Codec, V: Codec>(&self, topic: TopicDef<K, V>, style: ConsumerStyle) -> Result<Consumer<K, V>> {
-        Consumer::open(self.as_engine(), &topic, &style)
-    }
-
-    /// As [`Store::consumer`], with a say in when a record is tried again.
-    ///
-    /// # Errors
-    /// As [`Store::consumer`].
-    pub fn consumer_with_retry<K: Codec, V: Codec>(
+    /// `Locked`: another handle consumes under this id, or globally. `Invalid`: the topic exists and differs, a bad
+    /// name, a partition that is not there, or a position behind the end.
+    pub fn consumer<K: Codec, V: Codec>(
         &self,
         topic: TopicDef<K, V>,
-        style: ConsumerStyle,
-        retry: RetryPolicy,
+        how: impl Into<ConsumerOptions>,
     ) -> Result<Consumer<K, V>> {
-        Consumer::with_retry(self.as_engine(), &topic, &style, retry)
+        Consumer::open(self.as_engine(), &topic, &how.into())
     }
 
     /// A transaction in the long form.

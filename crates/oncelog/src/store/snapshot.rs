@@ -131,7 +131,7 @@ impl Snapshot {
         let mut next = from;
         loop {
             let batch = match reader.poll(limit)? {
-                Polled::Batch(batch) => batch,
+                Polled::Batch => reader.current()?,
                 Polled::Gap(lost) => return Err(Error::lost(topic, partition.0, lost)),
                 Polled::End => return Ok(next),
             };

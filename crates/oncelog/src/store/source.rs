@@ -8,18 +8,19 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::{Core, Store};
-use crate::consumer::{Visibility, Whence};
+use crate::consumer::{GapPolicy, Visibility, Whence};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, Lsn, PartitionId, TopicId};
 use crate::record::RecordView;
 use crate::topic::{Partition, PartitionReader, Polled, Topic};
-use crate::transaction::{EngineTx, Source, SourceSpec, Step, system};
+use crate::transaction::{EngineTx, Fetched, Source, SourceSpec, Step, system};
 use crate::wake::Arc;
 
 /// A consumer's cursors, one for each partition; shares the claim on the consumer's id with its sisters.
 pub(super) struct StoreSource {
     store: Store,
     visibility: Visibility,
+    gaps: GapPolicy,
     cursors: Vec<Cursor>,
     /// Where the next poll begins, so that no partition starves.
     turn: usize,
@@ -110,6 +111,7 @@ impl StoreSource {
         let source = |_| StoreSource {
             store: store.clone(),
             visibility: spec.visibility,
+            gaps: spec.gaps,
             cursors: Vec::new(),
             turn: 0,
             gap: None,
@@ -127,6 +129,44 @@ impl StoreSource {
 
     fn shown(&self) -> Lsn {
         self.store.inner.core.shown(self.visibility)
+    }
+
+    /// Reads a batch of the partition whose turn it is; gives which one, `None` when there is nothing more.
+    fn advance(&mut self) -> Result<Option<usize>> {
+        let core = &self.store.inner.core;
+        core.check_open()?;
+        self.gap = None;
+        let shown = core.shown(self.visibility);
+        let count = self.cursors.len();
+        loop {
+            let chosen = (0..count).map(|step| (self.turn + step) % count).find_map(|at| {
+                let limit = self.cursors[at].reader.partition().end_at(shown);
+                (self.cursors[at].next < limit).then_some((at, limit))
+            });
+            let Some((at, limit)) = chosen else { return Ok(None) };
+            let cursor = &mut self.cursors[at];
+            cursor.reader.seek(cursor.next);
+            match cursor.reader.poll(limit)? {
+                Polled::Batch => {
+                    self.turn = at + 1;
+                    return Ok(Some(at));
+                }
+                Polled::End => return Ok(None),
+                Polled::Gap(lost) => {
+                    let error = Error::lost(&cursor.topic.spec.name, cursor.partition.0, lost.clone());
+                    match self.gaps {
+                        GapPolicy::Skip => {
+                            tracing::warn!(%error, "a consumer goes on behind records that are lost");
+                            cursor.next = lost.end;
+                        }
+                        _ => {
+                            self.gap = Some((cursor.topic.id, cursor.partition, lost));
+                            return Err(error);
+                        }
+                    }
+                }
+            }
+        }
     }
 
     fn has_more(&self) -> bool {
@@ -220,8 +260,8 @@ impl Place {
             match reader.poll(end)? {
                 Polled::End => return Ok(end),
                 Polled::Gap(lost) => reader.seek(lost.end),
-                Polled::Batch(batch) => {
-                    for record in batch.records() {
+                Polled::Batch => {
+                    for record in reader.current()?.records() {
                         let record = record.map_err(|error| self.malformed(&error))?;
                         if record.timestamp_ms >= timestamp_ms {
                             return Ok(record.offset);
@@ -239,33 +279,16 @@ impl Place {
 }
 
 impl Cursor {
-    /// Hands out what is visible in this partition, one batch at a time.
-    fn poll_batch(
+    /// Hands out the records of the current batch.
+    fn visit(
         &mut self,
-        limit: LogOffset,
         done: &mut u64,
-        gap: &mut Option<(TopicId, PartitionId, Range<LogOffset>)>,
         visit: &mut dyn FnMut(TopicId, PartitionId, RecordView<'_>) -> Result<Step>,
     ) -> Result<Stopped> {
-        self.reader.seek(self.next);
-        let batch = match self.reader.poll(limit)? {
-            Polled::Batch(batch) => batch,
-            Polled::End => return Ok(Stopped::Drained),
-            Polled::Gap(lost) => {
-                let error = Error::lost(&self.topic.spec.name, self.partition.0, lost.clone());
-                *gap = Some((self.topic.id, self.partition, lost));
-                return Err(error);
-            }
-        };
+        let batch = self.reader.current()?;
         let behind = batch.next_offset();
-        for record in batch.records() {
-            let record = record.map_err(|error| {
-                let what = format!("topic {:?}, partition {}: {error}", self.topic.spec.name, self.partition);
-                Error::new(ErrorKind::Corrupt, what)
-            })?;
-            if record.offset < self.next {
-                continue;
-            }
+        for record in Fetched::new(self.topic.id, &self.topic.spec.name, self.partition, self.next, batch) {
+            let record = record?;
             match visit(self.topic.id, self.partition, record)? {
                 Step::Stay => return Ok(Stopped::ByVisitor),
                 step => {
@@ -288,27 +311,27 @@ impl Source for StoreSource {
     }
 
     fn poll(&mut self, visit: &mut dyn FnMut(TopicId, PartitionId, RecordView<'_>) -> Result<Step>) -> Result<u64> {
-        let core = Arc::clone(&self.store.inner.core);
-        core.check_open()?;
-        self.gap = None;
-        let (mut done, mut idle) = (0, 0);
-        let count = self.cursors.len();
-        while idle < count {
-            let at = self.turn % count;
-            let cursor = &mut self.cursors[at];
-            let limit = cursor.reader.partition().end_at(core.shown(self.visibility));
-            if cursor.next >= limit {
-                idle += 1;
-                self.turn = at + 1;
-                continue;
-            }
-            idle = 0;
-            match cursor.poll_batch(limit, &mut done, &mut self.gap, visit)? {
-                Stopped::Drained => self.turn = at + 1,
-                Stopped::ByVisitor => return Ok(done),
+        let mut done = 0;
+        while let Some(at) = self.advance()? {
+            match self.cursors[at].visit(&mut done, visit) {
+                Ok(Stopped::Drained) => {}
+                stopped => {
+                    // The same partition again: its batch is not done with.
+                    self.turn = at;
+                    return stopped.map(|_| done);
+                }
             }
         }
         Ok(done)
+    }
+
+    fn poll_batch(&mut self) -> Result<Option<Fetched<'_>>> {
+        let Some(at) = self.advance()? else { return Ok(None) };
+        let cursor = &mut self.cursors[at];
+        let (from, topic) = (cursor.next, &cursor.topic);
+        let batch = cursor.reader.current()?;
+        cursor.next = batch.next_offset();
+        Ok(Some(Fetched::new(topic.id, &topic.spec.name, cursor.partition, from, batch)))
     }
 
     fn seek(&mut self, topic: TopicId, partition: PartitionId, next: LogOffset) {

@@ -17,9 +17,10 @@ pub(crate) struct PartitionReader {
 }
 
 /// What comes next in a partition.
-pub(crate) enum Polled<'a> {
-    /// A batch that holds the next record, and maybe records before it.
-    Batch(Batch<'a>),
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Polled {
+    /// A batch that holds the next record, and maybe records before it; it is the current one.
+    Batch,
     /// These offsets should come next and are gone.
     Gap(Range<LogOffset>),
     /// Nothing below the limit.
@@ -44,8 +45,8 @@ impl PartitionReader {
         }
     }
 
-    /// The batch with the next record, below `limit`. The cursor stands behind that batch afterwards.
-    pub(crate) fn poll(&mut self, limit: LogOffset) -> Result<Polled<'_>> {
+    /// Reads the batch with the next record, below `limit`. The cursor stands behind that batch afterwards.
+    pub(crate) fn poll(&mut self, limit: LogOffset) -> Result<Polled> {
         if self.next >= limit {
             return Ok(Polled::End);
         }
@@ -58,17 +59,37 @@ impl PartitionReader {
             if base > self.next {
                 return Ok(Polled::Gap(self.next..base.min(limit)));
             }
-            self.reader = Some(BatchReader::seek(segment, self.next)?);
+            self.reader = None;
+            match BatchReader::seek(segment, self.next) {
+                Ok(reader) => self.reader = Some(reader),
+                Err(error) => return self.removed(limit).ok_or(error),
+            }
         }
         let Some(reader) = &mut self.reader else { return Ok(Polled::End) };
-        let segment = Arc::clone(reader.segment());
-        match reader.next(limit)? {
-            Some(batch) if batch.next_offset() > self.next => {
-                self.next = batch.next_offset();
-                Ok(Polled::Batch(batch))
+        match reader.advance(limit) {
+            Ok(true) if reader.next_offset() > self.next => {
+                self.next = reader.next_offset();
+                Ok(Polled::Batch)
             }
             // The end of the segment says that there are records behind `next`.
-            _ => Err(Error::corrupt(&segment.path, 0, format!("record {} is missing from its segment", self.next))),
+            Ok(_) => {
+                let path = &reader.segment().path;
+                let what = format!("record {} is missing from its segment", self.next);
+                Err(Error::corrupt(path, 0, what))
+            }
+            Err(error) => self.removed(limit).ok_or(error),
         }
+    }
+
+    /// The current batch, with its checksum compared.
+    pub(crate) fn current(&self) -> Result<Batch<'_>> {
+        self.reader.as_ref().ok_or_else(Error::closed)?.current()
+    }
+
+    /// What was removed while it was about to be read: its segment is then no longer one of the partition's, and that
+    /// its file cannot be read means nothing.
+    fn removed(&self, limit: LogOffset) -> Option<Polled> {
+        let start = self.partition.start();
+        (start > self.next).then(|| Polled::Gap(self.next..start.min(limit)))
     }
 }

@@ -26,8 +26,8 @@ mod topics;
 pub(crate) use apply::Applier;
 pub(crate) use commit::{Limits, Pipeline};
 pub use engine::{
-    Appended, Committed, Engine, EngineTx, NewRecord, NewStamp, PendingCommit, Source, SourceSpec, Stamped, Step,
-    TxMark,
+    Appended, Committed, Engine, EngineTx, Fetched, NewRecord, NewStamp, PendingCommit, Source, SourceSpec, Stamped,
+    Step, TxMark,
 };
 pub(crate) use recover::Replayer;
 pub(crate) use staged::StoreTx;

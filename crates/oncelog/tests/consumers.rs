@@ -1,0 +1,392 @@
+//! Styles of consumers, where they begin, and their forms: with a function, as iterators, batch by batch.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and makes its own files")]
+
+use std::time::Duration;
+
+use oncelog::{
+    Consumer, ConsumerOptions, ConsumerStyle, Error, ErrorKind, FailurePolicy, LogOffset, Outcome, PartitionId,
+    RetryPolicy, Store, SyncPolicy, TableDef, TopicDef, U64, Utf8, Visibility, Whence, commit, skip, stop,
+};
+
+const LINES: TopicDef<Utf8, U64> = TopicDef::new("lines");
+const WIDE: TopicDef<Utf8, U64> = TopicDef::new("wide").partitions(4);
+const OUT: TopicDef<Utf8, U64> = TopicDef::new("out");
+const SUMS: TableDef<Utf8, U64> = TableDef::new("sums");
+
+fn client(id: &str) -> ConsumerStyle {
+    ConsumerStyle::ClientTx(id.to_owned())
+}
+
+fn plain(whence: Whence) -> ConsumerStyle {
+    ConsumerStyle::NonTx(whence)
+}
+
+fn fill(store: &Store, values: impl IntoIterator<Item = u64>) {
+    let producer = store.producer(LINES).unwrap();
+    for value in values {
+        producer.append("k", &value).unwrap();
+    }
+}
+
+/// The values of what a consumer still gives.
+fn values(consumer: &mut Consumer<Utf8, U64>) -> Vec<u64> {
+    consumer.map(|record| value_of(&record.unwrap())).collect()
+}
+
+fn value_of(record: &oncelog::Record) -> u64 {
+    u64::from_be_bytes(record.value.as_deref().unwrap().try_into().unwrap())
+}
+
+#[test]
+fn a_consumer_begins_where_it_is_told() {
+    let store = Store::in_memory().unwrap();
+    let producer = store.producer(LINES).unwrap();
+    for at in 0..10u64 {
+        let time = 1000 * i64::try_from(at).unwrap();
+        producer.append_record(None, None, Some(&at), &[], Some(time)).unwrap();
+    }
+    let from = |whence| values(&mut store.consumer(LINES, plain(whence)).unwrap());
+    assert_eq!(from(Whence::Oldest), (0..10).collect::<Vec<_>>());
+    assert_eq!(from(Whence::Latest), []);
+    assert_eq!(from(Whence::Position(LogOffset(7))), [7, 8, 9]);
+    assert_eq!(from(Whence::Position(LogOffset(10))), []);
+    assert_eq!(from(Whence::Time(7000)), [7, 8, 9]);
+    assert_eq!(from(Whence::Time(7001)), [8, 9]);
+    assert_eq!(from(Whence::Time(i64::MIN)).len(), 10);
+    assert_eq!(from(Whence::Time(i64::MAX)), []);
+    let error = store.consumer(LINES, plain(Whence::Position(LogOffset(11)))).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.to_string().contains("position 11") && error.to_string().contains("lines"), "{error}");
+}
+
+#[test]
+fn time_is_looked_up_in_the_order_of_offsets() {
+    let store = Store::in_memory().unwrap();
+    let producer = store.producer(LINES).unwrap();
+    // A clock that went back: the first record at or after the time, not the last jump.
+    for (value, time) in [(0, 10), (1, 50), (2, 20), (3, 60)] {
+        producer.append_record(None, None, Some(&value), &[], Some(time)).unwrap();
+    }
+    let from = |time| values(&mut store.consumer(LINES, plain(Whence::Time(time))).unwrap());
+    assert_eq!(from(15), [1, 2, 3]);
+    assert_eq!(from(55), [3]);
+}
+
+#[test]
+fn where_a_remembered_consumer_begins_is_found_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = Store::open(&path).unwrap();
+    fill(&store, 0..3);
+    let how = || ConsumerOptions::new(client("late")).start(Whence::Latest);
+    drop(store.consumer(LINES, how()).unwrap());
+    // It has read nothing, and this comes after it was made: it is not to be lost.
+    fill(&store, 3..5);
+    drop(store);
+    let store = Store::open(&path).unwrap();
+    assert_eq!(values(&mut store.consumer(LINES, how()).unwrap()), [3, 4]);
+    // Its own progress is stronger than what it is told now.
+    let mut again = store.consumer(LINES, ConsumerOptions::new(client("late")).start(Whence::Oldest)).unwrap();
+    assert_eq!(values(&mut again), []);
+}
+
+#[test]
+fn a_style_that_forgets_leaves_no_trace() {
+    let store = Store::in_memory().unwrap();
+    fill(&store, 0..3);
+    let before = store.snapshot().unwrap().lsn();
+    // Two at once, and nothing is written.
+    let mut one = store.consumer(LINES, plain(Whence::Oldest)).unwrap();
+    let mut two = store.consumer(LINES, plain(Whence::Oldest)).unwrap();
+    assert_eq!(one.try_process(Some(2), |_, _| commit!()).unwrap(), 2);
+    assert_eq!(values(&mut two), [0, 1, 2]);
+    assert_eq!(values(&mut one), [2]);
+    one.commit().unwrap();
+    assert_eq!(store.snapshot().unwrap().lsn(), before);
+}
+
+#[test]
+fn effects_of_a_style_that_forgets_are_durable_on_return() {
+    let store = Store::in_memory().unwrap();
+    fill(&store, 1..=2500);
+    let mut consumer = store.consumer(LINES, plain(Whence::Oldest)).unwrap();
+    let mut most_staged = 0;
+    let done = consumer.try_process(None, |record, tx| {
+        let value = record.value()?;
+        if value % 2 == 1 {
+            skip!()
+        }
+        let sum = tx.table(SUMS)?.update("sum", |sum| sum.unwrap_or(0) + value)?;
+        most_staged = most_staged.max(sum);
+        commit!()
+    });
+    assert_eq!(done.unwrap(), 2500);
+    let even: u64 = (1..=2500).filter(|value| value % 2 == 0).sum();
+    assert_eq!(store.snapshot().unwrap().get(SUMS, "sum").unwrap(), Some(even));
+    assert_eq!(most_staged, even);
+}
+
+#[test]
+fn an_error_takes_back_its_own_record_only() {
+    for style in [plain(Whence::Oldest), client("c"), ConsumerStyle::GlobalTx] {
+        let store = Store::in_memory().unwrap();
+        fill(&store, 0..10);
+        let mut consumer = store.consumer(LINES, ConsumerOptions::new(style.clone()).commit_records(100)).unwrap();
+        let mut fail = true;
+        let mut handed = Vec::new();
+        let mut run = |fail: &mut bool, panic: bool| {
+            consumer.try_process(None, |record, tx| {
+                handed.push(record.value()?);
+                tx.append(OUT, "k", &record.value()?)?;
+                if record.value()? == 6 && std::mem::take(fail) {
+                    assert!(!panic, "on purpose");
+                    return Err(Error::user("on purpose"));
+                }
+                commit!()
+            })
+        };
+        let failed = run(&mut fail, false).unwrap_err();
+        assert_eq!(failed.kind(), ErrorKind::User, "{style:?}");
+        assert_eq!(values(&mut store.consumer(OUT, plain(Whence::Oldest)).unwrap()), [0, 1, 2, 3, 4, 5], "{style:?}");
+        fail = true;
+        let panicked = run(&mut fail, true).unwrap_err();
+        assert!(panicked.to_string().contains("on purpose"), "{panicked}");
+        assert_eq!(run(&mut fail, false).unwrap(), 4, "{style:?}");
+        let out = values(&mut store.consumer(OUT, plain(Whence::Oldest)).unwrap());
+        assert_eq!(out, (0..10).collect::<Vec<_>>(), "{style:?}");
+        assert_eq!(handed, [0, 1, 2, 3, 4, 5, 6, 6, 6, 7, 8, 9], "{style:?}");
+    }
+}
+
+#[test]
+fn outcomes_mean_the_same_in_every_style() {
+    for style in [plain(Whence::Oldest), client("c"), ConsumerStyle::GlobalTx] {
+        let store = Store::in_memory().unwrap();
+        fill(&store, 0..6);
+        let retry = RetryPolicy::new().backoff(Duration::ZERO, Duration::ZERO).attempts_max(3);
+        let mut consumer = store.consumer(LINES, ConsumerOptions::new(style).retry(retry)).unwrap();
+        let mut tries = 0;
+        let done = consumer.try_process(Some(5), |record, tx| {
+            tx.append(OUT, "k", &record.value()?)?;
+            match record.value()? {
+                1 => skip!(),
+                2 if tries < 2 => {
+                    tries += 1;
+                    Ok(Outcome::Retry)
+                }
+                4 => stop!(),
+                _ => commit!(),
+            }
+        });
+        assert_eq!((done.unwrap(), tries), (4, 2));
+        let out = store.consumer(OUT, plain(Whence::Oldest)).unwrap();
+        assert_eq!(values(&mut { out }), [0, 2, 3]);
+        let mut tries = 0;
+        let error = consumer.try_process(None, |_, _| {
+            tries += 1;
+            Ok(Outcome::Retry)
+        });
+        assert_eq!((error.unwrap_err().kind(), tries), (ErrorKind::User, 3));
+        assert_eq!(values(&mut consumer), [4, 5], "the record that was given up is still there");
+    }
+}
+
+#[test]
+fn what_is_given_up_goes_to_the_dead_letter_topic_in_every_style() {
+    const DEAD: TopicDef<Utf8, U64> = TopicDef::new("dead");
+    for style in [plain(Whence::Oldest), client("c"), ConsumerStyle::GlobalTx] {
+        let store = Store::in_memory().unwrap();
+        fill(&store, 0..6);
+        let retry = RetryPolicy::new().backoff(Duration::ZERO, Duration::ZERO).attempts_max(2);
+        let how = ConsumerOptions::new(style).retry(retry).dead_letter(DEAD);
+        let how = how.on_panic(FailurePolicy::DeadLetter).on_error(FailurePolicy::Skip);
+        let mut consumer = store.consumer(LINES, how).unwrap();
+        let mut calls = 0;
+        let done = consumer.try_process(None, |record, tx| {
+            calls += 1;
+            tx.append(OUT, "k", &record.value()?)?;
+            match record.value()? {
+                1 => Ok(Outcome::Retry),
+                2 => panic!("on purpose"),
+                3 => Ok(Outcome::DeadLetter),
+                4 => Err(Error::user("on purpose")),
+                _ => commit!(),
+            }
+        });
+        assert_eq!((done.unwrap(), calls), (6, 7));
+        let give = |topic| values(&mut store.consumer(topic, plain(Whence::Oldest)).unwrap());
+        assert_eq!(give(OUT), [0, 5]);
+        assert_eq!(give(DEAD), [1, 2, 3]);
+        let mut dead = store.consumer(DEAD, plain(Whence::Oldest)).unwrap();
+        let headers = dead.next().unwrap().unwrap().headers;
+        assert!(headers.iter().any(|(name, value)| name == "oncelog.dead.attempts" && value.as_deref() == Some(b"2")));
+    }
+    let store = Store::in_memory().unwrap();
+    let nowhere = ConsumerOptions::new(client("c")).on_error(FailurePolicy::DeadLetter);
+    assert_eq!(store.consumer(LINES, nowhere).err().unwrap().kind(), ErrorKind::Invalid);
+}
+
+#[test]
+fn the_iterator_commits_one_when_the_next_is_asked_for() {
+    let store = Store::in_memory().unwrap();
+    fill(&store, 0..4);
+    let committed = || store.committed_offsets("c", "lines").unwrap()[0].0;
+    let mut consumer = store.consumer(LINES, client("c")).unwrap();
+    for expected in 0..3 {
+        assert_eq!(value_of(&consumer.next().unwrap().unwrap()), expected);
+        assert_eq!(committed(), expected);
+    }
+    assert_eq!(consumer.lag(), 1);
+    drop(consumer);
+    // The last one was not said to be done with: it comes again.
+    let mut consumer = store.consumer(LINES, client("c")).unwrap();
+    assert_eq!(value_of(&consumer.next().unwrap().unwrap()), 2);
+    consumer.commit().unwrap();
+    consumer.commit().unwrap();
+    assert_eq!(committed(), 3);
+    assert_eq!(value_of(&consumer.next().unwrap().unwrap()), 3);
+    consumer.rewind();
+    assert_eq!(value_of(&consumer.next().unwrap().unwrap()), 3);
+    assert!(consumer.next().is_none());
+    assert_eq!(committed(), 4);
+    fill(&store, 4..5);
+    assert_eq!(value_of(&consumer.next().unwrap().unwrap()), 4, "it goes on when there is more");
+}
+
+#[test]
+fn forms_can_be_mixed() {
+    let store = Store::in_memory().unwrap();
+    let producer = store.producer(LINES).unwrap();
+    let batch: Vec<u64> = (0..9).collect();
+    producer.append_batch(batch.iter().map(|value| ("k", value))).unwrap();
+    for style in [plain(Whence::Oldest), client("c"), ConsumerStyle::GlobalTx] {
+        let mut consumer = store.consumer(LINES, style).unwrap();
+        assert_eq!(value_of(&consumer.next().unwrap().unwrap()), 0);
+        let mut seen = Vec::new();
+        consumer
+            .try_process(Some(2), |record, _| {
+                seen.push(record.value()?);
+                commit!()
+            })
+            .unwrap();
+        assert_eq!(seen, [1, 2]);
+        assert_eq!(consumer.positions(), [(PartitionId(0), LogOffset(3))]);
+        assert_eq!(value_of(&consumer.next().unwrap().unwrap()), 3);
+        assert_eq!(consumer.lag(), 5);
+        let batch = consumer.next_batch().unwrap().unwrap();
+        let rest: Vec<u64> = batch.map(|record| record.unwrap().value().unwrap()).collect();
+        assert_eq!(rest, [4, 5, 6, 7, 8]);
+        consumer.rewind();
+        assert_eq!(values(&mut consumer), [4, 5, 6, 7, 8]);
+        assert!(consumer.next_batch().unwrap().is_none());
+    }
+    assert_eq!(store.committed_offsets("c", "lines").unwrap(), [LogOffset(9)]);
+}
+
+#[test]
+fn there_is_one_global_consumer_of_a_topic_and_one_of_each_id() {
+    let store = Store::in_memory().unwrap();
+    fill(&store, 0..4);
+    let mut global = store.consumer(LINES, ConsumerStyle::GlobalTx).unwrap();
+    let refused = store.consumer(LINES, ConsumerStyle::GlobalTx).err().unwrap();
+    assert_eq!((refused.kind(), refused.holder_pid()), (ErrorKind::Locked, Some(std::process::id())));
+    assert!(refused.to_string().contains("lines"), "{refused}");
+    // Of another topic there may be one, and a client beside it.
+    let _other = store.consumer(OUT, ConsumerStyle::GlobalTx).unwrap();
+    let mut client_consumer = store.consumer(LINES, client("c")).unwrap();
+    assert_eq!(store.consumer(LINES, client("c")).err().unwrap().kind(), ErrorKind::Locked);
+    assert_eq!(store.consumer(LINES, client("")).err().unwrap().kind(), ErrorKind::Invalid);
+    assert_eq!(global.try_process(Some(3), |_, _| commit!()).unwrap(), 3);
+    drop(global);
+    let mut next = store.consumer(LINES, ConsumerStyle::GlobalTx).unwrap();
+    assert_eq!(values(&mut next), [3], "each record once over all of them");
+    assert_eq!(values(&mut client_consumer), [0, 1, 2, 3]);
+}
+
+#[test]
+fn a_subset_of_partitions_is_read_alone() {
+    let store = Store::in_memory().unwrap();
+    let producer = store.producer(WIDE).unwrap();
+    for partition in 0..4 {
+        let value = u64::from(partition);
+        producer.append_record(Some(PartitionId(partition)), None, Some(&value), &[], None).unwrap();
+    }
+    let how = |style, partitions: &[u32]| {
+        ConsumerOptions::new(style).partitions(partitions.iter().map(|partition| PartitionId(*partition)))
+    };
+    let mut some = store.consumer(WIDE, how(plain(Whence::Oldest), &[3, 1, 3])).unwrap();
+    let mut found = values(&mut some);
+    found.sort_unstable();
+    assert_eq!(found, [1, 3]);
+    assert_eq!(store.consumer(WIDE, how(plain(Whence::Oldest), &[4])).err().unwrap().kind(), ErrorKind::Invalid);
+    let mut first = store.consumer(WIDE, how(client("c"), &[0])).unwrap();
+    assert_eq!(store.consumer(WIDE, how(client("c"), &[1])).err().unwrap().kind(), ErrorKind::Locked);
+    assert_eq!(values(&mut first), [0]);
+    drop(first);
+    let mut rest = store.consumer(WIDE, client("c")).unwrap();
+    let mut found = values(&mut rest);
+    found.sort_unstable();
+    assert_eq!(found, [1, 2, 3]);
+}
+
+#[test]
+fn blocking_forms_wait_for_more_and_end_with_the_store() {
+    let store = Store::in_memory().unwrap();
+    fill(&store, 0..2);
+    let appending = store.clone();
+    let (told, heard) = std::sync::mpsc::channel::<()>();
+    let writer = std::thread::spawn(move || {
+        for value in 2..5 {
+            heard.recv().unwrap();
+            fill(&appending, value..=value);
+        }
+        heard.recv().unwrap();
+        appending.close().unwrap();
+    });
+    let mut consumer = store.consumer(LINES, client("c")).unwrap();
+    let mut seen = Vec::new();
+    let done = consumer.process(Some(3), |record, _| {
+        seen.push(record.value()?);
+        if record.value()? == 1 {
+            told.send(()).unwrap();
+        }
+        commit!()
+    });
+    assert_eq!((done.unwrap(), &seen[..]), (3, &[0, 1, 2][..]));
+    told.send(()).unwrap();
+    for record in consumer.waiting() {
+        match record {
+            Ok(record) => {
+                seen.push(value_of(&record));
+                told.send(()).unwrap();
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Closed),
+        }
+    }
+    assert_eq!(seen, [0, 1, 2, 3, 4]);
+    writer.join().unwrap();
+}
+
+#[test]
+fn written_records_are_shown_early_and_made_durable_by_the_commit_over_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::options().manual_duties().open(dir.path().join("store")).unwrap();
+    let producer = store.producer(LINES).unwrap().sync_policy(SyncPolicy::Os);
+    producer.append("k", &7).unwrap();
+    let mut durable = store.consumer(LINES, client("durable")).unwrap();
+    // Opening has committed where it begins, and with that what was written before.
+    assert_eq!(values(&mut durable), [7]);
+    let how = |style| ConsumerOptions::new(style).visibility(Visibility::Written);
+    let mut written = store.consumer(LINES, how(client("written"))).unwrap();
+    let mut looking = store.consumer(LINES, how(plain(Whence::Latest))).unwrap();
+    producer.append("k", &8).unwrap();
+    assert_eq!(durable.lag(), 0);
+    assert_eq!(store.offsets("lines", PartitionId(0)).unwrap().1, LogOffset(1));
+    // Only looking makes nothing durable.
+    assert_eq!(values(&mut looking), [8]);
+    assert_eq!(store.offsets("lines", PartitionId(0)).unwrap().1, LogOffset(1));
+    assert_eq!(values(&mut written), [7, 8]);
+    assert_eq!(store.committed_offsets("written", "lines").unwrap(), [LogOffset(2)]);
+    assert_eq!(store.offsets("lines", PartitionId(0)).unwrap().1, LogOffset(2));
+    assert_eq!(values(&mut durable), [8]);
+}
