@@ -56,6 +56,7 @@ struct Inner {
     file: Option<PathBuf>,
     position: Option<u64>,
     holder_pid: Option<u32>,
+    holder_owner: Option<String>,
     gap: Option<Range<LogOffset>>,
     expected_sequence: Option<Sequence>,
     current_epoch: Option<ProducerEpoch>,
@@ -73,6 +74,7 @@ impl Error {
             file: None,
             position: None,
             holder_pid: None,
+            holder_owner: None,
             gap: None,
             expected_sequence: None,
             current_epoch: None,
@@ -126,6 +128,13 @@ impl Error {
         let mut error = Error::new(ErrorKind::Locked, what.to_string());
         error.0.file = Some(file.to_owned());
         error.0.holder_pid = holder_pid;
+        error
+    }
+
+    /// `what` belongs to another owner, which `pid` has now.
+    pub(crate) fn owned(file: &Path, what: impl fmt::Display, owner: &str, pid: Option<u32>) -> Error {
+        let mut error = Error::locked(file, format!("{what} belongs to owner {owner:?}"), pid);
+        error.0.holder_owner = Some(owner.to_owned());
         error
     }
 
@@ -201,6 +210,12 @@ impl Error {
     #[must_use]
     pub fn holder_pid(&self) -> Option<u32> {
         self.0.holder_pid
+    }
+
+    /// The owner to whom what was asked for belongs, with [`ErrorKind::Locked`] when that is another one of this store.
+    #[must_use]
+    pub fn holder_owner(&self) -> Option<&str> {
+        self.0.holder_owner.as_deref()
     }
 
     /// The half-open range of log offsets that is gone, with [`ErrorKind::Gap`].

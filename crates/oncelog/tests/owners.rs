@@ -5,7 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use oncelog::disk::{Disk, MemoryDisk, OpenMode};
-use oncelog::{Bytes, ErrorKind, OwnerId, Store, StoreMode, StoreOptions, TopicDef, TopicId};
+use oncelog::{
+    Bytes, ConsumerStyle, ErrorKind, LogOffset, OwnerId, PartitionId, Store, StoreMode, StoreOptions, TableDef,
+    TopicDef, TopicId, U64, Utf8,
+};
 
 const ORDERS: TopicDef<Bytes, Bytes> = TopicDef::new("orders");
 const BILLS: TopicDef<Bytes, Bytes> = TopicDef::new("bills");
@@ -103,4 +106,73 @@ fn an_interrupted_making_starts_over() {
     let billing = options(&disk).attach("/s", "billing").unwrap();
     let (first, second) = (append(&audit, ORDERS, b"1"), append(&billing, BILLS, b"1"));
     assert_eq!((first.owner(), second.owner()), (OwnerId(1), OwnerId(2)));
+}
+
+#[test]
+fn a_topic_a_table_and_a_consumer_belong_to_one_owner_for_life() {
+    const ROWS: TableDef<Utf8, U64> = TableDef::new("rows");
+    let disk = Arc::new(MemoryDisk::default());
+    let main = options(&disk).open("/s").unwrap();
+    append(&main, ORDERS, b"1");
+    main.transact(|tx| tx.table(ROWS)?.put("a", &1)).unwrap();
+    let global = |store: &Store, topic| store.consumer(topic, ConsumerStyle::GlobalTx).map(drop);
+    let reader =
+        |store: &Store, topic, id: &str| store.consumer(topic, ConsumerStyle::ClientTx(id.to_owned())).map(drop);
+    reader(&main, ORDERS, "audit").unwrap();
+    global(&main, ORDERS).unwrap();
+
+    let billing = options(&disk).attach("/s", "billing").unwrap();
+    append(&billing, BILLS, b"1");
+    global(&billing, BILLS).unwrap();
+    let refused = [
+        billing.producer(ORDERS).map(drop),
+        billing.transact(|tx| tx.table(ROWS)?.put("a", &2)),
+        reader(&billing, BILLS, "audit"),
+        main.producer(BILLS).map(drop),
+        // One transaction over topics of two owners.
+        main.transact(|tx| {
+            tx.append(ORDERS, b"", b"2")?;
+            tx.append(BILLS, b"", b"2")
+        }),
+    ];
+    let owners = ["main", "main", "main", "billing", "billing"];
+    for (refused, owner) in refused.into_iter().zip(owners) {
+        let error = refused.unwrap_err();
+        assert_eq!((error.kind(), error.holder_owner()), (ErrorKind::Locked, Some(owner)), "{error}");
+        let pid = cfg!(target_os = "linux").then(std::process::id);
+        assert_eq!(error.holder_pid(), pid, "{error}");
+        assert!(error.to_string().contains(owner), "{error}");
+    }
+    // The same again when nobody is there, and with another id.
+    main.close().unwrap();
+    let gone = billing.producer(ORDERS).map(drop).unwrap_err();
+    assert_eq!((gone.kind(), gone.holder_owner(), gone.holder_pid()), (ErrorKind::Locked, Some("main"), None));
+    reader(&billing, BILLS, "audit 2").unwrap();
+    billing.close().unwrap();
+    let main = options(&disk).open("/s").unwrap();
+    assert_eq!(main.offsets("orders", PartitionId(0)).unwrap().1, LogOffset(1), "a refused transaction did nothing");
+    reader(&main, ORDERS, "audit").unwrap();
+    assert_eq!(reader(&main, ORDERS, "audit 2").unwrap_err().holder_owner(), Some("billing"));
+}
+
+#[test]
+fn a_claim_without_its_text_is_free_and_a_damaged_one_is_not() {
+    let disk = Arc::new(MemoryDisk::default());
+    let main = options(&disk).open("/s").unwrap();
+    // What a crash leaves that came between the directory and its claim.
+    for dir in ["/s/topics/bills", "/s/consumers/audit"] {
+        disk.create_dir(Path::new(dir)).unwrap();
+    }
+    append(&main, BILLS, b"1");
+    main.consumer(BILLS, ConsumerStyle::ClientTx("audit".to_owned())).unwrap();
+    // What rot leaves.
+    let claim = disk.open(Path::new("/s/consumers/audit/CLAIM"), OpenMode::Write).unwrap();
+    claim.write_all_at(&[0xFF], 30).unwrap(); // in the name of its owner
+    let billing = options(&disk).attach("/s", "billing").unwrap();
+    append(&billing, ORDERS, b"1");
+    let refused = billing.consumer(ORDERS, ConsumerStyle::ClientTx("audit".to_owned())).map(drop).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Corrupt);
+    // A claim that is gone while records are there.
+    disk.remove(Path::new("/s/topics/bills/CLAIM")).unwrap();
+    assert_eq!(billing.producer(BILLS).map(drop).unwrap_err().kind(), ErrorKind::Corrupt);
 }

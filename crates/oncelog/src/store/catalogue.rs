@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use super::Core;
+use super::claims::Name;
 use super::layout::make_dir;
 use crate::disk::SyncSite;
 use crate::error::{Error, ErrorKind, Result};
@@ -51,34 +52,40 @@ impl Core {
         Ok(id)
     }
 
-    /// Claims the name and makes the directories. A claim that is our own, or that a crash left without its text, is
-    /// the rest of an attempt that failed, since our catalogue does not know the name: it is taken over.
+    /// Claims the name and makes the directories. A claim that is our own, or that is not there yet, is the rest of an
+    /// attempt that failed, since our catalogue does not know the name: it is taken over.
     fn claim(&self, id: TopicId, spec: &TopicSpec) -> Result<()> {
         let disk = &*self.disk;
         let dir = topic_dir(&self.layout.topics, &spec.name);
-        match disk.create_dir(&dir) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let ours = match topic::read_claim(disk, &dir) {
-                    Ok(claim) => claim.owner == self.layout.name && claim.store == self.store,
-                    Err(unreadable) => unreadable.kind() == ErrorKind::Corrupt,
-                };
-                if !ours {
-                    return Err(Error::invalid("the topic's name is taken by another owner").in_file(&dir));
-                }
-            }
-            Err(error) => return Err(Error::io(&dir, "make a topic", error)),
+        let _one_at_a_time = self.layout.lock_owners(disk, &*self.options.clock)?;
+        if self.find_own_claim(&dir, &format!("topic {:?}", spec.name))?.is_none() {
+            self.check_unused(&dir, spec)?;
+            make_dir(disk, &dir).map_err(|error| Error::io(&dir, "make a topic", error))?;
         }
         let (owner, name) = (self.layout.name.clone(), spec.name.clone());
         let claim = Claim { store: self.store, topic: id, owner, name };
         self.fill_claim(&dir, spec, &claim).inspect_err(|_| {
             // A name whose sync has failed may stay seen and never become durable: away with it. Best effort.
-            let _ = disk.remove(&Claim::path(&dir));
+            self.remove_claim(&dir);
             for partition in 0..spec.partitions {
                 let _ = disk.remove_dir(&partition_dir(&dir, PartitionId(partition)));
             }
             let _ = disk.remove_dir(&dir);
         })
+    }
+
+    /// A directory without a claim is the rest of a making only as long as nothing was written into it.
+    fn check_unused(&self, dir: &Path, spec: &TopicSpec) -> Result<()> {
+        for partition in 0..spec.partitions {
+            let path = partition_dir(dir, PartitionId(partition));
+            match self.disk.list(&path) {
+                Ok(found) if found.is_empty() => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Ok(_) => return Err(Error::corrupt(&Claim::path(dir), 0, "the claim of a topic is gone")),
+                Err(error) => return Err(Error::io(&path, "look for records of a topic", error)),
+            }
+        }
+        Ok(())
     }
 
     fn fill_claim(&self, dir: &Path, spec: &TopicSpec, claim: &Claim) -> Result<()> {
@@ -105,6 +112,7 @@ impl Core {
         let mut next = self.next_ids(&mut tx)?;
         let id = TableId(next.table);
         next.table += 1;
+        self.claim_name(&Name::Table(&spec.name, id))?;
         put_row(&mut tx, &CatalogueKey::NextIds.encode(), &next)?;
         put_row(&mut tx, &CatalogueKey::Table(id).encode(), spec)?;
         put_row(&mut tx, &system::table_name_key(&spec.name), &id)?;

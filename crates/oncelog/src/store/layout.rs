@@ -33,6 +33,9 @@ pub(super) struct Layout {
     pub(super) state: PathBuf,
     pub(super) aside: PathBuf,
     pub(super) topics: PathBuf,
+    /// Claims on names of tables and consumers; those on topics are with the topics.
+    pub(super) tables: PathBuf,
+    pub(super) consumers: PathBuf,
 }
 
 /// The owner that [`Store::open`](super::Store::open) takes, made with the store.
@@ -51,6 +54,8 @@ impl Layout {
             state: owner_dir.join("state"),
             aside: owner_dir.join("aside"),
             topics: dir.join("topics"),
+            tables: dir.join("tables"),
+            consumers: dir.join("consumers"),
             owners,
             owner: owner_dir,
         }
@@ -75,7 +80,8 @@ impl Layout {
         if found.contains(&self.store_file) {
             return Ok(());
         }
-        let is_ours = |path: &PathBuf| *path == self.owners || *path == self.topics || *path == self.new_store_file();
+        let ours = [&self.owners, &self.topics, &self.tables, &self.consumers, &self.new_store_file()];
+        let is_ours = |path: &PathBuf| ours.contains(&path);
         if let Some(foreign) = found.iter().find(|path| !is_ours(path)) {
             let what = "the directory is not a store and holds something else; name another or an empty one";
             return Err(Error::invalid(what).in_file(foreign));
@@ -107,7 +113,8 @@ impl Layout {
     fn create_in(&self, disk: &dyn Disk, chance: &Chance, made: &mut Vec<PathBuf>) -> Result<()> {
         let doing = |error| Error::io(&self.dir, "make the store", error);
         make_dir_all(disk, &self.dir, made).map_err(doing)?;
-        for dir in [&self.owners, &self.owner, &self.journal, &self.state, &self.aside, &self.topics] {
+        let of_owner = [&self.owners, &self.owner, &self.journal, &self.state, &self.aside];
+        for dir in of_owner.into_iter().chain([&self.topics, &self.tables, &self.consumers]) {
             match disk.create_dir(dir) {
                 Ok(()) => made.push(dir.clone()),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

@@ -210,8 +210,14 @@ impl ManifestFile {
         written.map_err(|error| Error::io(&self.path, "write the manifest", error))
     }
 
-    /// Frees the lock.
+    /// Frees the lock, and says that nobody has it.
     pub(super) fn unlock(&mut self) {
+        if self.check_fence().is_ok()
+            && let Ok(file) = self.file()
+        {
+            // For messages only: one that stays names a process that may still live.
+            let _ = file.write_all_at(&[0; HOLDER_BYTES], HOLDER_AT as u64);
+        }
         self.file = None;
         if let Some(fence) = self.fence.take() {
             fence.end();

@@ -13,6 +13,7 @@
 
 mod background;
 mod catalogue;
+mod claims;
 mod engine;
 mod fence;
 mod layout;

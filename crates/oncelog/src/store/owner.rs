@@ -68,7 +68,8 @@ impl Layout {
         })
     }
 
-    fn lock_owners(&self, disk: &dyn Disk, clock: &dyn Clock) -> Result<Box<dyn DiskFile>> {
+    /// Waits for the lock under which owners are made and names are claimed.
+    pub(super) fn lock_owners(&self, disk: &dyn Disk, clock: &dyn Clock) -> Result<Box<dyn DiskFile>> {
         let path = self.owners.join("LOCK");
         let doing = |error| Error::io(&path, "lock the owners of the store", error);
         let file = disk.open(&path, OpenMode::Create).map_err(doing)?;
@@ -78,7 +79,7 @@ impl Layout {
             }
             clock.sleep(LOCK_PAUSE);
         }
-        Err(Error::locked(&path, "another process is making an owner of this store", None))
+        Err(Error::locked(&path, "another process is making an owner or claiming a name", None))
     }
 
     /// One above all that are given.

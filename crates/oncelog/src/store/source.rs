@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
+use super::claims::Name;
 use super::{Core, Store};
 use crate::consumer::{GapPolicy, Visibility, Whence};
 use crate::error::{Error, ErrorKind, Result};
@@ -80,6 +81,14 @@ impl IdClaim {
                 }
             };
             return Err(Error::locked(&core.layout.dir, what, Some(std::process::id())));
+        }
+        for claimed in &wanted {
+            let name_of =
+                |id: &TopicId| topics.iter().find(|topic| topic.id == *id).map_or("", |topic| &topic.spec.name);
+            core.claim_consumer(&match claimed {
+                Claimed::Id(id) => Name::Consumer(id),
+                Claimed::Global(id) => Name::Global(*id, name_of(id)),
+            })?;
         }
         held.extend(wanted.iter().cloned());
         Ok(IdClaim { store: store.clone(), claimed: wanted })

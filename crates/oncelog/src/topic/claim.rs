@@ -1,4 +1,5 @@
-//! The claim on a topic's name: a directory made exclusively, and in it a small file that says whose it is and which.
+//! The claim on the name of a topic, a table or a consumer: a directory made exclusively, and in it a small file that
+//! says whose it is and which.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ const MAGIC: [u8; 8] = *b"OLCLAIM1";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
     pub(crate) store: StoreId,
+    /// The topic's id; a table's id in the same place; 0 for a consumer.
     pub(crate) topic: TopicId,
     pub(crate) owner: String,
     pub(crate) name: String,
@@ -26,8 +28,9 @@ impl Claim {
     }
 }
 
-/// Writes the claim of a new topic; durable on return.
-pub(crate) fn write_claim(disk: &dyn Disk, topic_dir: &Path, claim: &Claim) -> Result<()> {
+/// Writes the claim on the name whose directory is `dir`; durable on return. At no time is there half a claim: one that
+/// does not verify has rotted.
+pub(crate) fn write_claim(disk: &dyn Disk, dir: &Path, claim: &Claim) -> Result<()> {
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&claim.store.0);
     bytes.extend_from_slice(&claim.topic.0.to_le_bytes());
@@ -35,31 +38,39 @@ pub(crate) fn write_claim(disk: &dyn Disk, topic_dir: &Path, claim: &Claim) -> R
     put_bytes(&mut bytes, claim.name.as_bytes());
     let sum = crc32c(&bytes);
     bytes.extend_from_slice(&sum.to_le_bytes());
-    let path = Claim::path(topic_dir);
-    let written = disk.open(&path, OpenMode::Create).and_then(|file| {
+    let (path, new) = (Claim::path(dir), dir.join("CLAIM.new"));
+    let written = disk.open(&new, OpenMode::Create).and_then(|file| {
         file.set_len(0)?;
         file.write_all_at(&bytes, 0)?;
-        file.sync(SyncSite::TopicClaim)
+        file.sync(SyncSite::TopicClaim)?;
+        disk.rename(&new, &path)
     });
-    written.map_err(|error| Error::io(&path, "claim a topic", error))?;
-    disk.sync_dir(topic_dir, SyncSite::TopicDir).map_err(|error| Error::io(topic_dir, "sync a topic", error))
+    written.map_err(|error| Error::io(&path, "claim a name", error))?;
+    disk.sync_dir(dir, SyncSite::TopicDir).map_err(|error| Error::io(dir, "sync a claim", error))
 }
 
 /// Reads the claim of a topic that is known to exist.
-pub(crate) fn read_claim(disk: &dyn Disk, topic_dir: &Path) -> Result<Claim> {
-    let path = Claim::path(topic_dir);
-    let file = disk.open(&path, OpenMode::Read).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Error::corrupt(&path, 0, "the claim of a topic is gone"),
-        _ => Error::io(&path, "open the claim of a topic", error),
-    })?;
-    let bytes = file.read_whole(64 << 10).map_err(|error| Error::io(&path, "read the claim of a topic", error))?;
-    let damaged = || Error::corrupt(&path, 0, "the claim of a topic is damaged");
+pub(crate) fn read_claim(disk: &dyn Disk, dir: &Path) -> Result<Claim> {
+    let gone = || Error::corrupt(&Claim::path(dir), 0, "the claim of a topic is gone");
+    find_claim(disk, dir)?.ok_or_else(gone)
+}
+
+/// Reads the claim on a name, if there is one.
+pub(crate) fn find_claim(disk: &dyn Disk, dir: &Path) -> Result<Option<Claim>> {
+    let path = Claim::path(dir);
+    let file = match disk.open(&path, OpenMode::Read) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io(&path, "open a claim", error)),
+    };
+    let bytes = file.read_whole(64 << 10).map_err(|error| Error::io(&path, "read a claim", error))?;
+    let damaged = || Error::corrupt(&path, 0, "the claim on a name is damaged");
     let (summed, sum) = bytes.split_last_chunk::<4>().ok_or_else(damaged)?;
     if !same(CheckSite::TopicClaim, u32::from_le_bytes(*sum), crc32c(summed)) {
         return Err(damaged());
     }
     if summed.starts_with(&MAGIC[..7]) && !summed.starts_with(&MAGIC) {
-        let what = "the claim of a topic has a newer format than this program knows";
+        let what = "the claim on a name has a newer format than this program knows";
         return Err(Error::new(ErrorKind::UnsupportedVersion, what).in_file(&path));
     }
     let mut input = Input::new(summed);
@@ -70,5 +81,5 @@ pub(crate) fn read_claim(disk: &dyn Disk, topic_dir: &Path) -> Result<Claim> {
         let name = std::str::from_utf8(input.bytes()?).ok()?.to_owned();
         (magic == MAGIC && input.is_empty()).then_some(Claim { store, topic, owner, name })
     })();
-    parsed.ok_or_else(damaged)
+    parsed.map(Some).ok_or_else(damaged)
 }
