@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use oncelog::disk::{Disk, DiskFile, FileIdentity, OpenMode, RealDisk, SyncSite};
+use oncelog::disk::{Disk, DiskFile, FileIdentity, MapAccess, OpenMode, RealDisk, SharedMap, SyncSite};
 use oncelog::{Bytes, Store, StoreOptions, TopicDef};
 
 use crate::Result;
@@ -88,6 +88,14 @@ impl Disk for CountingDisk {
         self.syncs.fetch_add(1, Ordering::Relaxed);
         RealDisk.sync_dir(dir, site)
     }
+
+    fn map_shared(&self, path: &Path, words: usize, access: MapAccess) -> io::Result<Arc<dyn SharedMap>> {
+        RealDisk.map_shared(path, words, access)
+    }
+
+    fn boot_id(&self) -> u128 {
+        RealDisk.boot_id()
+    }
 }
 
 impl DiskFile for CountingFile {
@@ -122,5 +130,9 @@ impl DiskFile for CountingFile {
 
     fn identity(&self) -> io::Result<FileIdentity> {
         self.file.identity()
+    }
+
+    fn is_locked(&self) -> io::Result<bool> {
+        self.file.is_locked()
     }
 }

@@ -56,6 +56,7 @@ mod error;
 mod handles;
 mod ids;
 mod journal;
+mod page;
 mod process;
 mod producer;
 mod record;
@@ -88,8 +89,8 @@ pub use ids::{
 };
 pub use record::{Header, Headers, Record, RecordView};
 pub use store::{
-    ConsumerProgress, LostOffsets, PartitionInfo, RecoveryReport, Snapshot, Store, StoreMode, StoreOptions,
-    TornTailReport,
+    ConsumerProgress, LostOffsets, PartitionInfo, ReaderCursor, ReaderOptions, ReaderSnapshot, RecoveryReport,
+    Snapshot, Store, StoreMode, StoreOptions, StoreReader, TopicInfo, TornTailReport,
 };
 pub use table::{StateBackend, StateBatch, TableSpec};
 pub use topic::TopicSpec;

@@ -158,6 +158,15 @@ impl Signal {
     }
 }
 
+/// Orders the loads and stores before it with those behind it, as `ordering` says.
+pub(crate) fn fence(ordering: Ordering) {
+    // Shuttle runs one thread at a time: everything is in order there.
+    #[cfg(not(shuttle))]
+    sync::atomic::fence(ordering);
+    #[cfg(shuttle)]
+    let _ = ordering;
+}
+
 /// Loom takes a `SeqCst` access for one that acquires and releases, which is less; with a fence it sees what we mean:
 /// of "news, then is there a waiter?" and "a waiter, then is there news?" one at least sees the other.
 fn fence_of_models() {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oncelog::clock::Clock;
-use oncelog::disk::{Disk, MemoryDisk, OpenMode};
+use oncelog::disk::{Disk, MapAccess, MemoryDisk, OpenMode};
 use oncelog::{
     Bytes, ConsumerStyle, IdempotentProducerConfig, Outcome, PartitionId, ProducerStamp, Sequence, Store, StoreOptions,
     SyncPolicy, TableDef, TopicDef, U64, Utf8,
@@ -260,6 +260,8 @@ fn tables_of_the_page_have_no_hole_and_no_overlap() {
         "Frame head",
         "Rotate body",
         "Batch head",
+        "Page head",
+        "Page entry",
         "Segment head",
         "State head",
         "State chunk head",
@@ -285,6 +287,39 @@ fn store_and_claim() {
     let (summed, stored) = claim.split_at(claim.len() - 4);
     assert_eq!(&summed[page.size()..], b"\x04main\x06Orders");
     assert_eq!(stored, crc32c::crc32c(summed).to_le_bytes());
+}
+
+#[test]
+fn page() {
+    let made = Made::new();
+    let (head, entry) = (structure("Page head"), structure("Page entry"));
+    let path = Path::new("/s/owners/main/page/0000000001-000.page");
+    assert_eq!(made.disk.open(path, OpenMode::Read).expect("a page").len().expect("a length"), 8192 * 8);
+    let map = made.disk.map_shared(path, 8192, MapAccess::Read).expect("a page in memory");
+    let words = map.words().iter().flat_map(|word| word.load(std::sync::atomic::Ordering::SeqCst).to_le_bytes());
+    let bytes: Vec<u8> = words.collect();
+    assert_eq!(head.bytes(&bytes, "magic"), b"OLPAGE\0\x01");
+    assert_eq!(head.bytes(&bytes, "store"), made.store.id().0);
+    assert_eq!(head.number(&bytes, "epoch"), 1);
+    assert_eq!(head.number(&bytes, "process"), i128::from(std::process::id()));
+    assert_eq!(head.bytes(&bytes, "boot"), made.disk.boot_id().to_le_bytes());
+    assert_eq!(head.number(&bytes, "number"), 0);
+    let at = head.field("checksum").offset;
+    assert_eq!(head.number(&bytes, "checksum"), i128::from(crc32c::crc32c(&bytes[..at])));
+    assert_eq!(head.number(&bytes, "state"), 1);
+    let visible = head.number(&bytes, "visible LSN");
+    assert_eq!(head.usize(&bytes, "entries"), 2, "partitions of Orders");
+    for (at, partition) in [oncelog::PartitionId(0), oncelog::PartitionId(1)].into_iter().enumerate() {
+        let bytes = &bytes[head.size() + at * entry.size()..][..entry.size()];
+        assert_eq!(entry.number(bytes, "key"), (1 << 32) + i128::from(partition.0));
+        assert_eq!(entry.number(bytes, "start"), 0);
+        entry.check_zero(bytes);
+        let ends = [("first LSN", "first end"), ("second LSN", "second end")];
+        let ends = ends.map(|(lsn, end)| (entry.number(bytes, lsn), entry.number(bytes, end)));
+        let newest = ends.into_iter().filter(|(lsn, _)| *lsn <= visible).max().expect("one is visible");
+        let (_, end) = made.store.offsets("Orders", partition).expect("an end");
+        assert_eq!(newest.1, i128::from(end.0));
+    }
 }
 
 #[test]

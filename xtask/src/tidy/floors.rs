@@ -16,7 +16,7 @@ const FRONT_DOOR: &str = "lib";
 const FLOORS: &[&[&str]] = &[
     &["error"],
     &["ids", "disk", "clock", "chance", "process", "wake", "codec"],
-    &["record", "view"],
+    &["record", "view", "page"],
     &["segment", "journal"],
     &["topic", "producer", "table", "offsets"],
     &["consumer"],

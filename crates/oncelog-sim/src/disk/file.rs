@@ -54,6 +54,10 @@ impl DiskFile for SimFile {
     fn identity(&self) -> io::Result<FileIdentity> {
         self.world().identity_of(self.handle)
     }
+
+    fn is_locked(&self) -> io::Result<bool> {
+        self.world().is_locked(self.handle)
+    }
 }
 
 impl Drop for SimFile {

@@ -23,6 +23,7 @@
 mod faults;
 mod file;
 mod inode;
+mod map;
 mod pages;
 mod rot;
 mod survival;
@@ -38,7 +39,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use oncelog::disk::{Disk, DiskFile, FileIdentity, OpenMode, SyncSite};
+use oncelog::disk::{Disk, DiskFile, FileIdentity, MapAccess, OpenMode, SharedMap, SyncSite};
 
 pub use faults::{Failure, Repeat};
 pub use survival::Survival;
@@ -204,5 +205,13 @@ impl Disk for SimDisk {
 
     fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()> {
         self.world().sync_dir(dir, site)
+    }
+
+    fn map_shared(&self, path: &Path, words: usize, access: MapAccess) -> io::Result<Arc<dyn SharedMap>> {
+        Ok(self.world().map_shared(path, words, access)?)
+    }
+
+    fn boot_id(&self) -> u128 {
+        self.world().boots()
     }
 }

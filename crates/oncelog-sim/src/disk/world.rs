@@ -4,9 +4,12 @@
 mod files;
 mod names;
 
+use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
 use super::faults::{Call, Faults, Verdict, dead};
+use super::map::SimMap;
 use super::survival::{Plan, Survival, Time};
 use super::trace::Trace;
 use super::tree::{Ino, Tree};
@@ -22,6 +25,10 @@ pub(super) struct World {
     /// Counts crashes: a handle of another generation is dead.
     generation: u64,
     next_handle: u64,
+    /// Shared memory, by file.
+    maps: BTreeMap<Ino, Arc<SimMap>>,
+    /// Counts power cuts.
+    boots: u128,
 }
 
 /// What an open file knows of itself.
@@ -42,6 +49,8 @@ impl World {
             trace: Trace::default(),
             generation: 0,
             next_handle: 0,
+            maps: BTreeMap::new(),
+            boots: 1,
         }
     }
 
@@ -57,6 +66,7 @@ impl World {
     pub(super) fn copy(&self) -> Self {
         let mut copy = self.clone();
         copy.process_kill();
+        copy.maps.values_mut().for_each(|map| *map = Arc::new(map.copy()));
         copy
     }
 
@@ -66,6 +76,10 @@ impl World {
         let plan = Plan::draw(&mut self.dice, survival, oldest, now);
         self.trace.note(&[0x1000, plan.survival() as u64, plan.seed()]);
         self.tree.power_cut(&plan);
+        self.boots += 1;
+        for map in self.maps.values_mut() {
+            *map = Arc::new(map.remains(plan.seed()));
+        }
         self.start_again();
         plan.survival()
     }
@@ -83,7 +97,12 @@ impl World {
 
     fn start_again(&mut self) {
         self.generation += 1;
+        self.maps.retain(|ino, _| self.tree.file(*ino).is_ok());
         self.faults.clear();
+    }
+
+    pub(super) fn boots(&self) -> u128 {
+        self.boots
     }
 
     fn now(&self) -> Time {

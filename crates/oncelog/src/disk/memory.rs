@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::{Disk, DiskFile, FileIdentity, OpenMode, SyncSite};
-use crate::wake::{Arc, AtomicBool, Mutex, Ordering, RwLock};
+use super::{Disk, DiskFile, FileIdentity, MapAccess, OpenMode, SharedMap, SyncSite};
+use crate::wake::{Arc, AtomicBool, AtomicU64, Condvar, Mutex, Ordering, RwLock};
 
 /// Files and directories in memory. Everything is gone with the last handle.
 #[derive(Debug, Default)]
@@ -26,6 +27,15 @@ struct Content {
     bytes: RwLock<Vec<u8>>,
     locked: AtomicBool,
     identity: FileIdentity,
+    map: Mutex<Option<Arc<MemoryMap>>>,
+}
+
+/// Words that all threads of the process share, beside the bytes of their file.
+#[derive(Debug)]
+struct MemoryMap {
+    words: Box<[AtomicU64]>,
+    waiting: Mutex<()>,
+    woken: Condvar,
 }
 
 struct MemoryFile {
@@ -115,6 +125,47 @@ impl Disk for MemoryDisk {
     fn sync_dir(&self, _dir: &Path, _site: SyncSite) -> io::Result<()> {
         Ok(())
     }
+
+    fn map_shared(&self, path: &Path, words: usize, _access: MapAccess) -> io::Result<Arc<dyn SharedMap>> {
+        let content = self.tree.lock().files.get(path).cloned().ok_or(io::ErrorKind::NotFound)?;
+        if content.bytes.read().len() < words * size_of::<u64>() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut map = content.map.lock();
+        let made = || {
+            let words = (0..words).map(|_| AtomicU64::new(0)).collect();
+            Arc::new(MemoryMap { words, waiting: Mutex::new(()), woken: Condvar::new() })
+        };
+        let map: &Arc<MemoryMap> = map.get_or_insert_with(made);
+        if map.words.len() < words { Err(io::ErrorKind::InvalidData.into()) } else { Ok(Arc::clone(map) as _) }
+    }
+
+    fn boot_id(&self) -> u128 {
+        1
+    }
+}
+
+impl SharedMap for MemoryMap {
+    fn words(&self) -> &[AtomicU64] {
+        &self.words
+    }
+
+    fn access(&self) -> MapAccess {
+        MapAccess::Write
+    }
+
+    fn wait(&self, word: usize, seen: u32, limit: Duration) {
+        let guard = self.waiting.lock();
+        let now = self.words.get(word).map(|word| word.load(Ordering::SeqCst));
+        if now.is_some_and(|now| now & u64::from(u32::MAX) == u64::from(seen)) {
+            drop(self.woken.wait_timeout(guard, limit));
+        }
+    }
+
+    fn wake(&self, _word: usize) {
+        drop(self.waiting.lock());
+        self.woken.notify_all();
+    }
 }
 
 impl DiskFile for MemoryFile {
@@ -163,6 +214,10 @@ impl DiskFile for MemoryFile {
 
     fn identity(&self) -> io::Result<FileIdentity> {
         Ok(self.content.identity)
+    }
+
+    fn is_locked(&self) -> io::Result<bool> {
+        Ok(self.content.locked.load(Ordering::SeqCst) && !self.holds_lock.load(Ordering::SeqCst))
     }
 }
 

@@ -13,14 +13,21 @@
 //! Every sync says from where it is called ([`SyncSite`]): so a test can drop the syncs of one place and see that
 //! something notices.
 
+#[cfg(all(unix, not(any(loom, shuttle))))]
+mod map;
 mod memory;
+mod overlay;
 mod real;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use memory::MemoryDisk;
+pub(crate) use overlay::OverlayDisk;
 pub use real::RealDisk;
+
+use crate::wake::{Arc, AtomicU64};
 
 /// How to open a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,13 +74,15 @@ pub enum SyncSite {
     StoreFile,
     /// The directories of a new store.
     StoreDir,
+    /// The journal of an owner that is gone, before a reader shows what is in it.
+    ReaderJournal,
     /// The directories of a new owner, before its manifest and with it.
     OwnerDir,
 }
 
 impl SyncSite {
     /// Every site, for tests that drop each in turn.
-    pub const ALL: [SyncSite; 15] = [
+    pub const ALL: [SyncSite; 16] = [
         SyncSite::JournalGroup,
         SyncSite::JournalRotate,
         SyncSite::JournalFile,
@@ -88,6 +97,7 @@ impl SyncSite {
         SyncSite::ManifestSecond,
         SyncSite::StoreFile,
         SyncSite::StoreDir,
+        SyncSite::ReaderJournal,
         SyncSite::OwnerDir,
     ];
 }
@@ -119,6 +129,43 @@ pub trait Disk: Send + Sync {
     fn identity(&self, path: &Path) -> io::Result<FileIdentity>;
     /// Makes the names in `dir` durable: what was created, renamed and removed there.
     fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()>;
+
+    /// The first `words` words of a file that is at least so long, as memory that every process sees which maps it.
+    /// Nothing of it is durable. The file must never be cut while somebody maps it.
+    ///
+    /// # Errors
+    /// `Unsupported`: there is no such memory here (the default). `InvalidData`: the file is shorter.
+    fn map_shared(&self, path: &Path, words: usize, access: MapAccess) -> io::Result<Arc<dyn SharedMap>> {
+        let _ = (path, words, access);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// A number that stays as long as the machine runs: what is in its page cache and in shared memory stays as long.
+    /// 0 where that is not known (the default).
+    fn boot_id(&self) -> u128 {
+        0
+    }
+}
+
+/// How shared memory is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapAccess {
+    /// Loads only, with [`Ordering::Relaxed`](std::sync::atomic::Ordering::Relaxed); anything else may end the process.
+    Read,
+    /// Loads and stores.
+    Write,
+}
+
+/// Words of memory that several processes share, and the means to wait for a change of one.
+pub trait SharedMap: Send + Sync {
+    /// The words. At most loads where the map was made with [`MapAccess::Read`].
+    fn words(&self) -> &[AtomicU64];
+    /// What it was made for.
+    fn access(&self) -> MapAccess;
+    /// Waits until the word is woken, if its low half still is `seen`; for `limit` at most. May return without cause.
+    fn wait(&self, word: usize, seen: u32, limit: Duration);
+    /// Wakes everybody who waits for the word, in every process.
+    fn wake(&self, word: usize);
 }
 
 #[allow(clippy::len_without_is_empty, reason = "a file's length is a measurement, not a container's size")]
@@ -141,6 +188,14 @@ pub trait DiskFile: Send + Sync {
     fn try_lock(&self) -> io::Result<bool>;
     /// Which file it is. Where that is not known, always the same.
     fn identity(&self) -> io::Result<FileIdentity>;
+    /// Whether somebody else holds the lock of this file. The answer is that of a moment; asking keeps nobody from
+    /// asking too, and whoever takes a lock that may be asked for tries again.
+    ///
+    /// # Errors
+    /// `Unsupported`: this disk cannot tell (the default).
+    fn is_locked(&self) -> io::Result<bool> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// The loops over short and interrupted reads and writes, in one place.

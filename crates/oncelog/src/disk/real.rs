@@ -4,7 +4,8 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Disk, DiskFile, FileIdentity, OpenMode, SyncSite};
+use super::{Disk, DiskFile, FileIdentity, MapAccess, OpenMode, SharedMap, SyncSite};
+use crate::wake::Arc;
 
 /// The file system of the machine.
 #[derive(Clone, Copy, Debug, Default)]
@@ -66,6 +67,23 @@ impl Disk for RealDisk {
     #[cfg(not(unix))]
     fn sync_dir(&self, _dir: &Path, _site: SyncSite) -> io::Result<()> {
         Ok(())
+    }
+
+    #[cfg(all(unix, not(any(loom, shuttle))))]
+    fn map_shared(&self, path: &Path, words: usize, access: MapAccess) -> io::Result<Arc<dyn SharedMap>> {
+        let file = OpenOptions::new().read(true).write(access == MapAccess::Write).open(path)?;
+        Ok(Arc::new(super::map::FileMap::of(&file, words, access)?))
+    }
+
+    /// Memory is not shared here: readers in other processes wait until the owner has gone.
+    #[cfg(not(all(unix, not(any(loom, shuttle)))))]
+    fn map_shared(&self, _path: &Path, _words: usize, _access: MapAccess) -> io::Result<Arc<dyn SharedMap>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn boot_id(&self) -> u128 {
+        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap_or(0)
     }
 }
 
@@ -142,5 +160,13 @@ impl DiskFile for RealFile {
 
     fn identity(&self) -> io::Result<FileIdentity> {
         self.0.metadata().map(|found| identity(&found))
+    }
+
+    fn is_locked(&self) -> io::Result<bool> {
+        match self.0.try_lock_shared() {
+            Ok(()) => self.0.unlock().map(|()| false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
     }
 }

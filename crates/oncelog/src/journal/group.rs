@@ -24,6 +24,8 @@ pub(crate) trait Apply: Send {
     type Context: Send;
     /// Applies `frames`; the journal is durable up to `durable`. An error ends the journal.
     fn apply(&mut self, frames: &mut [Placed<Self::Context>], durable: Lsn) -> Result<()>;
+    /// A write or sync of the journal failed: what is behind the last durable frame may be in memory alone.
+    fn failed(&mut self) {}
 }
 
 /// The journal of one owner.
@@ -278,6 +280,9 @@ impl<A: Apply> Journal<A> {
         let mut applier = self.applier.lock();
         drop(writer);
         self.pass_on(written.is_err());
+        if written.is_err() {
+            applier.failed();
+        }
         let done = match written {
             _ if failed_before => Done::NotWritten,
             Ok(durable) => match applier.apply(&mut frames, durable) {
@@ -351,7 +356,10 @@ impl<A: Apply> Journal<A> {
                 .settle(&self.queue.lock().file)
                 .and_then(|durable| (self.options.fence)().map(|()| durable))
                 .and_then(|durable| applier.apply(&mut [], durable));
-            return synced.inspect_err(|_| self.fail());
+            return synced.inspect_err(|_| {
+                self.fail();
+                applier.failed();
+            });
         }
     }
 

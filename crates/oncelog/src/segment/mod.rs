@@ -9,6 +9,7 @@
 //! point, not in the file, so a segment that is shorter or differs is `Corrupt` and never taken for a torn one.
 //! Neighbours: `topic` above puts segments in order; `record` below knows the batches.
 
+mod follow;
 mod head;
 mod index;
 mod read;
@@ -18,6 +19,7 @@ mod tests;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub(crate) use follow::Follower;
 pub(crate) use head::{SEGMENT_HEAD_BYTES, SegmentHead};
 pub(crate) use read::BatchReader;
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::Core;
 use super::claims::Name;
 use super::layout::make_dir;
+use super::page::OwnerPage;
 use crate::disk::SyncSite;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, TableId, TopicId};
@@ -44,11 +45,21 @@ impl Core {
         let mut next = self.next_ids(&mut tx)?;
         let id = TopicId(next.topic);
         next.topic = id.next().ok_or_else(|| Error::new(ErrorKind::Full, "this owner has given all its topic ids"))?.0;
+        let board = self.page.as_ref().and_then(OwnerPage::board);
+        if let Some(board) = board {
+            board.reserve(spec.partitions as usize)?;
+        }
         self.claim(id, spec)?;
         put_row(&mut tx, &CatalogueKey::NextIds.encode(), &next)?;
         put_row(&mut tx, &CatalogueKey::Topic(id).encode(), spec)?;
         put_row(&mut tx, &system::topic_name_key(&spec.name), &id)?;
         Box::new(tx).submit()?.wait()?;
+        if let Some(board) = board {
+            // Before anybody can append to it.
+            for partition in 0..spec.partitions {
+                board.show(id, PartitionId(partition), LogOffset(0), LogOffset(0))?;
+            }
+        }
         Ok(id)
     }
 

@@ -32,6 +32,7 @@ pub(super) struct Layout {
     pub(super) journal: PathBuf,
     pub(super) state: PathBuf,
     pub(super) aside: PathBuf,
+    pub(super) page: PathBuf,
     pub(super) topics: PathBuf,
     /// Claims on names of tables and consumers; those on topics are with the topics.
     pub(super) tables: PathBuf,
@@ -53,6 +54,7 @@ impl Layout {
             journal: owner_dir.join("journal"),
             state: owner_dir.join("state"),
             aside: owner_dir.join("aside"),
+            page: owner_dir.join("page"),
             topics: dir.join("topics"),
             tables: dir.join("tables"),
             consumers: dir.join("consumers"),

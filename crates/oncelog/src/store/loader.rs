@@ -14,6 +14,7 @@ use crate::chance::Chance;
 use crate::disk::{Disk, SyncSite};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, PartitionId, StoreId, TopicId};
+use crate::page::Board;
 use crate::segment::SegmentHead;
 use crate::table::Tables;
 use crate::topic::{
@@ -38,6 +39,8 @@ pub(super) struct TopicLoader {
     /// Segments of this opening and later ones may be written on. What older ones left may be the rest of a crash.
     pub(super) orderly_since: AtomicU64,
     pub(super) swept: Mutex<Vec<PathBuf>>,
+    /// Where a topic is shown before anybody can append to it, once the owner serves.
+    pub(super) board: Mutex<Option<Arc<Board>>>,
 }
 
 impl LoadTopics for TopicLoader {
@@ -53,7 +56,12 @@ impl LoadTopics for TopicLoader {
         let dir = topic_dir(&self.topics, &spec.name);
         self.check_claim(&dir, id)?;
         let partitions = (0..spec.partitions).map(|number| self.partition(id, PartitionId(number), &spec, &dir));
-        let partitions = partitions.collect::<Result<_>>()?;
+        let partitions = partitions.collect::<Result<Vec<Arc<Partition>>>>()?;
+        if let Some(board) = &*self.board.lock() {
+            for partition in &partitions {
+                board.show(id, partition.id, partition.start(), partition.applied_end())?;
+            }
+        }
         Ok(Some(Topic { id, spec, partitions }))
     }
 }

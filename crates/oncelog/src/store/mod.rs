@@ -23,6 +23,8 @@ mod manifest;
 mod open;
 mod options;
 mod owner;
+mod page;
+mod reader;
 mod report;
 mod snapshot;
 mod source;
@@ -36,6 +38,7 @@ use std::time::Duration;
 
 pub use listing::{ConsumerProgress, PartitionInfo};
 pub use options::{StoreMode, StoreOptions};
+pub use reader::{ReaderCursor, ReaderOptions, ReaderSnapshot, StoreReader, TopicInfo};
 pub use report::{LostOffsets, RecoveryReport, TornTailReport};
 pub use snapshot::Snapshot;
 
@@ -47,6 +50,7 @@ use crate::handles::{
     Tx,
 };
 use crate::ids::{Epoch, LogOffset, OwnerId, PartitionId, StoreId};
+use crate::page::PageState;
 use crate::table::{SnapshotBackend, Tables};
 use crate::transaction::{Committed, Engine, Pipeline};
 use crate::wake::{Arc, AtomicBool, Mutex, Ordering};
@@ -54,6 +58,7 @@ use background::Background;
 use fence::Fence;
 use layout::Layout;
 use manifest::ManifestFile;
+use page::OwnerPage;
 
 /// So often in a row no transaction loses to others.
 const CONFLICTS_MAX: u32 = 10_000;
@@ -79,6 +84,8 @@ pub(crate) struct Core {
     tables: Arc<Tables>,
     manifest: Mutex<ManifestFile>,
     fence: Arc<Fence>,
+    /// What readers in other processes see; `None` for a store in memory.
+    page: Option<OwnerPage>,
     /// Creating topics and tables goes one at a time.
     creating: Mutex<()>,
     /// Consumers that a handle of this store is at work for.
@@ -128,7 +135,7 @@ impl Store {
     /// # Errors
     /// `Unavailable`: no random numbers or no thread to be had.
     pub fn in_memory() -> Result<Store> {
-        StoreOptions::new().journal_file_bytes(1 << 20).disk(Arc::new(MemoryDisk::default())).open("/memory")
+        StoreOptions::new().journal_file_bytes(1 << 20).disk(Arc::new(MemoryDisk::default())).private().open("/memory")
     }
 
     /// Appends to `topic`, which is made if it does not exist.
@@ -239,6 +246,10 @@ impl Store {
         self.inner.core.pipeline.flush()
     }
 
+    pub(crate) fn core(&self) -> &Core {
+        &self.inner.core
+    }
+
     /// What the opening found and did.
     #[must_use]
     pub fn recovery_report(&self) -> &RecoveryReport {
@@ -323,9 +334,13 @@ impl Inner {
         }
         drop(background.take());
         let closed = self.core.finish();
+        let failed = self.core.pipeline.journal.has_failed();
         self.core.pipeline.journal.halt();
         self.core.pipeline.view.news.raise();
         self.core.manifest.lock().unlock();
+        if let Some(page) = &self.core.page {
+            page.end(if failed || closed.is_err() { PageState::Failed } else { PageState::Closed });
+        }
         closed
     }
 }

@@ -9,6 +9,7 @@ use super::layout::Layout;
 use super::loader::TopicLoader;
 use super::manifest::{Manifest, ManifestFile, State};
 use super::options::StoreOptions;
+use super::page::OwnerPage;
 use super::report::{LostOffsets, RecoveryReport, TornTailReport};
 use super::take::take;
 use super::{Core, Inner, Store};
@@ -17,6 +18,7 @@ use crate::disk::OpenMode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, Lsn, OwnerId, StoreId};
 use crate::journal::{self, FileName, Journal, JournalOptions, TornTail};
+use crate::page::PageName;
 use crate::process::Process;
 use crate::table::{SnapshotBackend, SnapshotName, StateBackend, Tables};
 use crate::transaction::system::{self, CatalogueKey};
@@ -41,11 +43,13 @@ pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Sto
         layout.sync_names(&*disk)?;
     }
     let epoch = Epoch(found.epoch.0 + 1);
+    // Before the manifest names the opening: whoever finds the opening there finds its page.
+    let page = make_page(&options, &layout, store, epoch)?;
     let (found, fence) = manifest.take_epoch(&disk, chance.name())?;
 
-    let mut opening = Opening::new(options, layout.clone(), chance, store, epoch, fence);
+    let mut opening = Opening::new(options, layout.clone(), chance, store, epoch, fence, page);
     opening.report.manifest_repaired = manifest_repaired;
-    let topics = Arc::clone(&opening.topics);
+    let (topics, loader) = (Arc::clone(&opening.topics), Arc::clone(&opening.loader));
     let recovered = opening.recover(manifest, &found).and_then(|core| {
         let core = Arc::new(core);
         if core.report.clean { Ok(core) } else { core.trim(State::Open).map(|()| core) }
@@ -60,11 +64,23 @@ pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Sto
         }
     })?;
     let core = with_sweep(core)?;
+    core.show_loaded(&loader)?;
+    if core.options.manual_duties {
+        core.show_rest()?;
+    }
     if !core.report.clean {
         tracing::info!(dir = %core.layout.dir.display(), "{}", core.report);
     }
     let background = if core.options.manual_duties { None } else { Some(Background::start(&core)?) };
     Ok(Store { inner: Arc::new(Inner { core, background: Mutex::new(background) }) })
+}
+
+fn make_page(options: &StoreOptions, layout: &Layout, store: StoreId, epoch: Epoch) -> Result<Option<OwnerPage>> {
+    if !options.shared_page {
+        return Ok(None);
+    }
+    let name = PageName { store, epoch, pid: std::process::id(), boot: options.disk.boot_id() };
+    OwnerPage::make(&options.disk, &*options.clock, &layout.page, name).map(Some)
 }
 
 /// Removes what nothing names. Only after the trim point is durable, since until then the old files are the truth.
@@ -90,6 +106,7 @@ struct Opening {
     tables: Arc<Tables>,
     loader: Arc<TopicLoader>,
     topics: Arc<Topics>,
+    page: Option<OwnerPage>,
     report: RecoveryReport,
 }
 
@@ -101,6 +118,7 @@ impl Opening {
         store: StoreId,
         epoch: Epoch,
         fence: Arc<Fence>,
+        page: Option<OwnerPage>,
     ) -> Opening {
         let view = Arc::new(View::default());
         let salts = Arc::clone(&chance);
@@ -119,10 +137,11 @@ impl Opening {
             tables: Arc::clone(&tables),
             orderly_since: AtomicU64::new(epoch.0),
             swept: Mutex::default(),
+            board: Mutex::default(),
         });
         let topics = Arc::new(Topics::new(Arc::clone(&loader) as Arc<dyn LoadTopics>));
         let report = RecoveryReport::default();
-        Opening { options, layout, store, epoch, fence, chance, view, backend, tables, loader, topics, report }
+        Opening { options, layout, store, epoch, fence, chance, view, backend, tables, loader, topics, page, report }
     }
 
     fn recover(mut self, manifest: ManifestFile, found: &Manifest) -> Result<Core> {
@@ -136,7 +155,7 @@ impl Opening {
             }
         }
         let disk = Arc::clone(&self.options.disk);
-        let mut applier = Applier::new(Arc::clone(&self.view));
+        let mut applier = Applier::new(Arc::clone(&self.view), self.page.as_ref().and_then(OwnerPage::board).cloned());
         let options = JournalOptions {
             dir: self.layout.journal.clone(),
             file_bytes: self.options.journal_file_bytes,
@@ -183,8 +202,11 @@ impl Opening {
     fn replay(&mut self, applier: &mut Applier, found: &Manifest) -> Result<Lsn> {
         let Some((start, _)) = found.trim else { return Ok(Lsn(1)) };
         let mut replayer = Replayer::new(&self.tables, &self.topics, &self.view, applier);
-        let disk = &*self.options.disk;
+        let (disk, until) = (&*self.options.disk, self.options.replay_until);
         let replayed = journal::replay(disk, &self.layout.journal, self.store, start, |lsn, body| {
+            if until.is_some_and(|until| lsn > until) {
+                return Ok(());
+            }
             replayer.frame(lsn, body).map_err(|error| error.in_file(&self.layout.journal))
         })?;
         replayer.flush()?;
@@ -260,6 +282,7 @@ impl Opening {
             tables: self.tables,
             manifest: Mutex::new(manifest),
             fence: self.fence,
+            page: self.page,
             creating: Mutex::new(()),
             consumers: Mutex::default(),
             trimming: Mutex::default(),

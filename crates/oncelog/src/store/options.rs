@@ -9,6 +9,7 @@ use super::owner::check_owner_name;
 use crate::clock::{Clock, SystemClock};
 use crate::disk::{Disk, RealDisk};
 use crate::error::{Error, Result};
+use crate::ids::Lsn;
 use crate::wake::Arc;
 
 /// Options of a store, for this opening only. Each has a default that suits most programs.
@@ -20,6 +21,10 @@ pub struct StoreOptions {
     pub(super) seed: Option<u64>,
     pub(super) manual_duties: bool,
     pub(super) create: bool,
+    /// Whether readers in other processes are shown what is visible.
+    pub(super) shared_page: bool,
+    /// Frames behind it are not believed.
+    pub(super) replay_until: Option<Lsn>,
     pub(super) journal_file_bytes: u64,
     pub(super) trim_bytes: u64,
     pub(super) record_bytes_max: usize,
@@ -46,6 +51,8 @@ impl StoreOptions {
             seed: None,
             manual_duties: false,
             create: true,
+            shared_page: true,
+            replay_until: None,
             journal_file_bytes: 16 << 20,
             trim_bytes: 64 << 20,
             record_bytes_max: 16 << 20,
@@ -132,6 +139,16 @@ impl StoreOptions {
     /// Starts no thread: the program calls [`Store::run_duties`] itself.
     pub fn manual_duties(self) -> StoreOptions {
         StoreOptions { manual_duties: true, ..self }
+    }
+
+    /// Shares no page: nobody else can reach the store anyhow.
+    pub(super) fn private(self) -> StoreOptions {
+        StoreOptions { shared_page: false, ..self }
+    }
+
+    /// For a reader that recovers in memory, without frames behind `until`.
+    pub(super) fn only_looks(self, until: Option<Lsn>) -> StoreOptions {
+        StoreOptions { shared_page: false, replay_until: until, seed: Some(0), ..self }
     }
 
     /// Opens the store in `dir`.

@@ -10,6 +10,7 @@
 
 mod claim;
 mod partition;
+mod pieces;
 mod reader;
 
 use std::fmt;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use claim::{Claim, find_claim, read_claim, write_claim};
 pub(crate) use partition::{Partition, PartitionState, Placement, Plan, SegmentMaker, SegmentRow, Turn};
+pub(crate) use pieces::{Piece, pieces};
 pub(crate) use reader::{PartitionReader, Polled};
 
 use crate::error::{Error, Result};

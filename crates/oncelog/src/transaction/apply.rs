@@ -6,6 +6,7 @@ use std::ops::Range;
 use crate::error::{Error, Result};
 use crate::ids::{Lsn, PartitionId, TopicId};
 use crate::journal::{Apply, Placed};
+use crate::page::{Board, PageState};
 use crate::segment::Segment;
 use crate::topic::{Partition, Placement};
 use crate::view::View;
@@ -17,6 +18,8 @@ const DIRECT_BYTES: usize = 64 << 10;
 /// Applies the frames of one journal, in LSN order.
 pub(crate) struct Applier {
     view: Arc<View>,
+    /// What readers in other processes see.
+    board: Option<Arc<Board>>,
     runs: Runs,
     /// Partitions that got records since the last trim point.
     touched: BTreeMap<(TopicId, PartitionId), Arc<Partition>>,
@@ -31,8 +34,8 @@ pub(crate) struct BatchAt {
 }
 
 impl Applier {
-    pub(crate) fn new(view: Arc<View>) -> Applier {
-        Applier { view, runs: Runs::default(), touched: BTreeMap::new(), broken: false }
+    pub(crate) fn new(view: Arc<View>, board: Option<Arc<Board>>) -> Applier {
+        Applier { view, board, runs: Runs::default(), touched: BTreeMap::new(), broken: false }
     }
 
     /// The partitions that got records since this was last asked.
@@ -43,8 +46,25 @@ impl Applier {
     fn show(&self, durable: Lsn) -> Result<()> {
         if durable > self.view.visible() {
             self.view.publish(durable);
+            if let Some(board) = &self.board {
+                board.publish(durable);
+            }
         }
         Ok(())
+    }
+
+    /// Fills the slots of what a group touched; seen when its LSN is visible.
+    fn fill_slots(&self, frames: &[Placed<Vec<BatchAt>>], group_end: Lsn) {
+        let Some(board) = &self.board else { return };
+        let mut last = None;
+        for batch in frames.iter().rev().flat_map(|frame| frame.context.iter().rev()) {
+            let partition = &batch.to.partition;
+            // From the end: only the last batch of a partition matters, and those before it mostly stand beside it.
+            if last.is_none_or(|last| !Arc::ptr_eq(last, partition)) {
+                board.set_end(partition.topic, partition.id, group_end, partition.applied_end());
+            }
+            last = Some(partition);
+        }
     }
 
     /// Notes that a partition must be part of the next trim point.
@@ -66,6 +86,12 @@ impl Apply for Applier {
         self.broken = false;
         Ok(())
     }
+
+    fn failed(&mut self) {
+        if let Some(board) = &self.board {
+            board.set_state(PageState::Failed);
+        }
+    }
 }
 
 impl Applier {
@@ -85,6 +111,7 @@ impl Applier {
                 self.touch(&batch.to.partition);
             }
         }
+        self.fill_slots(frames, group_end);
         if group_end > durable {
             self.view.publish_written(group_end);
         }

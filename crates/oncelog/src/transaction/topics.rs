@@ -83,7 +83,8 @@ impl Topics {
         self.maps.read().by_id.values().cloned().collect()
     }
 
-    fn loaded(&self, id: TopicId) -> Option<Arc<Topic>> {
+    /// The topic with that id, if it was used in this opening.
+    pub(crate) fn loaded(&self, id: TopicId) -> Option<Arc<Topic>> {
         self.maps.read().by_id.get(&id).cloned()
     }
 }

@@ -130,6 +130,15 @@ impl World {
         Ok(FileIdentity { device: 0, inode })
     }
 
+    pub(in crate::disk) fn is_locked(&mut self, handle: Handle) -> io::Result<bool> {
+        self.check(handle)?;
+        let locked = self.call(Call::Lock, &[handle.ino], |world| {
+            let holder = world.tree.file(handle.ino)?.lock;
+            Ok(u64::from(holder.is_some_and(|holder| holder != handle.id)))
+        })?;
+        Ok(locked == 1)
+    }
+
     pub(in crate::disk) fn close(&mut self, handle: Handle) {
         if handle.generation != self.generation {
             return;

@@ -2,10 +2,12 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use oncelog::disk::{FileIdentity, OpenMode, SyncSite};
+use oncelog::disk::{FileIdentity, MapAccess, OpenMode, SyncSite};
 
 use super::{Call, Handle, Ino, World};
+use crate::disk::map::SimMap;
 use crate::disk::trace::hash_path;
 use crate::disk::tree::Place;
 
@@ -30,6 +32,24 @@ impl World {
         self.tree.file_mut(ino)?.handles += 1;
         self.next_handle += 1;
         Ok(Handle { ino, id: self.next_handle, generation: self.generation, writes })
+    }
+
+    pub(in crate::disk) fn map_shared(
+        &mut self,
+        path: &Path,
+        words: usize,
+        access: MapAccess,
+    ) -> io::Result<Arc<SimMap>> {
+        let call = Call::Open { writes: access == MapAccess::Write };
+        let ino = self.call(call, &[hash_path(path), words as u64], |world| {
+            let ino = world.tree.find(path)?;
+            if world.tree.file(ino)?.inode.len() < words * 8 {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            Ok(ino)
+        })?;
+        let map = self.maps.entry(ino).or_insert_with(|| Arc::new(SimMap::new(words)));
+        Ok(Arc::clone(map))
     }
 
     pub(in crate::disk) fn list(&mut self, path: &Path) -> io::Result<Vec<PathBuf>> {

@@ -1,0 +1,151 @@
+//! Reading a segment that another process writes: its end is not known here, only the offset up to which records are
+//! visible, and the batches themselves say where they are.
+
+use std::path::{Path, PathBuf};
+
+use super::head::SegmentHead;
+use super::index::SparseIndex;
+use crate::codec::{CheckSite, same};
+use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::error::{Error, Result};
+use crate::ids::LogOffset;
+use crate::record::{self, Batch, BatchHead};
+
+const BLOCK_BYTES: usize = 256 << 10;
+
+/// A cursor in one segment of another process. Holds a block of 256 KiB, or one batch if it is larger.
+pub(crate) struct Follower {
+    path: PathBuf,
+    file: Box<dyn DiskFile>,
+    head: SegmentHead,
+    block_start: u64,
+    block: Vec<u8>,
+    /// Records below it were visible, and so written, when the block was read; what is behind them may have come since.
+    settled: LogOffset,
+    index: SparseIndex,
+    position: u64,
+}
+
+/// What stands at a follower's position.
+enum Here {
+    Batch(BatchHead),
+    /// The file ends here, or nothing was written yet.
+    Nothing,
+}
+
+impl Follower {
+    /// Opens a segment and checks that it is the one that its place and name say; `None`: it is gone.
+    pub(crate) fn open(disk: &dyn Disk, path: &Path, expected: impl Fn(&SegmentHead) -> bool) -> Result<Option<Self>> {
+        let file = match disk.open(path, OpenMode::Read) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(path, "open a segment", error)),
+        };
+        let head = SegmentHead::read(file.as_ref(), path)?;
+        let named = path.parent().map(|dir| head.path(dir));
+        if named.as_deref() != Some(path) || !expected(&head) {
+            return Err(Error::corrupt(path, 0, "another segment is in this place"));
+        }
+        let index = SparseIndex::new(head.base_offset);
+        let position = index.nearest(head.base_offset);
+        Ok(Some(Follower {
+            path: path.to_owned(),
+            file,
+            head,
+            block_start: 0,
+            block: Vec::new(),
+            settled: LogOffset(0),
+            index,
+            position,
+        }))
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Byte position of the next batch.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Walks to the batch that holds `to`, or as far as there are batches. Everything below `limit` is visible, `to` is
+    /// below it.
+    pub(crate) fn seek(&mut self, to: LogOffset, limit: LogOffset) -> Result<()> {
+        let mut next = self.head.base_offset;
+        self.position = self.index.nearest(to);
+        while next <= to {
+            match self.look(next, limit)? {
+                Here::Batch(head) if head.next_offset() <= to => {
+                    next = head.next_offset();
+                    self.position += head.bytes as u64;
+                }
+                _ => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is a batch at the cursor; see [`Follower::next`].
+    pub(crate) fn is_at_batch(&mut self, next: LogOffset, limit: LogOffset) -> Result<bool> {
+        Ok(matches!(self.look(next, limit)?, Here::Batch(_)))
+    }
+
+    /// The batch at the cursor, which should hold record `next`; `None` when the file ends there. Everything below
+    /// `limit` is visible and `next` is below it: so what is there is not being written, but there or elsewhere.
+    pub(crate) fn next(&mut self, next: LogOffset, limit: LogOffset) -> Result<Option<Batch<'_>>> {
+        let Here::Batch(head) = self.look(next, limit)? else { return Ok(None) };
+        let position = self.position;
+        if self.load(head.bytes, limit)? < head.bytes {
+            return Err(Error::corrupt(&self.path, position, "a segment was cut short"));
+        }
+        self.position += head.bytes as u64;
+        let batch = Batch::check(self.at(position, head.bytes));
+        batch.map(Some).map_err(|error| Error::corrupt(&self.path, position, error))
+    }
+
+    /// The batch's head, believed only if it was written for this place.
+    fn look(&mut self, next: LogOffset, limit: LogOffset) -> Result<Here> {
+        if next >= self.settled {
+            self.block.clear();
+        }
+        let there = self.load(record::BATCH_HEAD_BYTES, limit)?;
+        let position = self.position;
+        let bytes = self.at(position, there);
+        if bytes.len() == record::BATCH_HEAD_BYTES {
+            let place = record::place_checksum(self.head.salt, position, bytes);
+            if same(CheckSite::BatchPlace, record::place_of(bytes), place) {
+                let head = BatchHead::peek(bytes);
+                if let Ok(head) = &head {
+                    self.index.add(head.base_offset, position);
+                }
+                return head.map(Here::Batch).map_err(|error| Error::corrupt(&self.path, position, error));
+            }
+        }
+        if bytes.iter().all(|byte| *byte == 0) {
+            return Ok(Here::Nothing);
+        }
+        let what = "the head of a batch is damaged, or the batch belongs elsewhere";
+        Err(Error::corrupt(&self.path, position, what))
+    }
+
+    /// `count` bytes at `position`, as far as the block holds them.
+    fn at(&self, position: u64, count: usize) -> &[u8] {
+        let start = usize::try_from(position - self.block_start).unwrap_or(usize::MAX).min(self.block.len());
+        &self.block[start..start.saturating_add(count).min(self.block.len())]
+    }
+
+    /// Makes sure that `count` bytes from the cursor on are in the block, if the file has them; gives how many are.
+    fn load(&mut self, count: usize, limit: LogOffset) -> Result<usize> {
+        if self.block_start <= self.position && self.at(self.position, count).len() == count {
+            return Ok(count);
+        }
+        self.block.resize(count.max(BLOCK_BYTES), 0);
+        let read = self.file.read_full_at(&mut self.block, self.position);
+        let read = read.map_err(|error| Error::io(&self.path, "read a segment", error))?;
+        self.block.truncate(read);
+        (self.block_start, self.settled) = (self.position, limit);
+        Ok(read.min(count))
+    }
+}

@@ -1,0 +1,207 @@
+//! The file of the page that this owner shares with readers in other processes: made before the manifest names the
+//! opening, locked as long as the owner lives, believed by nobody afterwards.
+//!
+//! Liveness is a lock, not a process id: ids are given out again, and a reader may live in another namespace of them.
+//! The lock is on the page and not on the manifest, so a reader that asks for it can keep nobody from becoming the
+//! owner. Nothing of the page is synced, and nothing of it is needed after a crash.
+
+use std::io;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Core;
+use super::layout::make_dir;
+use super::loader::TopicLoader;
+use crate::clock::Clock;
+use crate::disk::{Disk, DiskFile, MapAccess, OpenMode, SharedMap};
+use crate::error::{Error, Result};
+use crate::ids::{Epoch, LogOffset, Lsn, PartitionId, TopicId};
+use crate::page::{Board, PageName, PageState, file_words};
+use crate::topic::{Partition, PartitionState, SegmentRow, TopicSpec};
+use crate::transaction::system::{self, CatalogueKey};
+use crate::wake::{Arc, Mutex};
+
+/// A reader that asks whether the page is locked holds its lock for a moment.
+const LOCK_TRIES: u32 = 2000;
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
+
+/// The page of a living owner. The lock ends with it.
+pub(super) struct OwnerPage {
+    /// `None` where processes cannot share memory: then readers know that there is an owner, and wait until it ends.
+    board: Option<Arc<Board>>,
+    lock: Mutex<Option<Box<dyn DiskFile>>>,
+}
+
+/// A partition as it is now: the first offset that is kept, and the one behind the last visible record.
+pub(super) type PartitionNow = (TopicId, PartitionId, LogOffset, LogOffset);
+
+impl Core {
+    /// Shows what this opening has used so far; topics that are used from now on are shown when they are put together.
+    /// Only before the store is handed out.
+    pub(super) fn show_loaded(&self, loader: &TopicLoader) -> Result<()> {
+        let Some(board) = self.page.as_ref().and_then(OwnerPage::board) else { return Ok(()) };
+        let visible = self.pipeline.view.visible();
+        for topic in self.pipeline.topics.all_loaded() {
+            for partition in &topic.partitions {
+                board.show(topic.id, partition.id, partition.start(), partition.end_at(visible))?;
+            }
+        }
+        board.publish(visible);
+        *loader.board.lock() = Some(Arc::clone(board));
+        Ok(())
+    }
+
+    /// Shows all other topics too, and then that the owner serves. Costs a look at a few rows for each partition, so
+    /// it is the first work of the background and not part of the opening.
+    pub(super) fn show_rest(&self) -> Result<()> {
+        let Some(board) = self.page.as_ref().and_then(OwnerPage::board) else { return Ok(()) };
+        for (topic, partition, start, end) in self.partitions_now()? {
+            // One that was used meanwhile is shown already, and stays as it is.
+            board.show(topic, partition, start, end)?;
+        }
+        board.set_state(PageState::Serving);
+        Ok(())
+    }
+
+    /// All partitions of all topics. What is not in use is not put together for it: its rows say the same.
+    pub(super) fn partitions_now(&self) -> Result<Vec<PartitionNow>> {
+        let pin = self.pin_visible();
+        let mut found = Vec::new();
+        let (first, last) = (CatalogueKey::Topic(TopicId(0)).encode(), CatalogueKey::Topic(TopicId(u32::MAX)).encode());
+        let rows = self.tables.shard(system::CATALOGUE, system::SHARD);
+        for (key, row) in rows.scan(Bound::Included(&first), Bound::Included(&last), usize::MAX, pin.lsn())? {
+            let Some(CatalogueKey::Topic(id)) = CatalogueKey::decode(&key) else { continue };
+            let spec: TopicSpec = system::decode_row(&row)?;
+            match self.pipeline.topics.loaded(id) {
+                Some(topic) => {
+                    let now =
+                        |partition: &Arc<Partition>| (id, partition.id, partition.start(), partition.end_at(pin.lsn()));
+                    found.extend(topic.partitions.iter().map(now));
+                }
+                None => {
+                    for number in 0..spec.partitions {
+                        let (start, end) = self.at_trim_point(id, PartitionId(number), pin.lsn())?;
+                        found.push((id, PartitionId(number), start, end));
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn at_trim_point(&self, topic: TopicId, partition: PartitionId, lsn: Lsn) -> Result<(LogOffset, LogOffset)> {
+        let key = system::partition_key(topic, partition);
+        let state = self.tables.shard(system::PARTITIONS, system::SHARD).get(&key, lsn)?;
+        let Some(state) = state else { return Ok(Default::default()) };
+        let state: PartitionState = system::decode_row(&state)?;
+        let last = [&key[..], &[0xff; 8]].concat();
+        let segments = self.tables.shard(system::SEGMENTS, system::SHARD);
+        let first = segments.scan(Bound::Included(&key), Bound::Included(&last), 1, lsn)?;
+        let first = first.first().map(|(_, row)| system::decode_row::<SegmentRow>(row)).transpose()?;
+        Ok((first.map_or(LogOffset(0), |row| row.base_offset), state.next_offset))
+    }
+}
+
+/// The path of a file of a page.
+pub(super) fn page_path(dir: &Path, epoch: Epoch, number: usize) -> PathBuf {
+    dir.join(format!("{:010}-{number:03}.page", epoch.0))
+}
+
+impl OwnerPage {
+    /// Makes the page of the opening `name.epoch`, in place of those of openings before. Only with the owner's lock.
+    ///
+    /// # Errors
+    /// `Full`, `Unavailable`: the page could not be made.
+    pub(super) fn make(disk: &Arc<dyn Disk>, clock: &dyn Clock, dir: &Path, name: PageName) -> Result<OwnerPage> {
+        make_dir(&**disk, dir).map_err(|error| Error::io(dir, "make the place of the page", error))?;
+        remove_all(&**disk, dir)?;
+        let path = page_path(dir, name.epoch, 0);
+        let file = make_file(&**disk, &path, 0)?;
+        lock(&*file, &path, clock)?;
+        let board = match disk.map_shared(&path, file_words(0), MapAccess::Write) {
+            Ok(head) => Some(Arc::new(Board::begin(name, maker(disk, dir, name.epoch, head))?)),
+            Err(error) => {
+                tracing::warn!(%error, "no shared memory: readers in other processes wait until this store is closed");
+                None
+            }
+        };
+        Ok(OwnerPage { board, lock: Mutex::new(Some(file)) })
+    }
+
+    /// What is written as things become visible.
+    pub(super) fn board(&self) -> Option<&Arc<Board>> {
+        self.board.as_ref()
+    }
+
+    /// The owner ends: readers look for themselves from now on.
+    pub(super) fn end(&self, state: PageState) {
+        if let Some(board) = &self.board {
+            board.set_state(state);
+        }
+        *self.lock.lock() = None;
+        if let Some(board) = &self.board {
+            // Once more: who looked between the two saw an owner that has ended and is still there.
+            board.set_state(state);
+        }
+    }
+}
+
+/// Makes further files; the first is there.
+fn maker(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    epoch: Epoch,
+    head: Arc<dyn SharedMap>,
+) -> Box<dyn Fn(usize) -> Result<Arc<dyn SharedMap>> + Send + Sync> {
+    let (disk, dir) = (Arc::clone(disk), dir.to_owned());
+    Box::new(move |number| {
+        if number == 0 {
+            return Ok(Arc::clone(&head));
+        }
+        let path = page_path(&dir, epoch, number);
+        make_file(&*disk, &path, number)?;
+        disk.map_shared(&path, file_words(number), MapAccess::Write)
+            .map_err(|error| Error::io(&path, "map a page", error))
+    })
+}
+
+/// Makes a file of zeros with all its blocks: what has none could fail when it is first touched, and that is a signal.
+fn make_file(disk: &dyn Disk, path: &Path, number: usize) -> Result<Box<dyn DiskFile>> {
+    let bytes = file_words(number) as u64 * 8;
+    // There is one already if an earlier attempt to add it failed half-way.
+    let file = disk.open(path, OpenMode::Create).map_err(|error| Error::io(path, "make a page", error))?;
+    let sized = file.set_len(bytes).and_then(|()| file.preallocate(bytes));
+    match sized {
+        Ok(()) => Ok(file),
+        Err(error) => {
+            // Best effort: the next opening removes it too.
+            let _ = disk.remove(path);
+            Err(Error::io(path, "make a page", error))
+        }
+    }
+}
+
+fn lock(file: &dyn DiskFile, path: &Path, clock: &dyn Clock) -> Result<()> {
+    for _ in 0..LOCK_TRIES {
+        if file.try_lock().map_err(|error| Error::io(path, "lock a page", error))? {
+            return Ok(());
+        }
+        clock.sleep(LOCK_PAUSE);
+    }
+    Err(Error::locked(path, "another process has the page of this store", None))
+}
+
+fn remove_all(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    let mut found = disk.list(dir).map_err(|error| Error::io(dir, "list the pages", error))?;
+    found.sort();
+    for path in found.iter().filter(|path| path.extension().is_some_and(|kind| kind == "page")) {
+        match disk.remove(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io(path, "remove an old page", error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

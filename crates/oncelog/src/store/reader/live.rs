@@ -1,0 +1,219 @@
+//! An owner that lives: its page, and the segments that it writes.
+
+use std::path::Path;
+
+use super::super::layout::Layout;
+use super::super::page::page_path;
+use crate::disk::{Disk, DiskFile, MapAccess, OpenMode};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Epoch, LogOffset, PartitionId, StoreId, TopicId};
+use crate::page::{PageState, Watch, file_words};
+use crate::record::Batch;
+use crate::segment::Follower;
+use crate::topic::{Piece, partition_dir, pieces, topic_dir};
+use crate::wake::Arc;
+
+/// The page of an opening, and the file whose lock shows that its owner lives.
+pub(super) struct Live {
+    pub(super) watch: Watch,
+    pub(super) epoch: Epoch,
+    file: Box<dyn DiskFile>,
+}
+
+/// What there is of an owner.
+pub(super) enum Found {
+    Serving(Arc<Live>),
+    /// It has its lock and does not show anything yet.
+    Opening,
+    /// Nobody; `failed_at` is what was visible when its journal failed, in this running of the machine.
+    Nobody {
+        failed_at: Option<crate::ids::Lsn>,
+    },
+}
+
+impl Live {
+    /// Looks for the owner of the opening that the manifest names.
+    pub(super) fn find(disk: &Arc<dyn Disk>, layout: &Layout, store: StoreId, epoch: Epoch) -> Result<Found> {
+        let path = page_path(&layout.page, epoch, 0);
+        let file = match disk.open(&path, OpenMode::Read) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Found::Nobody { failed_at: None }),
+            Err(error) => return Err(Error::io(&path, "open a page", error)),
+        };
+        let lives = is_locked(&*file, &path)?;
+        let watch = match open_watch(disk, layout, epoch) {
+            Ok(watch) => watch.filter(|watch| (watch.name().store, watch.name().epoch) == (store, epoch)),
+            Err(error) if lives => {
+                let what = "the owner lives, and what it shows cannot be seen from here";
+                return Err(Error::new(ErrorKind::Unavailable, what).because(error).in_file(&path));
+            }
+            Err(_) => None,
+        };
+        match watch {
+            Some(watch) if lives && watch.state() == PageState::Serving => {
+                Ok(Found::Serving(Arc::new(Live { watch, epoch, file })))
+            }
+            // Its journal failed, and it still answers for what was visible then.
+            Some(watch) if lives && watch.state() == PageState::Failed => {
+                Ok(Found::Serving(Arc::new(Live { watch, epoch, file })))
+            }
+            _ if lives => Ok(Found::Opening),
+            Some(watch) if watch.name().boot == disk.boot_id() && watch.state() == PageState::Failed => {
+                Ok(Found::Nobody { failed_at: Some(watch.visible()) })
+            }
+            _ => Ok(Found::Nobody { failed_at: None }),
+        }
+    }
+
+    /// Whether the owner still is there and serves.
+    pub(super) fn lives(&self, layout: &Layout) -> Result<bool> {
+        let serves = matches!(self.watch.state(), PageState::Serving | PageState::Failed);
+        Ok(serves && is_locked(&*self.file, &page_path(&layout.page, self.epoch, 0))?)
+    }
+}
+
+fn is_locked(file: &dyn DiskFile, path: &Path) -> Result<bool> {
+    file.is_locked().map_err(|error| Error::io(path, "look for the owner", error))
+}
+
+fn open_watch(disk: &Arc<dyn Disk>, layout: &Layout, epoch: Epoch) -> Result<Option<Watch>> {
+    let (disk, dir) = (Arc::clone(disk), layout.page.clone());
+    Watch::open(Box::new(move |number| {
+        let path = page_path(&dir, epoch, number);
+        let map = |access| disk.map_shared(&path, file_words(number), access);
+        // To be woken, a reader says in the page that it waits. Where it may not, it looks again now and then.
+        let mapped = map(MapAccess::Write).or_else(|error| match error.kind() {
+            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => map(MapAccess::Read),
+            _ => Err(error),
+        });
+        mapped.map_err(|error| Error::io(&path, "map a page", error))
+    }))
+}
+
+/// A cursor in a partition that a living owner writes.
+pub(super) struct Trail {
+    disk: Arc<dyn Disk>,
+    layout: Layout,
+    store: StoreId,
+    name: String,
+    topic: TopicId,
+    partition: PartitionId,
+    next: LogOffset,
+    at: Option<Place>,
+}
+
+/// An open segment.
+struct Place {
+    piece: Piece,
+    follower: Follower,
+    /// Where the next one begins, if there was one when this was opened: records from there on do not count here.
+    until: Option<LogOffset>,
+}
+
+/// What comes next in a partition.
+pub(super) enum Next<'a> {
+    Batch(Batch<'a>),
+    /// These offsets are gone.
+    Gap(std::ops::Range<LogOffset>),
+    /// Nothing below the limit.
+    End,
+}
+
+/// Files come and go while they are looked at: so often it is looked again before something counts as wrong.
+const LOOKS: u32 = 16;
+
+impl Trail {
+    pub(super) fn new(
+        disk: &Arc<dyn Disk>,
+        layout: &Layout,
+        store: StoreId,
+        name: &str,
+        topic: TopicId,
+        partition: PartitionId,
+    ) -> Trail {
+        let (disk, layout, name) = (Arc::clone(disk), layout.clone(), name.to_owned());
+        Trail { disk, layout, store, name, topic, partition, next: LogOffset(0), at: None }
+    }
+
+    /// The batch that holds record `next`, or what stands in its place. Everything below `limit` must be visible.
+    pub(super) fn poll(&mut self, next: LogOffset, limit: LogOffset) -> Result<Next<'_>> {
+        if next >= limit {
+            return Ok(Next::End);
+        }
+        if self.next != next {
+            self.next = next;
+            self.at = self.at.take().filter(|place| place.piece.base <= next);
+            if let Some(place) = &mut self.at {
+                place.follower.seek(next, limit)?;
+            }
+        }
+        match self.approach(limit)? {
+            Some(lost) => Ok(Next::Gap(lost)),
+            None => self.take(limit),
+        }
+    }
+
+    /// Finds the segment and the place in it; gives what is lost if there is none.
+    fn approach(&mut self, limit: LogOffset) -> Result<Option<std::ops::Range<LogOffset>>> {
+        let dir = partition_dir(&topic_dir(&self.layout.topics, &self.name), self.partition);
+        let mut looks = 0;
+        loop {
+            let next = self.next;
+            if let Some(place) = &mut self.at
+                && place.until.is_none_or(|until| next < until)
+                && place.follower.is_at_batch(next, limit)?
+            {
+                return Ok(None);
+            }
+            let found = pieces(&*self.disk, &dir)?;
+            let behind = found.partition_point(|piece| piece.base <= self.next);
+            let (here, after) = (behind.checked_sub(1).map(|at| &found[at]), found.get(behind));
+            let until = after.map(|piece| piece.base);
+            let same = self.at.as_ref().is_some_and(|place| Some(&place.piece) == here && place.until == until);
+            looks += 1;
+            match here {
+                Some(piece) if !same && looks < 2 * LOOKS => self.enter(piece.clone(), until, limit)?,
+                // The segment ends before the record; where another begins behind it, what is between is lost.
+                _ if looks < LOOKS => self.at = None,
+                _ => {
+                    return match (after, here) {
+                        (Some(after), _) => Ok(Some(self.next..after.base.min(limit))),
+                        (None, None) => Ok(Some(self.next..limit)),
+                        (None, Some(piece)) => {
+                            let position = self.at.as_ref().map_or(0, |place| place.follower.position());
+                            let what = format!("record {} is missing from its segment", self.next);
+                            Err(Error::corrupt(&piece.path, position, what))
+                        }
+                    };
+                }
+            }
+        }
+    }
+
+    fn enter(&mut self, piece: Piece, until: Option<LogOffset>, limit: LogOffset) -> Result<()> {
+        let (store, topic, partition) = (self.store, self.topic, self.partition);
+        let ours = move |head: &crate::segment::SegmentHead| {
+            (head.store, head.topic, head.partition) == (store, topic, partition)
+        };
+        self.at = match Follower::open(&*self.disk, &piece.path, ours)? {
+            Some(mut follower) => {
+                follower.seek(self.next, limit)?;
+                Some(Place { piece, follower, until })
+            }
+            None => None,
+        };
+        Ok(())
+    }
+
+    fn take(&mut self, limit: LogOffset) -> Result<Next<'_>> {
+        let Some(Place { follower, .. }) = &mut self.at else { return Ok(Next::End) };
+        let path = follower.path().to_owned();
+        match follower.next(self.next, limit)? {
+            Some(batch) if batch.base_offset() <= self.next && batch.next_offset() > self.next => {
+                self.next = batch.next_offset();
+                Ok(Next::Batch(batch))
+            }
+            _ => Err(Error::corrupt(&path, 0, format!("record {} is missing from its segment", self.next))),
+        }
+    }
+}

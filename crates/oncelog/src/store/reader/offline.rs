@@ -1,0 +1,71 @@
+//! A store that nobody has open: a recovery in memory shows what the next owner will show.
+
+use super::super::Store;
+use super::super::layout::Layout;
+use super::super::manifest::{Manifest, State};
+use super::super::options::{StoreMode, StoreOptions};
+use crate::clock::Clock;
+use crate::disk::{Disk, OpenMode, OverlayDisk, SyncSite};
+use crate::error::{Error, Result};
+use crate::ids::{Epoch, Lsn};
+use crate::wake::Arc;
+
+/// What the next owner will show, without its changes to the files.
+pub(super) struct Offline {
+    pub(super) store: Store,
+    /// The opening that the manifest named.
+    pub(super) epoch: Epoch,
+}
+
+impl Offline {
+    /// Recovers in memory. Takes as long as a recovery, and as much memory as what it would write: the journal behind
+    /// the trim point. With `failed_at`, nothing behind that LSN is believed.
+    ///
+    /// # Errors
+    /// As an opening; `Unavailable`: the journal could not be synced. Files may also be missing because an owner has
+    /// begun to change them: ask whether the manifest still names the same opening.
+    pub(super) fn recover(
+        disk: &Arc<dyn Disk>,
+        clock: &Arc<dyn Clock>,
+        layout: &Layout,
+        manifest: &Manifest,
+        failed_at: Option<Lsn>,
+    ) -> Result<Offline> {
+        if manifest.state == State::Open && failed_at.is_none() {
+            sync_journal(&**disk, layout)?;
+        }
+        let options = StoreOptions::new()
+            .disk(Arc::new(OverlayDisk::over(Arc::clone(disk))))
+            .clock(Arc::clone(clock))
+            .open_mode(StoreMode::Existing)
+            .manual_duties()
+            .journal_file_bytes(4096)
+            .trim_bytes(u64::MAX)
+            .only_looks(failed_at);
+        let store = options.attach(&layout.dir, &layout.name)?;
+        Ok(Offline { store, epoch: manifest.epoch })
+    }
+}
+
+/// A process that was killed may have written frames and not synced them: they are seen, and a power cut would take
+/// them back. What a reader shows must stay, so it syncs them first; that changes no byte.
+fn sync_journal(disk: &dyn Disk, layout: &Layout) -> Result<()> {
+    let dir = &layout.journal;
+    let mut files = disk.list(dir).map_err(|error| Error::io(dir, "list the journal", error))?;
+    files.sort();
+    for path in files.iter().filter(|path| path.extension().is_some_and(|kind| kind == "journal")) {
+        let file = match disk.open(path, OpenMode::Read) {
+            Ok(file) => file,
+            // An owner has come; whoever asked looks again.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(Error::io(path, "open a journal file", error)),
+        };
+        match file.sync(SyncSite::ReaderJournal) {
+            // Nothing unwritten is kept for a file system that cannot be written.
+            Err(error) if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {}
+            Err(error) => return Err(Error::sync(path, "sync the journal", error)),
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,232 @@
+//! Readers beside an owner, after it, and while it changes: in one process, on the real disk.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test may fail by panic, and copies its own files"
+)]
+
+use std::path::Path;
+use std::time::Duration;
+
+use oncelog::{
+    Bytes, ErrorKind, LogOffset, PartitionId, Result, Step, Store, StoreOptions, StoreReader, SyncPolicy, TopicDef,
+    U64, Utf8, Whence,
+};
+
+const ORDERS: TopicDef<Utf8, U64> = TopicDef::new("Orders").partitions(2).file_roll_size(2048);
+const ALERTS: TopicDef<Utf8, Bytes> = TopicDef::new("alerts").file_roll_size(2048);
+const ZERO: PartitionId = PartitionId(0);
+
+fn options() -> StoreOptions {
+    Store::options().journal_file_bytes(64 << 10)
+}
+
+fn values(reader: &StoreReader) -> Vec<u64> {
+    let mut found: Vec<u64> = reader
+        .cursor("Orders", Whence::Oldest)
+        .unwrap()
+        .map(|record| u64::from_be_bytes(record.unwrap().value.unwrap()[..].try_into().unwrap()))
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+fn append(store: &Store, values: std::ops::Range<u64>) {
+    let orders = store.producer(ORDERS).unwrap();
+    for value in values {
+        orders.append(&format!("k{}", value % 7), &value).unwrap();
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_reader_follows_an_owner_and_outlives_it() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("store");
+    assert_eq!(StoreReader::open(&dir).unwrap_err().kind(), ErrorKind::NotFound);
+    let store = options().open(&dir)?;
+    let reader = StoreReader::open(&dir)?;
+    assert_eq!(reader.topics()?, []);
+    assert_eq!(reader.offsets("Orders", ZERO).unwrap_err().kind(), ErrorKind::NotFound);
+    append(&store, 0..100);
+    let topics = reader.topics()?;
+    assert_eq!((topics.len(), topics[0].name.as_str(), topics[0].partitions), (1, "Orders", 2));
+    assert_eq!(reader.offsets("Orders", PartitionId(2)).unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(values(&reader), (0..100).collect::<Vec<_>>());
+    // A cursor goes on where it was, over rolls, a close, a new owner.
+    let mut cursor = reader.cursor("Orders", Whence::Latest)?;
+    append(&store, 100..300);
+    assert!(cursor.wait(Duration::from_secs(10))?);
+    let mut seen = 0;
+    seen += cursor.by_ref().count();
+    store.close()?;
+    assert_eq!(values(&reader), (0..300).collect::<Vec<_>>());
+    assert!(!cursor.wait(Duration::ZERO)?);
+    let store = options().open(&dir)?;
+    append(&store, 300..400);
+    seen += cursor.by_ref().count();
+    assert_eq!(seen, 300);
+    assert_eq!(values(&reader), (0..400).collect::<Vec<_>>());
+    store.close()
+}
+
+#[test]
+fn after_a_kill_a_reader_shows_what_recovery_will_show_and_changes_nothing() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("store");
+    let store = options().open(&dir)?;
+    append(&store, 0..200);
+    store.producer(ALERTS)?.sync_policy(SyncPolicy::Os).append("late", b"written and not synced")?;
+    // The store as it stands, without its owner.
+    let dead = home.path().join("dead");
+    copy(&dir, &dead);
+    let before = files(&dead);
+    let reader = StoreReader::open(&dead)?;
+    assert_eq!(values(&reader), (0..200).collect::<Vec<_>>());
+    assert_eq!(files(&dead), before, "a reader writes nothing");
+    let (_, end) = reader.offsets("alerts", ZERO)?;
+    let recovered = options().open(&dead)?;
+    assert_eq!(recovered.offsets("alerts", ZERO)?.1, end);
+    assert_eq!(values(&reader), (0..200).collect::<Vec<_>>());
+    append(&recovered, 200..250);
+    assert_eq!(values(&reader), (0..250).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// Paths, lengths and contents.
+fn files(dir: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path))
+        } else {
+            found.push((path.clone(), std::fs::read(&path).unwrap()))
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_snapshot_stays_while_the_owner_goes_on() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("store");
+    let store = options().open(&dir)?;
+    let reader = StoreReader::open(&dir)?;
+    let both = |value: u64| {
+        store.transact(|tx| {
+            tx.append(ORDERS, "same", &value)?;
+            tx.append(ALERTS, "same", &value.to_be_bytes()[..])
+        })
+    };
+    (0..50).try_for_each(both)?;
+    let snapshot = reader.snapshot()?;
+    (50..200).try_for_each(both)?;
+    let count = |topic: &str| -> Result<u64> {
+        let mut count = 0;
+        for partition in 0..reader.topics()?.iter().find(|info| info.name == topic).unwrap().partitions {
+            snapshot.read(topic, PartitionId(partition), LogOffset(0), |_| {
+                count += 1;
+                Ok(Step::Next)
+            })?;
+        }
+        Ok(count)
+    };
+    assert_eq!((count("Orders")?, count("alerts")?), (50, 50));
+    store.close()?;
+    assert_eq!((count("Orders")?, count("alerts")?), (50, 50));
+    assert_eq!(snapshot.end_offset("alerts", ZERO)?, LogOffset(50));
+    assert_eq!(snapshot.end_offset("nothing", ZERO).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(snapshot.end_offset("alerts", PartitionId(1)).unwrap_err().kind(), ErrorKind::Invalid);
+    Ok(())
+}
+
+#[test]
+fn times_positions_stops_and_seeks() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("store");
+    let store = options().open(&dir)?;
+    let alerts = store.producer(ALERTS)?;
+    for at in 0..300 {
+        alerts.append_record(None, Some("k"), Some(&vec![7u8; 30][..]), &[], Some(1000 + at))?;
+    }
+    let reader = StoreReader::open(&dir)?;
+    let at = |whence| -> Result<u64> { Ok(reader.cursor("alerts", whence)?.positions()[0].1.0) };
+    assert_eq!(at(Whence::Oldest)?, 0);
+    assert_eq!(at(Whence::Latest)?, 300);
+    assert_eq!(at(Whence::Position(LogOffset(17)))?, 17);
+    assert_eq!(at(Whence::Time(1123))?, 123);
+    assert_eq!(at(Whence::Time(5000))?, 300);
+    let mut cursor = reader.cursor("alerts", Whence::Oldest)?;
+    // One record at a time, each once; a record that is not taken comes again.
+    for expected in 0..20 {
+        let mut found = Vec::new();
+        let stays = cursor.poll(|_, record| {
+            found.push(record.offset.0);
+            Ok(Step::Stay)
+        })?;
+        let taken = cursor.poll(|_, record| {
+            found.push(record.offset.0);
+            Ok(Step::NextAndReturn)
+        })?;
+        assert_eq!((stays, taken, found), (0, 1, vec![expected, expected]));
+    }
+    cursor.seek(ZERO, LogOffset(290));
+    assert_eq!(cursor.lag()?, 10);
+    assert_eq!(cursor.next().unwrap()?.id.offset, LogOffset(290));
+    assert_eq!(cursor.positions(), [(ZERO, LogOffset(291))]);
+    // An error of the visitor is the caller's own, and nothing is lost by it.
+    let failed = cursor.poll(|_, _| Err(oncelog::Error::user("mine"))).unwrap_err();
+    assert_eq!(failed.kind(), ErrorKind::User);
+    assert_eq!(cursor.count(), 9);
+    Ok(())
+}
+
+#[test]
+fn damage_is_told_with_file_and_position_and_a_lost_segment_as_a_gap() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("store");
+    let store = options().open(&dir)?;
+    let alerts = store.producer(ALERTS)?;
+    for _ in 0..100 {
+        alerts.append("k", &[9; 100])?;
+    }
+    let reader = StoreReader::open(&dir)?;
+    let mut segments: Vec<_> = files(&dir.join("topics/alerts/000000")).into_iter().map(|(path, _)| path).collect();
+    segments.retain(|path| path.extension().is_some_and(|kind| kind == "segment"));
+    assert!(segments.len() > 4);
+    let mut bytes = std::fs::read(&segments[1]).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 4;
+    // In place: the owner has it open.
+    std::fs::write(&segments[1], &bytes).unwrap();
+    let error = reader.cursor("alerts", Whence::Oldest)?.find_map(Result::err).expect("rot is found");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert_eq!(error.file(), Some(segments[1].as_path()));
+    assert!(error.position().is_some_and(|position| position <= at as u64 && position + 300 > at as u64));
+    // The first segment is taken away, as retention does.
+    std::fs::remove_file(&segments[0]).unwrap();
+    std::fs::remove_file(&segments[1]).unwrap();
+    let mut cursor = reader.cursor("alerts", Whence::Oldest)?;
+    let error = cursor.poll(|_, _| Ok(Step::Next)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Gap);
+    let (partition, lost) = cursor.gap().expect("the gap");
+    assert_eq!((lost.start, error.gap()), (LogOffset(0), Some(lost.clone())));
+    cursor.seek(partition, lost.end);
+    assert_eq!(cursor.count() as u64, 100 - lost.end.0);
+    Ok(())
+}
