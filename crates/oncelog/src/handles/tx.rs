@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::def::{TableDef, TopicDef, shard_of};
 use super::idempotent::ProducerStamp;
-use super::producer::Pending;
+use super::producer::{Pending, encode_into};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, Sequence, ShardId, TableId, TopicId};
@@ -24,6 +24,14 @@ const SCAN_ROWS: usize = 256;
 pub(crate) struct Bindings {
     topics: Vec<(Binding, TopicId)>,
     tables: Vec<(Binding, TableId, u32)>,
+    scratch: Scratch,
+}
+
+/// Where keys and values are encoded on their way to the engine, again and again in the same memory.
+#[derive(Default)]
+struct Scratch {
+    key: Vec<u8>,
+    value: Vec<u8>,
 }
 
 /// A name with the codecs it was used with.
@@ -61,7 +69,10 @@ impl Bindings {
         def: &TableDef<K, V>,
         scope: Option<Scope>,
     ) -> Result<(TableId, u32)> {
-        if let Some((_, id, shards)) = self.tables.iter().find(|(bound, ..)| bound.is::<K, V>(def.name())) {
+        let bound = self.tables.iter().find(|(bound, ..)| bound.is::<K, V>(def.name()));
+        if let Some((_, id, shards)) = bound
+            && def.shard_count().is_none_or(|said| said == *shards)
+        {
             return Ok((*id, *shards));
         }
         let shards = match (engine.find_table(def.name())?, def.shard_count(), scope) {
@@ -114,9 +125,11 @@ impl Tx<'_> {
         value: &V::Value,
     ) -> Result<()> {
         let id = self.bindings.topic(self.engine, &topic)?;
-        let key = encode::<K>(key)?;
-        let value = encode::<V>(value)?;
-        self.append_bytes(id, NewRecord { key: Some(&key), value: Some(&value), ..NewRecord::default() })
+        let Scratch { key: key_bytes, value: value_bytes } = &mut self.bindings.scratch;
+        encode_into::<K>(key, key_bytes)?;
+        encode_into::<V>(value, value_bytes)?;
+        let record = NewRecord { key: Some(key_bytes), value: Some(value_bytes), ..NewRecord::default() };
+        self.inner.append(id, None, record).map(drop)
     }
 
     /// Stages a record without a key.
@@ -125,8 +138,9 @@ impl Tx<'_> {
     /// As [`Tx::append`].
     pub fn append_value<K: Codec, V: Codec>(&mut self, topic: TopicDef<K, V>, value: &V::Value) -> Result<()> {
         let id = self.bindings.topic(self.engine, &topic)?;
-        let value = encode::<V>(value)?;
-        self.append_bytes(id, NewRecord { value: Some(&value), ..NewRecord::default() })
+        let bytes = &mut self.bindings.scratch.value;
+        encode_into::<V>(value, bytes)?;
+        self.inner.append(id, None, NewRecord { value: Some(bytes), ..NewRecord::default() }).map(drop)
     }
 
     /// Stages a record with everything given: key or none, value or tombstone, headers, timestamp, partition.
@@ -165,10 +179,6 @@ impl Tx<'_> {
         self.inner.expect_offset(id, partition, next)
     }
 
-    fn append_bytes(&mut self, topic: TopicId, record: NewRecord<'_>) -> Result<()> {
-        self.inner.append(topic, None, record).map(|_| ())
-    }
-
     /// Stages the stamp of something that came from outside, so that what this transaction does about it is done once:
     /// the mark is in the same atomic step. Of a producer that was never heard of, sequence 0 is the next.
     ///
@@ -205,13 +215,15 @@ impl Tx<'_> {
     /// it does not exist, and nobody has said how many shards it has.
     pub fn table<K: Codec, V: Codec>(&mut self, table: TableDef<K, V>) -> Result<Table<'_, K, V>> {
         let (id, shards) = self.bindings.table(self.engine, &table, self.scope)?;
-        Ok(Table { tx: self.inner, id, shards, scope: self.scope, codecs: PhantomData })
+        let scratch = &mut self.bindings.scratch;
+        Ok(Table { tx: self.inner, scratch, id, shards, scope: self.scope, codecs: PhantomData })
     }
 }
 
 /// A table within a transaction.
 pub struct Table<'a, K, V> {
     tx: &'a mut dyn EngineTx,
+    scratch: &'a mut Scratch,
     id: TableId,
     shards: u32,
     scope: Option<Scope>,
@@ -224,8 +236,13 @@ impl<K: Codec, V: Codec> Table<'_, K, V> {
     /// # Errors
     /// `Invalid`: the key belongs to another partition, or the bytes are none of this codec; `Corrupt`.
     pub fn get(&mut self, key: &K::Value) -> Result<Option<V::Owned>> {
-        let (shard, key) = self.route(key)?;
-        let value = self.tx.get(self.id, shard, &key)?;
+        let shard = self.route(key)?;
+        self.get_routed(shard)
+    }
+
+    /// The value of the row whose key is in the scratch.
+    fn get_routed(&mut self, shard: ShardId) -> Result<Option<V::Owned>> {
+        let value = self.tx.get(self.id, shard, &self.scratch.key)?;
         value.map(|bytes| V::decode_owned(&bytes).map_err(|reason| bad_row("value", reason))).transpose()
     }
 
@@ -234,9 +251,14 @@ impl<K: Codec, V: Codec> Table<'_, K, V> {
     /// # Errors
     /// `Invalid`: over a limit, no encoding, or the key belongs to another partition.
     pub fn put(&mut self, key: &K::Value, value: &V::Value) -> Result<()> {
-        let (shard, key) = self.route(key)?;
-        let value = encode::<V>(value)?;
-        self.tx.put(self.id, shard, &key, Some(Bytes::from(value)))
+        let shard = self.route(key)?;
+        self.put_routed(shard, value)
+    }
+
+    fn put_routed(&mut self, shard: ShardId, value: &V::Value) -> Result<()> {
+        let Scratch { key, value: bytes } = &mut *self.scratch;
+        encode_into::<V>(value, bytes)?;
+        self.tx.put(self.id, shard, key, Some(Bytes::copy_from_slice(bytes)))
     }
 
     /// Stages the removal of a row, there or not.
@@ -244,8 +266,8 @@ impl<K: Codec, V: Codec> Table<'_, K, V> {
     /// # Errors
     /// As [`Table::put`].
     pub fn delete(&mut self, key: &K::Value) -> Result<()> {
-        let (shard, key) = self.route(key)?;
-        self.tx.put(self.id, shard, &key, None)
+        let shard = self.route(key)?;
+        self.tx.put(self.id, shard, &self.scratch.key, None)
     }
 
     /// Replaces a row by what `change` makes of it; gives the new value.
@@ -256,8 +278,9 @@ impl<K: Codec, V: Codec> Table<'_, K, V> {
     where
         V::Owned: std::borrow::Borrow<V::Value>,
     {
-        let new = change(self.get(key)?);
-        self.put(key, std::borrow::Borrow::borrow(&new))?;
+        let shard = self.route(key)?;
+        let new = change(self.get_routed(shard)?);
+        self.put_routed(shard, std::borrow::Borrow::borrow(&new))?;
         Ok(new)
     }
 
@@ -294,15 +317,16 @@ impl<K: Codec, V: Codec> Table<'_, K, V> {
         Ok(rows)
     }
 
-    fn route(&self, key: &K::Value) -> Result<(ShardId, Vec<u8>)> {
-        let key = encode::<K>(key)?;
-        let shard = shard_of(&key, self.shards);
+    /// Encodes the key into the scratch, and finds the shard that it belongs to.
+    fn route(&mut self, key: &K::Value) -> Result<ShardId> {
+        encode_into::<K>(key, &mut self.scratch.key)?;
+        let shard = shard_of(&self.scratch.key, self.shards);
         match self.bound()? {
             Some(bound) if bound != shard => Err(Error::invalid(format!(
                 "the key belongs to partition {shard}, the record at hand to partition {bound}: a processor's tables \
                  are keyed like its input"
             ))),
-            _ => Ok((shard, key)),
+            _ => Ok(shard),
         }
     }
 
@@ -366,7 +390,8 @@ impl Transaction {
     /// As [`Tx::table`].
     pub fn table<K: Codec, V: Codec>(&mut self, table: TableDef<K, V>) -> Result<Table<'_, K, V>> {
         let (id, shards) = self.bindings.table(&*self.engine, &table, None)?;
-        Ok(Table { tx: &mut *self.inner, id, shards, scope: None, codecs: PhantomData })
+        let scratch = &mut self.bindings.scratch;
+        Ok(Table { tx: &mut *self.inner, scratch, id, shards, scope: None, codecs: PhantomData })
     }
 
     /// Makes all of it happen; durable on return.

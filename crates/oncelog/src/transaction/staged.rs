@@ -1,7 +1,6 @@
 //! A transaction of the embedded store while it is being filled: nothing here is visible to anybody else.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::ops::Bound;
 
 use bytes::Bytes;
@@ -132,20 +131,18 @@ impl StoreTx {
 
     fn write(&mut self, key: RowKey, value: Option<Bytes>) -> Result<()> {
         self.grow(row_bytes(&key, &value))?;
-        let undo = self.marking.then(|| key.clone());
-        let before = match self.writes.entry(key) {
-            Entry::Occupied(mut row) => {
-                self.bytes -= row_bytes(row.key(), row.get());
-                Some(row.insert(value))
+        if let Some(row) = self.writes.get_mut(&key) {
+            self.bytes -= row_bytes(&key, row);
+            let before = std::mem::replace(row, value);
+            if self.marking {
+                self.undo_writes.push(Undo::Row(key, Some(before)));
             }
-            Entry::Vacant(row) => {
-                row.insert(value);
-                None
-            }
-        };
-        if let Some(key) = undo {
-            self.undo_writes.push(Undo::Row(key, before));
+            return Ok(());
         }
+        if self.marking {
+            self.undo_writes.push(Undo::Row(key.clone(), None));
+        }
+        self.writes.insert(key, value);
         Ok(())
     }
 
