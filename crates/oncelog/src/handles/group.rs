@@ -128,6 +128,9 @@ impl Group {
     ) -> Result<Option<End>> {
         loop {
             let ended = self.call(record, call)?;
+            if matches!(ended, Ended::Answered(Outcome::Commit)) {
+                return Ok(None);
+            }
             // Over the limit of a transaction is a matter of all that share it: the record is judged when it is alone.
             if matches!(&ended, Ended::Failed(error) if error.kind() == ErrorKind::Invalid) && self.filled.records > 0 {
                 self.submit()?;
