@@ -17,7 +17,7 @@ const fn goal(workload: &'static str, over: Subject, text: &'static str) -> Goal
 const GOALS: &[Goal] = &[
     goal("append-batch-100", Subject::Raw, ">= 0.95"),
     goal("append-batch-1k", Subject::Raw, ">= 1.0"),
-    goal("append-one-100", Subject::Raw, ">= 4"),
+    goal("append-linger-100", Subject::Raw, ">= 4"),
     goal("durable-1", Subject::Zeroed, ">= 0.97"),
     goal("durable-8", Subject::Raw, ">= 1.4"),
     goal("durable-64", Subject::Raw, ">= 1.7, p99 <= 0.6"),

@@ -21,6 +21,9 @@ pub const DEAD: TopicDef<Bytes, Bytes> = TopicDef::new("dead").file_roll_size(RO
 /// Appended to with stamps, durable or not.
 pub const STAMPED: TopicDef<Utf8, Bytes> = TopicDef::new("stamped").partitions(2).file_roll_size(ROLL);
 
+/// Appended to one by one, gathered before it is written. Not among `TOPICS`: it has a book of its own.
+pub const GATHERED: TopicDef<Bytes, Bytes> = TopicDef::new("gathered").file_roll_size(ROLL);
+
 /// Names of all topics with their numbers of partitions.
 pub const TOPICS: [(&str, u32); 7] =
     [("plain", 1), ("Spread/3", 3), ("out", 1), ("lax", 2), ("stamped", 2), ("side", 3), ("dead", 1)];

@@ -95,6 +95,6 @@ pub use store::{
 pub use table::{StateBackend, StateBatch, TableSpec};
 pub use topic::TopicSpec;
 pub use transaction::{
-    Appended, Committed, Engine, EngineTx, Fetched, NewRecord, NewStamp, PendingCommit, Source, SourceSpec, Stamped,
-    Step, TxMark,
+    Appended, Appender, AppenderOptions, Committed, Engine, EngineTx, Fetched, NewRecord, NewStamp, PendingCommit,
+    Source, SourceSpec, Stamped, Step, TxMark,
 };

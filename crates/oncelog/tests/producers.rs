@@ -159,3 +159,79 @@ fn a_record_carries_headers_and_time_through_every_form() {
     store.snapshot().unwrap().read("events", PartitionId(0), LogOffset(0), visit).unwrap();
     assert_eq!(times, [(-5, true, true), (12, true, false), (13, false, true)]);
 }
+
+#[test]
+fn gathered_records_have_their_offsets_at_once_and_are_written_in_time() {
+    let (store, clock) = by_hand();
+    let events = producer(&store, SyncPolicy::Os).linger(Duration::from_millis(10));
+    for offset in 0..5 {
+        assert_eq!(events.append("k", b"v").unwrap(), LogOffset(offset));
+    }
+    store.run_duties().unwrap();
+    assert_eq!(store.offsets("events", PartitionId(0)).unwrap().1, LogOffset(0));
+    // Whoever wants the turn comes behind what was gathered before.
+    let plain = producer(&store, SyncPolicy::Always);
+    assert_eq!(plain.append("k", b"w").unwrap(), LogOffset(5));
+    assert_eq!(visible(&store), 6);
+    events.append("k", b"x").unwrap();
+    events.flush().unwrap();
+    assert_eq!(visible(&store), 7, "a flush writes what is gathered");
+    events.append("k", b"y").unwrap();
+    clock.0.fetch_add(10, Ordering::SeqCst);
+    store.run_duties().unwrap();
+    clock.0.fetch_add(6000, Ordering::SeqCst);
+    store.run_duties().unwrap();
+    store.run_duties().unwrap();
+    assert_eq!(visible(&store), 8, "written when it had lingered, and then synced in time");
+    events.append("k", b"z").unwrap();
+    store.close().unwrap();
+}
+
+#[test]
+fn an_orderly_close_keeps_what_is_gathered() {
+    let disk = Arc::new(MemoryDisk::default());
+    let open = || StoreOptions::new().disk(Arc::clone(&disk) as _).journal_file_bytes(64 << 10).open("/m").unwrap();
+    let store = open();
+    let events = producer(&store, SyncPolicy::Os).linger(Duration::from_secs(60)).batch_bytes(400);
+    let large = vec![7; 3000];
+    for n in 0..40 {
+        let value: &[u8] = if n % 10 == 3 { &large } else { b"small" };
+        assert_eq!(events.append("k", value).unwrap(), LogOffset(n));
+    }
+    drop(events);
+    store.close().unwrap();
+    let store = open();
+    assert!(store.recovery_report().clean);
+    assert_eq!(visible(&store), 40);
+    let refused = producer(&store, SyncPolicy::Always).linger(Duration::from_millis(1)).append("k", b"v").unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+}
+
+#[test]
+fn threads_that_gather_in_one_partition_share_batches_and_offsets_stay_dense() {
+    let store = Store::in_memory().unwrap();
+    let events = producer(&store, SyncPolicy::Periodic(Duration::from_millis(5))).linger(Duration::from_millis(1));
+    let mut offsets: Vec<u64> = std::thread::scope(|scope| {
+        let append = || (0..2000).map(|_| events.append("k", &[1; 100]).unwrap().0).collect::<Vec<_>>();
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(append)).collect();
+        let other = scope.spawn(|| {
+            let plain = producer(&store, SyncPolicy::Always);
+            (0..50).map(|_| plain.append("k", b"synced").unwrap().0).collect::<Vec<_>>()
+        });
+        threads.into_iter().chain([other]).flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    offsets.sort_unstable();
+    assert!(offsets.iter().copied().eq(0..8050));
+    events.flush().unwrap();
+    assert_eq!(visible(&store), 8050);
+}
+
+#[test]
+fn a_batch_within_append_batch_is_as_large_as_the_producer_says() {
+    let store = Store::in_memory().unwrap();
+    let events = producer(&store, SyncPolicy::Always).batch_bytes(300);
+    let records: Vec<(&str, &[u8])> = vec![("k", &[9; 100]); 20];
+    let committed = events.append_batch(records).unwrap();
+    assert_eq!((committed.appended.len(), committed.appended[0].count), (1, 20));
+    assert_eq!(visible(&store), 20);
+}

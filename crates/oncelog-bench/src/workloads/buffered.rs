@@ -5,7 +5,7 @@
 
 use std::hint::black_box;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use oncelog::SyncPolicy;
 
@@ -16,6 +16,8 @@ use crate::subject_store::{SubjectStore, TOPIC};
 use crate::workload::{Size, Subject, Workload};
 use crate::yardstick::{FRAME_HEAD_BYTES, LogFile};
 
+const LINGER: Duration = Duration::from_millis(5);
+
 pub(super) struct Buffered {
     name: &'static str,
     about: &'static str,
@@ -24,6 +26,8 @@ pub(super) struct Buffered {
     batch: usize,
     calls: usize,
     calls_quick: usize,
+    /// Whether Oncelog gathers records before it writes them.
+    lingers: bool,
 }
 
 pub(super) const BATCHES_100: Buffered = Buffered {
@@ -33,6 +37,7 @@ pub(super) const BATCHES_100: Buffered = Buffered {
     batch: 1000,
     calls: 3000,
     calls_quick: 10,
+    lingers: false,
 };
 
 pub(super) const BATCHES_1K: Buffered = Buffered {
@@ -42,6 +47,7 @@ pub(super) const BATCHES_1K: Buffered = Buffered {
     batch: 1000,
     calls: 400,
     calls_quick: 2,
+    lingers: false,
 };
 
 pub(super) const ONES_100: Buffered = Buffered {
@@ -51,6 +57,17 @@ pub(super) const ONES_100: Buffered = Buffered {
     batch: 1,
     calls: 300_000,
     calls_quick: 1000,
+    lingers: false,
+};
+
+pub(super) const ONES_LINGER_100: Buffered = Buffered {
+    name: "append-linger-100",
+    about: "the same; oncelog: with linger 5 ms, until the last is written",
+    record_bytes: 100,
+    batch: 1,
+    calls: 3_000_000,
+    calls_quick: 1000,
+    lingers: true,
 };
 
 impl Workload for Buffered {
@@ -91,6 +108,7 @@ impl Buffered {
     fn store(&self, dir: &Path, size: Size, records: &Records, calls: usize) -> Result<Figures> {
         let subject = SubjectStore::open(dir, size)?;
         let producer = subject.store.producer(TOPIC)?.sync_policy(SyncPolicy::Os);
+        let producer = if self.lingers { producer.linger(LINGER) } else { producer };
         subject.settle()?;
         let before = subject.syncs();
         let mut call = |n: usize| {
@@ -102,7 +120,14 @@ impl Buffered {
             }
             Ok(())
         };
-        let elapsed = timed(calls, &mut call)?;
+        let mut elapsed = timed(calls, &mut call)?;
+        if self.lingers {
+            // What the yardstick has given to the operating system by now: an append that is not gathered waits for it.
+            let start = Instant::now();
+            let (key, value) = records.get(0);
+            subject.store.producer(TOPIC)?.sync_policy(SyncPolicy::Os).append(key, value)?;
+            elapsed += start.elapsed();
+        }
         let syncs = subject.syncs() - before;
         drop(producer);
         subject.store.close()?;

@@ -13,6 +13,7 @@ pub(crate) fn all() -> Vec<Box<dyn Workload>> {
         Box::new(buffered::BATCHES_100),
         Box::new(buffered::BATCHES_1K),
         Box::new(buffered::ONES_100),
+        Box::new(buffered::ONES_LINGER_100),
         Box::new(durable::THREADS_1),
         Box::new(durable::THREADS_8),
         Box::new(durable::THREADS_64),

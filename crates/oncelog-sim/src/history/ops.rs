@@ -35,6 +35,7 @@ const OPS: &[(u64, &str, Op)] = &[
     (1, "second owner", World::side),
     (3, "append stamped", World::append_stamped),
     (2, "send again", World::send_again),
+    (3, "gather", World::gather),
     (2, "take in", World::take_in),
     (1, "zombie", World::zombie),
     (1, "end", World::end),
@@ -51,6 +52,7 @@ pub(super) enum Short {
     Stamped,
     SendAgain,
     TakeIn,
+    Gather,
     Process,
     Consume,
     Trim,
@@ -58,7 +60,7 @@ pub(super) enum Short {
 }
 
 impl Short {
-    pub(super) const ALL: [Short; 12] = [
+    pub(super) const ALL: [Short; 13] = [
         Short::Append,
         Short::Spread,
         Short::Lax,
@@ -67,6 +69,7 @@ impl Short {
         Short::Stamped,
         Short::SendAgain,
         Short::TakeIn,
+        Short::Gather,
         Short::Process,
         Short::Consume,
         Short::Trim,
@@ -112,6 +115,7 @@ impl World {
             Short::Stamped => self.append_stamped(),
             Short::SendAgain => self.send_again(),
             Short::TakeIn => self.take_in(),
+            Short::Gather => self.gather(),
             Short::Process => self.process(),
             Short::Consume => self.consume(),
             Short::Trim => self.trim_now(),
@@ -440,6 +444,7 @@ impl World {
         match ran {
             Ok(true) => {
                 self.all_durable();
+                self.all_written();
                 Ok(())
             }
             Ok(false) => self.reconcile(),
@@ -451,6 +456,7 @@ impl World {
         match self.store()?.trim() {
             Ok(()) => {
                 self.all_durable();
+                self.all_written();
                 Ok(())
             }
             Err(error) => self.after_error(&error),
@@ -476,7 +482,8 @@ impl World {
         let room = self.dice.below(12 << 10);
         self.disk.capacity(Some(used + room));
         for _ in 0..3 {
-            match self.dice.below(4) {
+            match self.dice.below(5) {
+                4 => self.gather()?,
                 0 => self.append()?,
                 1 => self.append_spread()?,
                 2 => self.transact()?,
@@ -498,6 +505,7 @@ impl World {
         match store.close() {
             Ok(()) => {
                 self.all_durable();
+                self.all_written();
                 self.lax_used = false;
                 self.open()
             }

@@ -6,6 +6,7 @@ use oncelog::disk::SyncSite;
 use oncelog::{Error, ErrorKind, Snapshot, Store, StoreOptions};
 
 use super::Outcome;
+use super::ops_linger::Book;
 use super::ops_owners::Side;
 use super::ops_stamped::Sent;
 use crate::clock::SimClock;
@@ -37,6 +38,8 @@ pub(super) struct World {
     pub(super) side: Side,
     /// The last stamped batches, for sending them again.
     pub(super) sent: Vec<Sent>,
+    /// The records that are gathered before they are written.
+    pub(super) book: Book,
     pub(super) outcome: Outcome,
     /// The store has been open once. Before, a sync fails only in the first attempt to make it: a name that a killed
     /// attempt has made, and whose sync then fails in the next, is two faults (docs/guarantees.md).
@@ -76,6 +79,7 @@ impl World {
             held: None,
             side: Side::default(),
             sent: Vec::new(),
+            book: Book::default(),
             outcome: Outcome::default(),
         }
     }
@@ -227,7 +231,10 @@ impl World {
         self.pending.drain(..used);
         self.certain = expected;
         self.rebuild_head();
-        Ok(())
+        match self.store()?.snapshot() {
+            Ok(snapshot) => self.check_book(&snapshot, false),
+            Err(error) => self.unreadable(&error),
+        }
     }
 
     /// Reading fails only when the machine has stopped, or an earlier failure has ended the store.
@@ -264,6 +271,8 @@ impl World {
             used += 1;
         }
         self.check_holes(&store, &expected, &seen)?;
+        let snapshot = store.snapshot().map_err(|error| format!("looking after recovery says {error:?}"))?;
+        self.check_book(&snapshot, true)?;
         self.certain = seen;
         self.pending.clear();
         self.rebuild_head();
@@ -340,6 +349,7 @@ impl World {
         let Some(store) = self.store.take() else { return Ok(()) };
         store.close().map_err(|error| format!("closing says {error:?}"))?;
         self.all_durable();
+        self.all_written();
         let options = self.options();
         let store = options.open(DIR).map_err(|error| format!("opening after a close says {error:?}"))?;
         if !store.recovery_report().clean {
@@ -349,6 +359,8 @@ impl World {
         if seen != self.certain {
             return Err(format!("after a close: {}", self.certain.difference(&seen)));
         }
+        let snapshot = store.snapshot().map_err(|error| format!("looking after a close says {error:?}"))?;
+        self.check_book(&snapshot, true)?;
         self.store = Some(store);
         Ok(())
     }

@@ -104,6 +104,10 @@ impl EngineTx for LazyTx {
         self.touch()?.progress(consumer, topic, partition, next)
     }
 
+    fn batch_bytes(&mut self, bytes: usize) -> Result<()> {
+        self.touch()?.batch_bytes(bytes)
+    }
+
     fn expect_offset(&mut self, topic: TopicId, partition: PartitionId, next: LogOffset) -> Result<()> {
         self.touch()?.expect_offset(topic, partition, next)
     }

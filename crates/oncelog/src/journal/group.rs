@@ -51,6 +51,8 @@ struct Queue<C> {
     file: Arc<JournalFile>,
     position: u64,
     spares: VecDeque<JournalFile>,
+    /// Bytes of frames that are still to come and were promised their room.
+    promised: u64,
     /// Files that hold frames not yet trimmed, oldest first; the last is `file`.
     live: VecDeque<Arc<JournalFile>>,
     frames: Vec<Placed<C>>,
@@ -115,6 +117,7 @@ impl<A: Apply> Journal<A> {
             file: Arc::clone(&file),
             position: start.position,
             spares: VecDeque::new(),
+            promised: 0,
             live: VecDeque::from([file]),
             frames: Vec::new(),
             frames_bytes: 0,
@@ -150,9 +153,17 @@ impl<A: Apply> Journal<A> {
             .options
             .file_bytes
             .max((FILE_HEAD_BYTES + frame_bytes(body_bytes) + ROTATE_BYTES).next_multiple_of(4 << 10));
-        if self.queue.lock().spares.front().is_some_and(|spare| spare.bytes >= wanted) {
-            return Ok(());
+        {
+            let queue = self.queue.lock();
+            let free = queue.spares.len() > self.files_for(queue.promised);
+            if free && queue.spares.front().is_some_and(|spare| spare.bytes >= wanted) {
+                return Ok(());
+            }
         }
+        self.make_file(&mut next_slot, wanted)
+    }
+
+    fn make_file(&self, next_slot: &mut u32, wanted: u64) -> Result<()> {
         let name = FileName { epoch: self.epoch, slot: *next_slot };
         let salt = self.chance.next_u64();
         // Also when it fails: a file that could not be taken away again must not stand in the way of the next.
@@ -162,11 +173,50 @@ impl<A: Apply> Journal<A> {
         Ok(())
     }
 
+    /// Promises room for a frame of `bytes` as [`frame_bytes`] counts them, at most a quarter of a file and a little.
+    /// The frame comes with [`Journal::enqueue_promised`] or never, which [`Journal::give_back`] tells.
+    ///
+    /// # Errors
+    /// `Full`, `Unavailable`: no room could be had; `Closed`. Nothing is promised then.
+    pub(crate) fn promise(&self, bytes: u64) -> Result<()> {
+        let mut next_slot = self.maker.lock();
+        loop {
+            {
+                let mut queue = self.queue.lock();
+                if queue.failed || queue.closed {
+                    return Err(Error::closed());
+                }
+                if queue.spares.len() >= self.files_for(queue.promised + bytes) {
+                    queue.promised += bytes;
+                    return Ok(());
+                }
+            }
+            self.make_file(&mut next_slot, self.options.file_bytes)?;
+        }
+    }
+
+    /// Takes a promise back.
+    pub(crate) fn give_back(&self, bytes: u64) {
+        self.queue.lock().promised -= bytes;
+    }
+
+    /// So many spare files hold promised frames of that many bytes, in any order: as none is larger than half of a
+    /// file, each file is filled to half at least.
+    fn files_for(&self, promised: u64) -> usize {
+        let half = (self.options.file_bytes - FILE_HEAD_BYTES - ROTATE_BYTES) / 2;
+        usize::try_from(promised.div_ceil(half)).unwrap_or(usize::MAX)
+    }
+
+    /// The size of a journal file.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.options.file_bytes
+    }
+
     /// Keeps one spare file ready, so that no append has to wait for its zeros.
     pub(crate) fn prepare_spare(&self) -> Result<()> {
         let ready = {
             let queue = self.queue.lock();
-            queue.failed || !queue.spares.is_empty()
+            queue.failed || queue.spares.len() > self.files_for(queue.promised)
         };
         if ready { Ok(()) } else { self.make_room(0) }
     }
@@ -177,6 +227,20 @@ impl<A: Apply> Journal<A> {
     /// # Errors
     /// `Full`, `Unavailable`: no room in the journal; `Closed`: it has failed before. The frame does not exist then.
     pub(crate) fn enqueue(&self, bytes: Vec<u8>, context: A::Context, durability: Durability) -> Result<Ticket> {
+        self.enqueue_promised(bytes, context, durability, 0)
+    }
+
+    /// As [`Journal::enqueue`], for a frame whose room was promised; 0 for one without a promise.
+    ///
+    /// # Errors
+    /// `Closed`, if anything was promised.
+    pub(crate) fn enqueue_promised(
+        &self,
+        bytes: Vec<u8>,
+        context: A::Context,
+        durability: Durability,
+        promised: u64,
+    ) -> Result<Ticket> {
         let body_bytes = bytes.len() - HEAD_BYTES;
         let need = frame_bytes(body_bytes);
         while self.queue.lock().frames_bytes > self.options.queue_bytes_max {
@@ -189,11 +253,13 @@ impl<A: Apply> Journal<A> {
             if queue.failed || queue.closed {
                 return Err(Error::closed());
             }
-            let Some((file, position, rotates)) = queue.place(need) else {
+            let kept = if promised > 0 { 0 } else { self.files_for(queue.promised) };
+            let Some((file, position, rotates)) = queue.place(need, kept) else {
                 drop(queue);
                 self.make_room(body_bytes)?;
                 continue;
             };
+            queue.promised -= promised;
             let lsn = queue.next_lsn;
             queue.next_lsn = lsn.next();
             queue.frames_bytes += bytes.len();
@@ -463,12 +529,14 @@ impl<A: Apply> Drop for Leading<'_, A> {
 }
 
 impl<C> Queue<C> {
-    /// Decides where the next frame of `need` bytes goes; `None` when there is no file for it yet.
+    /// Decides where the next frame of `need` bytes goes; `None` when there is no file for it yet, and `kept` of the
+    /// spare ones are for others.
     #[allow(clippy::type_complexity, reason = "the fields of Placed that it decides")]
-    fn place(&mut self, need: u64) -> Option<(Arc<JournalFile>, u64, Option<(Arc<JournalFile>, u64)>)> {
+    fn place(&mut self, need: u64, kept: usize) -> Option<(Arc<JournalFile>, u64, Option<(Arc<JournalFile>, u64)>)> {
         let mut rotates = None;
         if self.position + need + ROTATE_BYTES > self.file.bytes {
-            let fits = self.spares.front().is_some_and(|file| FILE_HEAD_BYTES + need + ROTATE_BYTES <= file.bytes);
+            let fits = self.spares.len() > kept
+                && self.spares.front().is_some_and(|file| FILE_HEAD_BYTES + need + ROTATE_BYTES <= file.bytes);
             let next = Arc::new(if fits { self.spares.pop_front()? } else { return None });
             self.live.push_back(Arc::clone(&next));
             rotates = Some((std::mem::replace(&mut self.file, next), self.position));

@@ -33,7 +33,7 @@ use crate::error::Result;
 use crate::wake::Arc;
 
 pub(crate) use file::{FileName, JournalPosition};
-pub(crate) use frame::HEAD_BYTES as FRAME_HEAD_BYTES;
+pub(crate) use frame::{HEAD_BYTES as FRAME_HEAD_BYTES, frame_bytes as frame_room};
 pub(crate) use group::{Apply, Journal};
 pub(crate) use replay::{TornTail, replay};
 pub(crate) use ticket::Ticket;

@@ -116,6 +116,11 @@ impl BatchBuilder {
         BATCH_HEAD_BYTES + self.used
     }
 
+    /// Drops all records and keeps the memory.
+    pub(crate) fn clear(&mut self) {
+        (self.used, self.count) = (0, 0);
+    }
+
     /// The present state, for [`BatchBuilder::rollback`].
     pub(crate) fn mark(&self) -> Mark {
         Mark { used: self.used, count: self.count, max_timestamp_ms: self.max_timestamp_ms }

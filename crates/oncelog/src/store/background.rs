@@ -50,7 +50,7 @@ fn run(core: &Core, stop: &AtomicBool) {
                 }
             }
         }
-        core.pipeline.journal.wait_for_work(core.duty_interval());
+        core.pipeline.journal.wait_for_work(core.next_duty());
     }
 }
 

@@ -9,7 +9,7 @@ use crate::ids::{LogOffset, PartitionId, ProducerEpoch, Sequence, TableId, Topic
 use crate::journal::Durability;
 use crate::table::TableSpec;
 use crate::topic::TopicSpec;
-use crate::transaction::{Engine, EngineTx, Source, SourceSpec, StoreTx};
+use crate::transaction::{Appender, AppenderOptions, Engine, EngineTx, Source, SourceSpec, StoreAppender, StoreTx};
 use crate::wake::Arc;
 
 /// A store behind the handles.
@@ -50,6 +50,20 @@ impl Engine for StoreEngine {
             self.0.inner.core.sync_within(within);
         }
         Ok(tx)
+    }
+
+    fn appender(
+        &self,
+        topic: TopicId,
+        options: AppenderOptions,
+        within: Option<Duration>,
+    ) -> Result<Box<dyn Appender>> {
+        let core = &self.0.inner.core;
+        core.check_open()?;
+        if let Some(within) = within {
+            core.sync_within(within);
+        }
+        Ok(Box::new(StoreAppender::new(Arc::clone(&core.pipeline), topic, options)?))
     }
 
     fn open_producer(

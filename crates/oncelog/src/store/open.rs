@@ -22,7 +22,7 @@ use crate::page::PageName;
 use crate::process::Process;
 use crate::table::{SnapshotBackend, SnapshotName, StateBackend, Tables};
 use crate::transaction::system::{self, CatalogueKey};
-use crate::transaction::{Applier, Limits, LoadTopics, Pipeline, Replayer, Topics};
+use crate::transaction::{Applier, Limits, Lingering, LoadTopics, Pipeline, Replayer, Topics};
 use crate::view::View;
 use crate::wake::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
 
@@ -265,6 +265,7 @@ impl Opening {
             clock: Arc::clone(&self.options.clock),
             limits,
             open_stamps: Arc::default(),
+            lingering: Lingering::default(),
             sync_within: AtomicU64::new(u64::MAX),
             has_background: !self.options.manual_duties,
             spread: AtomicU32::new(0),

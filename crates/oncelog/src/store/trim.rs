@@ -87,6 +87,9 @@ impl Core {
     /// What the background does between two waits.
     pub(super) fn duties(&self) -> Result<()> {
         let journal = &self.pipeline.journal;
+        if self.pipeline.lingering.next_due().is_some() {
+            self.pipeline.seal_lingering(Some(self.options.clock.monotonic()))?;
+        }
         // One group only: a thread that submits without a pause must not keep the other duties from their turn.
         journal.lead();
         if self.lax_sync_is_due() {
@@ -101,6 +104,13 @@ impl Core {
     /// How long the background waits at most between two looks.
     pub(super) fn duty_interval(&self) -> Duration {
         (self.sync_interval() / 4).clamp(Duration::from_millis(1), Duration::from_secs(1))
+    }
+
+    /// How long the background waits now: until the next look, or until an open batch has lingered long enough.
+    pub(super) fn next_duty(&self) -> Duration {
+        let due = self.pipeline.lingering.next_due();
+        let due = due.map(|due| due.saturating_sub(self.options.clock.monotonic()));
+        due.map_or(self.duty_interval(), |due| due.min(self.duty_interval()))
     }
 
     /// The longest that something written stays unsynced, as the store and all who append to it asked for.

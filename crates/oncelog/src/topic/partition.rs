@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,7 @@ use crate::chance::Chance;
 use crate::disk::{Disk, SyncSite};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, LogOffset, Lsn, PartitionId, StoreId, TopicId};
+use crate::record::BatchBuilder;
 use crate::segment::{SEGMENT_HEAD_BYTES, Segment, SegmentEnd, SegmentHead};
 use crate::view::View;
 use crate::wake::{Arc, Mutex, MutexGuard, RwLock};
@@ -41,6 +43,22 @@ pub(crate) struct Turn {
     /// Appends that are answered before they are durable stay below it; it is durable itself.
     pub(crate) bound: LogOffset,
     active: Option<Active>,
+    /// Set while `gathered` holds records with offsets from `next_offset` on that have no frame yet. Whoever plans
+    /// makes one of them before.
+    pub(crate) open: Option<OpenBatch>,
+    pub(crate) gathered: BatchBuilder,
+}
+
+/// A batch that records are still put into.
+pub(crate) struct OpenBatch {
+    /// Of records that give none themselves.
+    pub(crate) timestamp_ms: i64,
+    /// On the monotonic clock: when it has waited long enough.
+    pub(crate) due: Duration,
+    /// Room for so many bytes is taken in the segment.
+    pub(crate) limit: usize,
+    /// And for so many in the journal.
+    pub(crate) promised: u64,
 }
 
 /// Where the next batch goes, and how far room is taken.
@@ -105,7 +123,7 @@ impl Partition {
             let position = segment.end().position;
             Active { segment: Arc::clone(segment), position, reserved: position }
         });
-        let turn = Turn { next_offset: state.next_offset, bound: LogOffset(0), active };
+        let turn = Turn { next_offset: state.next_offset, bound: LogOffset(0), active, ..Turn::default() };
         Partition {
             topic,
             id,
@@ -255,6 +273,19 @@ impl Turn {
             partition.segments.write().extend(plan.made.iter().cloned());
         }
         Ok(plan)
+    }
+
+    /// Takes room for a batch of at most `bytes`, which the next plan finds.
+    ///
+    /// # Errors
+    /// `Full`, `Unavailable`: no room; nothing has changed.
+    pub(crate) fn reserve(&mut self, partition: &Arc<Partition>, bytes: usize) -> Result<()> {
+        let mut plan = self.plan(partition, [(bytes, 0)])?;
+        if let Some(active) = &mut plan.active {
+            active.position -= bytes as u64;
+        }
+        self.active = plan.active;
+        Ok(())
     }
 
     /// Takes the decision of [`Turn::plan`]: the frame that holds these batches has its LSN.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::apply::{Applier, BatchAt};
 use super::engine::{Appended, Committed};
 use super::frame::FrameWriter;
+use super::linger::Lingering;
 use super::staged::StoreTx;
 use super::stamps::{StagedStamp, StampRow, stamp_rows};
 use super::system;
@@ -21,7 +22,7 @@ use crate::view::View;
 use crate::wake::{Arc, AtomicBool, AtomicU32, AtomicU64, MutexGuard, Ordering};
 
 /// How far ahead of a partition's next offset its bound is set: one sync for a million lax records.
-const BOUND_AHEAD: u64 = 1 << 20;
+pub(super) const BOUND_AHEAD: u64 = 1 << 20;
 
 /// Sizes that a transaction must keep.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +42,7 @@ pub(crate) struct Pipeline {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) limits: Limits,
     pub(crate) open_stamps: Arc<OpenStamps>,
+    pub(crate) lingering: Lingering,
     /// The most nanoseconds that what is written and not synced may wait: the least that anybody asked for.
     pub(crate) sync_within: AtomicU64,
     /// Whether a background thread leads groups for callers that do not wait.
@@ -128,6 +130,7 @@ impl Pipeline {
 
     /// Makes everything that has its place durable.
     pub(crate) fn flush(&self) -> Result<()> {
+        self.seal_lingering(None)?;
         if self.view.visible() >= self.journal.head() && !self.journal.has_failed() {
             return Ok(());
         }
@@ -152,7 +155,10 @@ impl Pipeline {
 
     fn try_place(&self, tx: &StoreTx, mut bytes: Vec<u8>, ranges: &[BatchRange]) -> Result<Placing> {
         let shards = self.shards_of(tx);
-        let turns = Turns::take(&shards, tx);
+        let mut turns = Turns::take(&shards, tx);
+        for (staged, turn) in tx.appends.iter().zip(&mut turns.partitions) {
+            self.seal(&staged.partition, turn)?;
+        }
         self.validate(tx, &turns.shards)?;
         if tx.durability == Durability::Written && self.closing.load(Ordering::SeqCst) {
             return Err(Error::closed());
@@ -232,7 +238,7 @@ impl Pipeline {
     }
 
     /// Makes a higher bound of the partition durable, so that lax appends may go on.
-    fn raise_bound(&self, partition: &Arc<Partition>) -> Result<()> {
+    pub(super) fn raise_bound(&self, partition: &Arc<Partition>) -> Result<()> {
         let key = system::partition_key(partition.topic, partition.id);
         let shard = self.tables.shard(system::BOUNDS, system::SHARD);
         let ticket = {

@@ -59,6 +59,25 @@ pub enum Stamped {
     InProgress,
 }
 
+/// How records are gathered that are appended one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AppenderOptions {
+    /// The longest that a record waits for others.
+    pub linger: Duration,
+    /// The most bytes that are gathered; the engine's own measure when `None`.
+    pub batch_bytes: Option<usize>,
+}
+
+/// Appends records one by one, of which many make a batch. They are durable after the engine's next sync.
+pub trait Appender: Send + Sync {
+    /// Gives the offset of the record, which is not yet written.
+    ///
+    /// # Errors
+    /// `Invalid`: over a limit, or no such partition; `Full`, `Unavailable`, `Closed`: no offset was given.
+    fn append(&self, partition: Option<PartitionId>, record: NewRecord<'_>) -> Result<LogOffset>;
+}
+
 /// Topics, tables, transactions and sources of one kind of log.
 pub trait Engine: Send + Sync {
     /// The topic of that name, made if there is none.
@@ -85,6 +104,14 @@ pub trait Engine: Send + Sync {
     /// An empty transaction whose commit may be answered before it is durable. Only appends may go into it. It is made
     /// durable `within` that time after its answer, or as soon as the engine does so by itself if that is sooner.
     fn begin_lax(&self, within: Option<Duration>) -> Result<Box<dyn EngineTx>>;
+
+    /// What gathers records for a topic; made durable `within` that time after they are written, as by
+    /// [`Engine::begin_lax`].
+    ///
+    /// # Errors
+    /// `NotFound`: no such topic.
+    fn appender(&self, topic: TopicId, options: AppenderOptions, within: Option<Duration>)
+    -> Result<Box<dyn Appender>>;
 
     /// Opens a producer of stamps for a partition: gives the next generation of it, which is durable and fences the one
     /// before, and the sequence that comes next.
@@ -202,6 +229,14 @@ pub struct TxMark {
     pub(crate) appends: usize,
 }
 
+impl AppenderOptions {
+    /// With the engine's own measure for batches.
+    #[must_use]
+    pub fn new(linger: Duration) -> AppenderOptions {
+        AppenderOptions { linger, batch_bytes: None }
+    }
+}
+
 impl TxMark {
     /// A mark of two positions that only the engine that made it understands.
     #[must_use]
@@ -245,6 +280,12 @@ pub trait EngineTx: Send {
     /// # Errors
     /// `Invalid`: lower than what is committed.
     fn progress(&mut self, consumer: &str, topic: TopicId, partition: PartitionId, next: LogOffset) -> Result<()>;
+
+    /// Sets the bytes at which a batch of it is ended and the next begun, for the records that follow.
+    ///
+    /// # Errors
+    /// `Closed`.
+    fn batch_bytes(&mut self, bytes: usize) -> Result<()>;
 
     /// The transaction happens only if `next` is the next offset of the partition when it gets its place.
     ///

@@ -17,6 +17,7 @@ mod apply;
 mod commit;
 mod engine;
 mod frame;
+mod linger;
 mod recover;
 mod staged;
 mod stamps;
@@ -26,9 +27,10 @@ mod topics;
 pub(crate) use apply::Applier;
 pub(crate) use commit::{Limits, Pipeline};
 pub use engine::{
-    Appended, Committed, Engine, EngineTx, Fetched, NewRecord, NewStamp, PendingCommit, Source, SourceSpec, Stamped,
-    Step, TxMark,
+    Appended, Appender, AppenderOptions, Committed, Engine, EngineTx, Fetched, NewRecord, NewStamp, PendingCommit,
+    Source, SourceSpec, Stamped, Step, TxMark,
 };
+pub(crate) use linger::{Lingering, StoreAppender};
 pub(crate) use recover::Replayer;
 pub(crate) use staged::StoreTx;
 pub(crate) use stamps::read_stamp;

@@ -63,6 +63,7 @@ pub(crate) struct StoreTx {
     bytes: usize,
     timestamp_ms: Option<i64>,
     topic: Option<Arc<Topic>>,
+    batch_bytes: usize,
     spread: Option<u32>,
 }
 
@@ -87,6 +88,7 @@ const ROW_BYTES: usize = 24;
 impl StoreTx {
     pub(crate) fn new(pipeline: Arc<Pipeline>, durability: Durability) -> StoreTx {
         StoreTx {
+            batch_bytes: pipeline.limits.batch_bytes,
             pipeline,
             durability,
             pin: None,
@@ -214,7 +216,7 @@ impl EngineTx for StoreTx {
         let partition = partition.unwrap_or_else(|| self.choose_partition(&topic, record.key));
         let at = self.staged(&topic, partition)?;
         self.grow(bytes)?;
-        let batch_bytes = self.pipeline.limits.batch_bytes;
+        let batch_bytes = self.batch_bytes;
         let batches = &mut self.appends[at].batches;
         if self.marking {
             let mark = batches.last().map(BatchBuilder::mark);
@@ -294,6 +296,11 @@ impl EngineTx for StoreTx {
         }
         let value = Bytes::from(system::encode_row(&next)?);
         self.write((system::PROGRESS, system::SHARD, key), Some(value))
+    }
+
+    fn batch_bytes(&mut self, bytes: usize) -> Result<()> {
+        self.batch_bytes = bytes;
+        Ok(())
     }
 
     fn expect_offset(&mut self, topic: TopicId, partition: PartitionId, next: LogOffset) -> Result<()> {
