@@ -92,7 +92,7 @@ pub use store::{
     ConsumerProgress, LostOffsets, PartitionInfo, ReaderCursor, ReaderOptions, ReaderSnapshot, RecoveryReport,
     Snapshot, Store, StoreMode, StoreOptions, StoreReader, TopicInfo, TornTailReport,
 };
-pub use table::{StateBackend, StateBatch, TableSpec};
+pub use table::{Direction, ScanRange, StateBackend, StateBatch, TableSpec, Visit};
 pub use topic::TopicSpec;
 pub use transaction::{
     Appended, Appender, AppenderOptions, Committed, Engine, EngineTx, Fetched, NewRecord, NewStamp, PendingCommit,

@@ -61,10 +61,47 @@ impl View {
         Pin { view: Arc::clone(self), lsn }
     }
 
+    /// Who can ask for what, now. It may be used later: whoever comes asks for nothing below the visible LSN of now.
+    pub(crate) fn holds(&self) -> Holds {
+        let pins = self.pins.lock();
+        let pins = pins.keys().copied().collect();
+        Holds { pins, visible: self.visible() }
+    }
+
     fn set_horizon(&self, pins: &BTreeMap<Lsn, usize>) {
         let visible = self.visible.load(Ordering::SeqCst);
         let oldest = pins.keys().next().map_or(visible, |lsn| lsn.0.min(visible));
         self.horizon.store(oldest, Ordering::SeqCst);
+    }
+}
+
+/// The LSNs that somebody looks at, lowest first, and the one from which on anybody may.
+#[derive(Debug)]
+pub(crate) struct Holds {
+    pins: Vec<Lsn>,
+    visible: Lsn,
+}
+
+impl Holds {
+    /// Drops of a row's versions, oldest first, those that nobody can ask for any more: a later one has replaced them
+    /// and nobody looks at an LSN in between.
+    pub(crate) fn prune<T>(&self, versions: &mut Vec<(Lsn, T)>) {
+        if versions.len() < 2 {
+            return;
+        }
+        let mut at = 0;
+        let next: Vec<Lsn> = versions.iter().skip(1).map(|(lsn, _)| *lsn).collect();
+        versions.retain(|(from, _)| {
+            let needed = next.get(at).is_none_or(|until| *until > self.visible || self.is_pinned(*from, *until));
+            at += 1;
+            needed
+        });
+    }
+
+    /// Whether somebody looks at an LSN from `from` on and below `until`.
+    fn is_pinned(&self, from: Lsn, until: Lsn) -> bool {
+        let first = self.pins.partition_point(|pin| *pin < from);
+        self.pins.get(first).is_some_and(|pin| *pin < until)
     }
 }
 
@@ -91,5 +128,28 @@ impl Drop for Pin {
             }
         }
         self.view.set_horizon(&pins);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left(pins: &[u64], visible: u64, versions: &[u64]) -> Vec<u64> {
+        let holds = Holds { pins: pins.iter().copied().map(Lsn).collect(), visible: Lsn(visible) };
+        let mut versions: Vec<_> = versions.iter().map(|lsn| (Lsn(*lsn), ())).collect();
+        holds.prune(&mut versions);
+        versions.into_iter().map(|(lsn, ())| lsn.0).collect()
+    }
+
+    #[test]
+    fn only_versions_that_somebody_can_ask_for_are_kept() {
+        assert_eq!(left(&[], 9, &[1, 3, 5, 7]), [7]);
+        assert_eq!(left(&[], 6, &[1, 3, 5, 7]), [5, 7]);
+        assert_eq!(left(&[4], 9, &[1, 3, 5, 7]), [3, 7]);
+        assert_eq!(left(&[3, 6], 9, &[1, 3, 5, 7]), [3, 5, 7]);
+        assert_eq!(left(&[0], 9, &[1, 3, 5, 7]), [7]);
+        assert_eq!(left(&[8], 2, &[1, 3, 5, 7]), [1, 3, 5, 7]);
+        assert_eq!(left(&[7], 9, &[7]), [7]);
     }
 }

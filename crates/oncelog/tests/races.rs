@@ -228,7 +228,7 @@ fn a_panic_of_the_disk_is_an_answer_to_those_who_wait() {
 fn a_recovery_without_space_gives_back_what_it_took() {
     let disk = Arc::new(MemoryDisk::default());
     let full = |event: Event<'_>| match event {
-        Event::Open(path, OpenMode::CreateNew) if path.extension().is_some_and(|kind| kind == "state") => {
+        Event::Write(path, _) if path.extension().is_some_and(|kind| kind == "table") => {
             Err(io::ErrorKind::StorageFull.into())
         }
         _ => Ok(()),
@@ -310,7 +310,7 @@ fn a_thread_that_only_submits_does_not_keep_the_trim_point_from_moving() {
     let states = Arc::new(AtomicUsize::new(0));
     let theirs = Arc::clone(&states);
     let hook = move |event: Event<'_>| {
-        if let Event::Sync(_, SyncSite::Snapshot) = event {
+        if let Event::Sync(_, SyncSite::TableFile) = event {
             theirs.fetch_add(1, Ordering::SeqCst);
         }
         Ok(())

@@ -22,8 +22,10 @@ pub enum CheckSite {
     BatchBody,
     /// A copy of the manifest.
     Manifest,
-    /// A chunk of the state at the trim point.
-    Snapshot,
+    /// The head of a table file.
+    TableHead,
+    /// A block of a table file.
+    TableBlock,
     /// The file that makes a directory a store.
     StoreFile,
     /// The claim that names a topic's owner and id.
@@ -44,7 +46,8 @@ impl CheckSite {
         CheckSite::BatchPlace,
         CheckSite::BatchBody,
         CheckSite::Manifest,
-        CheckSite::Snapshot,
+        CheckSite::TableHead,
+        CheckSite::TableBlock,
         CheckSite::StoreFile,
         CheckSite::TopicClaim,
         CheckSite::Fence,

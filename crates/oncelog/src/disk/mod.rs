@@ -62,10 +62,10 @@ pub enum SyncSite {
     TopicDir,
     /// The claim that names a topic's owner and id.
     TopicClaim,
-    /// The state at the trim point.
-    Snapshot,
-    /// The directory entry of the state at the trim point.
-    SnapshotDir,
+    /// The blocks of a table file, before the manifest names the state that they make.
+    TableFile,
+    /// The directory entry of a new table file.
+    TableDir,
     /// The first copy of the manifest.
     ManifestFirst,
     /// The second copy of the manifest, written only when the first is safe.
@@ -91,8 +91,8 @@ impl SyncSite {
         SyncSite::SegmentDir,
         SyncSite::TopicDir,
         SyncSite::TopicClaim,
-        SyncSite::Snapshot,
-        SyncSite::SnapshotDir,
+        SyncSite::TableFile,
+        SyncSite::TableDir,
         SyncSite::ManifestFirst,
         SyncSite::ManifestSecond,
         SyncSite::StoreFile,

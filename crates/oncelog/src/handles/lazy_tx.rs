@@ -3,12 +3,11 @@
 //! Invariant: there is a mark for the record at hand exactly if it has touched the transaction, so taking its effects
 //! back costs nothing where there are none, and neither does going on to the next.
 
-use std::ops::Bound;
-
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::ids::{LogOffset, PartitionId, ShardId, TableId, TopicId};
+use crate::table::ScanRange;
 use crate::transaction::{Engine, EngineTx, NewRecord, NewStamp, PendingCommit, Stamped, TxMark};
 use crate::wake::Arc;
 
@@ -85,15 +84,8 @@ impl EngineTx for LazyTx {
         self.touch()?.get(table, shard, key)
     }
 
-    fn scan(
-        &mut self,
-        table: TableId,
-        shard: ShardId,
-        start: Bound<&[u8]>,
-        end: Bound<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Bytes)>> {
-        self.touch()?.scan(table, shard, start, end, limit)
+    fn scan(&mut self, table: TableId, shard: ShardId, range: ScanRange<'_>) -> Result<Vec<(Vec<u8>, Bytes)>> {
+        self.touch()?.scan(table, shard, range)
     }
 
     fn put(&mut self, table: TableId, shard: ShardId, key: &[u8], value: Option<Bytes>) -> Result<()> {

@@ -12,7 +12,7 @@ use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, Sequence, ShardId, TableId, TopicId};
 use crate::record::Header;
-use crate::table::TableSpec;
+use crate::table::{ScanRange, TableSpec};
 use crate::transaction::{Committed, Engine, EngineTx, NewRecord, NewStamp, Stamped};
 use crate::wake::Arc;
 
@@ -304,7 +304,8 @@ impl<K: Codec, V: Codec> Table<'_, K, V> {
             let mut from = start.clone();
             loop {
                 let (start, end) = (from.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
-                let page = self.tx.scan(self.id, ShardId(shard), start, end, SCAN_ROWS)?;
+                let range = ScanRange { limit: SCAN_ROWS, ..ScanRange::between(start, end) };
+                let page = self.tx.scan(self.id, ShardId(shard), range)?;
                 for (key, value) in &page {
                     rows.push(decode_row::<K, V>(key, value)?);
                 }

@@ -14,6 +14,7 @@ use crate::disk::SyncSite;
 use crate::error::{Error, Result};
 use crate::ids::{TableId, TopicId, escape_name};
 use crate::process::Life;
+use crate::table::ScanRange;
 use crate::topic::{self, Claim};
 use crate::transaction::system;
 
@@ -88,7 +89,8 @@ impl Core {
         let last = [&first[..], &[0xff; 8]].concat();
         let visible = self.pin_visible();
         let rows = self.tables.shard(system::PROGRESS, system::SHARD);
-        let known = rows.scan(Bound::Included(&first), Bound::Included(&last), 1, visible.lsn())?;
+        let range = ScanRange::between(Bound::Included(&first), Bound::Included(&last));
+        let known = rows.scan(ScanRange { limit: 1, ..range }, visible.lsn())?;
         if known.is_empty() { self.claim_name(name) } else { Ok(()) }
     }
 

@@ -13,6 +13,7 @@ use crate::disk::{Disk, OpenMode, SyncSite};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, OwnerId, StoreId, escape_name};
 use crate::journal::FileName;
+use crate::table::TableFileName;
 
 const MAGIC: [u8; 8] = *b"ONCELOG\0";
 /// The format of the whole directory.
@@ -187,13 +188,15 @@ impl Layout {
         let (journal, state, aside) = (list(&self.journal), list(&self.state), list(&self.aside));
         let of_journal =
             journal.into_iter().filter(|path| FileName::of_path(path).is_some_and(|name| name.epoch == epoch));
-        // NUMBER-EPOCH.segment, LSN-EPOCH-SALT.state, LSN-EPOCH.torn
+        let of_tables =
+            state.into_iter().filter(|path| TableFileName::of_path(path).is_some_and(|name| name.epoch == epoch));
+        // NUMBER-EPOCH.segment, LSN-EPOCH.torn
         let named = format!("{:010}", epoch.0);
-        let others = segments.chain(state).chain(aside).filter(|path| {
+        let others = segments.chain(aside).filter(|path| {
             let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
             stem.split('-').nth(1) == Some(&named)
         });
-        for path in of_journal.chain(others) {
+        for path in of_journal.chain(of_tables).chain(others) {
             let _ = disk.remove(&path);
         }
     }

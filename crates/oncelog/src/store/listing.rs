@@ -6,7 +6,7 @@ use super::{Core, Store};
 use crate::codec::Input;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, TableId, TopicId};
-use crate::table::TableSpec;
+use crate::table::{ScanRange, TableSpec};
 use crate::topic::TopicSpec;
 use crate::transaction::system::{self, CatalogueKey};
 
@@ -136,7 +136,8 @@ impl Core {
         let rows = self.tables.shard(table, system::SHARD);
         let mut from = first.map(<[u8]>::to_vec);
         loop {
-            let page = rows.scan(from.as_ref().map(Vec::as_slice), last, PAGE_ROWS, visible.lsn())?;
+            let range = ScanRange::between(from.as_ref().map(Vec::as_slice), last);
+            let page = rows.scan(ScanRange { limit: PAGE_ROWS, ..range }, visible.lsn())?;
             for (key, row) in &page {
                 visit(key, row)?;
             }

@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, PartitionId, StoreId, TopicId};
 use crate::page::Board;
 use crate::segment::SegmentHead;
-use crate::table::Tables;
+use crate::table::{ScanRange, Tables};
 use crate::topic::{
     self, Claim, Partition, PartitionState, SegmentMaker, SegmentRow, Topic, TopicSpec, partition_dir, topic_dir,
 };
@@ -116,7 +116,7 @@ impl TopicLoader {
         let Some(state) = partitions.get(&key, lsn.lsn())? else { return Ok(Default::default()) };
         let last = [&key[..], &[0xff; 8]].concat();
         let segments = self.tables.shard(system::SEGMENTS, system::SHARD);
-        let rows = segments.scan(Bound::Included(&key), Bound::Included(&last), usize::MAX, lsn.lsn())?;
+        let rows = segments.scan(ScanRange::between(Bound::Included(&key), Bound::Included(&last)), lsn.lsn())?;
         let rows = rows.iter().map(|(_, row)| system::decode_row(row)).collect::<Result<_>>()?;
         Ok((system::decode_row(&state)?, rows))
     }

@@ -26,12 +26,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, Lsn, OwnerId, StoreId};
 use crate::journal::{FileName, JournalPosition};
 use crate::process::Process;
-use crate::table::SnapshotName;
+use crate::table::{ROOT_HEAD_BYTES, TableFileName, TableRoot};
 use crate::wake::Arc;
 
 const MAGIC: [u8; 8] = *b"OLMANIFE";
 const VERSION: u32 = 1;
-const COPY_BYTES: usize = 256;
+const COPY_BYTES: usize = 1024;
 const SUMMED_BYTES: usize = COPY_BYTES - 4;
 /// The places of the two copies, for even and odd epochs.
 const PAIRS: [[usize; 2]; 2] = [[0, 4096], [8192, 12288]];
@@ -41,7 +41,7 @@ const HOLDER_SUMMED_BYTES: usize = 40;
 const FILE_BYTES: usize = HOLDER_AT + HOLDER_BYTES;
 /// Longest name of an owner.
 pub(super) const OWNER_BYTES: usize = 64;
-const NUMBER_AT: usize = 180;
+const NUMBER_AT: usize = 1000;
 /// Beyond any journal file.
 const POSITION_MAX: u64 = 1 << 40;
 
@@ -67,7 +67,7 @@ pub(super) struct Manifest {
     pub(super) opening: u64,
     pub(super) state: State,
     /// Where replay starts, and the state there. `None` before the first opening is done.
-    pub(super) trim: Option<(JournalPosition, SnapshotName)>,
+    pub(super) trim: Option<(JournalPosition, TableRoot)>,
 }
 
 /// The manifest's file, locked.
@@ -167,7 +167,7 @@ impl ManifestFile {
         match newest_of(copies, |copy| copy.epoch < epoch) {
             Some(later) if later.generation > before.generation => {
                 let written = Manifest { state: State::Open, ..later };
-                let trim = written.trim;
+                let trim = written.trim.clone();
                 self.update(|next| next.trim = trim)?;
                 Ok((written, fence))
             }
@@ -283,9 +283,10 @@ fn encode(manifest: &Manifest) -> Vec<u8> {
             out.extend_from_slice(&number.to_le_bytes());
         }
         out.extend_from_slice(&at.chain.to_le_bytes());
-        for number in [state.lsn.0, state.epoch.0, state.salt] {
+        for number in [state.file.epoch.0, state.file.salt, state.generation, state.len] {
             out.extend_from_slice(&number.to_le_bytes());
         }
+        out.extend_from_slice(&state.head[..]);
     }
     out.resize(NUMBER_AT, 0);
     out.extend_from_slice(&manifest.number.0.to_le_bytes());
@@ -374,7 +375,10 @@ fn decode(input: &mut Input<'_>, whole: &[u8]) -> Option<Manifest> {
             let file = FileName { epoch: Epoch(input.u64()?), slot };
             let (salt, position, next_lsn) = (input.u64()?, input.u64()?, Lsn(input.u64()?));
             let chain = input.u32()?;
-            let state = SnapshotName { lsn: Lsn(input.u64()?), epoch: Epoch(input.u64()?), salt: input.u64()? };
+            let file = (TableFileName { epoch: Epoch(input.u64()?), salt: input.u64()? }, file);
+            let (generation, len) = (input.u64()?, input.u64()?);
+            let head: Box<[u8; ROOT_HEAD_BYTES]> = Box::new(input.array()?);
+            let (state, file) = (TableRoot { file: file.0, generation, len, head }, file.1);
             Some((JournalPosition { file, salt, position, next_lsn, chain }, state))
         }
     };
@@ -401,7 +405,8 @@ mod tests {
             next_lsn: Lsn(42),
             chain: 9,
         };
-        let state = SnapshotName { lsn: Lsn(41), epoch: Epoch(3), salt: 12 };
+        let file = TableFileName { epoch: Epoch(3), salt: 12 };
+        let state = TableRoot { file, generation: 8, len: 1 << 20, head: Box::new([7; ROOT_HEAD_BYTES]) };
         let (store, owner) = (StoreId([5; 16]), "main".to_owned());
         let number = OwnerId(6);
         Manifest {

@@ -51,7 +51,7 @@ use crate::handles::{
 };
 use crate::ids::{Epoch, LogOffset, OwnerId, PartitionId, StoreId};
 use crate::page::PageState;
-use crate::table::{SnapshotBackend, Tables};
+use crate::table::{TableStore, Tables};
 use crate::transaction::{Committed, Engine, Pipeline};
 use crate::wake::{Arc, AtomicBool, Mutex, Ordering};
 use background::Background;
@@ -80,7 +80,7 @@ pub(crate) struct Core {
     owner: OwnerId,
     epoch: Epoch,
     pipeline: Arc<Pipeline>,
-    backend: Arc<SnapshotBackend>,
+    backend: Arc<TableStore>,
     tables: Arc<Tables>,
     manifest: Mutex<ManifestFile>,
     fence: Arc<Fence>,
@@ -206,7 +206,7 @@ impl Store {
     }
 
     /// One state of all tables and topics, as of the last durable commit; stays as it is however long it is kept.
-    /// Costs nothing to make; while it lives, every version that rows get since stays in memory.
+    /// Costs nothing to make; while it lives, what it shows of rows that change stays in memory.
     ///
     /// # Errors
     /// `Closed`.

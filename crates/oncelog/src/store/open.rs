@@ -1,6 +1,5 @@
 //! Opening: take the owner, load the trim point, replay what came after, make the result durable, serve.
 
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use super::background::Background;
@@ -20,7 +19,7 @@ use crate::ids::{Epoch, Lsn, OwnerId, StoreId};
 use crate::journal::{self, FileName, Journal, JournalOptions, TornTail};
 use crate::page::PageName;
 use crate::process::Process;
-use crate::table::{SnapshotBackend, SnapshotName, StateBackend, Tables};
+use crate::table::{ScanRange, StateBackend, TableFileName, TableHome, TableStore, Tables};
 use crate::transaction::system::{self, CatalogueKey};
 use crate::transaction::{Applier, Limits, Lingering, LoadTopics, Pipeline, Replayer, Topics};
 use crate::view::View;
@@ -47,24 +46,27 @@ pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Sto
     let page = make_page(&options, &layout, store, epoch)?;
     let (found, fence) = manifest.take_epoch(&disk, chance.name())?;
 
-    let mut opening = Opening::new(options, layout.clone(), chance, store, epoch, fence, page);
-    opening.report.manifest_repaired = manifest_repaired;
-    let (topics, loader) = (Arc::clone(&opening.topics), Arc::clone(&opening.loader));
-    let recovered = opening.recover(manifest, &found).and_then(|core| {
-        let core = Arc::new(core);
+    let mut opened = None;
+    let opening = Opening::new(options, layout.clone(), chance, (store, epoch, fence, page), &found);
+    let recovered = opening.and_then(|mut opening| {
+        opening.report.manifest_repaired = manifest_repaired;
+        opened = Some((Arc::clone(&opening.topics), Arc::clone(&opening.loader)));
+        let core = Arc::new(opening.recover(manifest, &found)?);
         if core.report.clean { Ok(core) } else { core.trim(State::Open).map(|()| core) }
     });
     let core = recovered.inspect_err(|error| {
         // Space is what is wanting: give back what this attempt took. Nothing names it, the trim point did not move.
         if error.kind() == ErrorKind::Full {
-            let used = topics.all_loaded();
+            let used = opened.as_ref().map(|(topics, _): &Loaded| topics.all_loaded()).unwrap_or_default();
             let partitions = used.iter().flat_map(|topic| &topic.partitions);
             let dirs: Vec<_> = partitions.map(|partition| partition.dir().to_owned()).collect();
             layout.remove_epoch(&*disk, epoch, &dirs);
         }
     })?;
     let core = with_sweep(core)?;
-    core.show_loaded(&loader)?;
+    if let Some((_, loader)) = &opened {
+        core.show_loaded(loader)?;
+    }
     if core.options.manual_duties {
         core.show_rest()?;
     }
@@ -74,6 +76,9 @@ pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Sto
     let background = if core.options.manual_duties { None } else { Some(Background::start(&core)?) };
     Ok(Store { inner: Arc::new(Inner { core, background: Mutex::new(background) }) })
 }
+
+/// What is put together while the owner opens, and needed when that fails.
+type Loaded = (Arc<Topics>, Arc<TopicLoader>);
 
 fn make_page(options: &StoreOptions, layout: &Layout, store: StoreId, epoch: Epoch) -> Result<Option<OwnerPage>> {
     if !options.shared_page {
@@ -102,7 +107,7 @@ struct Opening {
     fence: Arc<Fence>,
     chance: Arc<Chance>,
     view: Arc<View>,
-    backend: Arc<SnapshotBackend>,
+    backend: Arc<TableStore>,
     tables: Arc<Tables>,
     loader: Arc<TopicLoader>,
     topics: Arc<Topics>,
@@ -111,20 +116,25 @@ struct Opening {
 }
 
 impl Opening {
+    /// With the tables as of the trim point.
     fn new(
         options: StoreOptions,
         layout: Layout,
         chance: Arc<Chance>,
-        store: StoreId,
-        epoch: Epoch,
-        fence: Arc<Fence>,
-        page: Option<OwnerPage>,
-    ) -> Opening {
+        (store, epoch, fence, page): (StoreId, Epoch, Arc<Fence>, Option<OwnerPage>),
+        found: &Manifest,
+    ) -> Result<Opening> {
+        let home = TableHome {
+            disk: Arc::clone(&options.disk),
+            dir: layout.state.clone(),
+            store,
+            memory: options.table_memory / 2,
+        };
+        let backend = Arc::new(match &found.trim {
+            Some((at, root)) => TableStore::open(&home, root, Lsn(at.next_lsn.0 - 1), OpenMode::Write)?,
+            None => TableStore::create(&home, TableFileName { epoch, salt: chance.next_u64() })?,
+        });
         let view = Arc::new(View::default());
-        let salts = Arc::clone(&chance);
-        let state = layout.state.clone();
-        let backend = SnapshotBackend::new(Arc::clone(&options.disk), state, store, epoch, move || salts.next_u64());
-        let backend = Arc::new(backend);
         let tables = Arc::new(Tables::new(Arc::clone(&backend) as Arc<dyn StateBackend>, Arc::clone(&view)));
         let loader = Arc::new(TopicLoader {
             disk: Arc::clone(&options.disk),
@@ -141,14 +151,27 @@ impl Opening {
         });
         let topics = Arc::new(Topics::new(Arc::clone(&loader) as Arc<dyn LoadTopics>));
         let report = RecoveryReport::default();
-        Opening { options, layout, store, epoch, fence, chance, view, backend, tables, loader, topics, page, report }
+        Ok(Opening {
+            options,
+            layout,
+            store,
+            epoch,
+            fence,
+            chance,
+            view,
+            backend,
+            tables,
+            loader,
+            topics,
+            page,
+            report,
+        })
     }
 
     fn recover(mut self, manifest: ManifestFile, found: &Manifest) -> Result<Core> {
         let clean = found.state == State::Closed;
         self.report.clean = clean;
-        if let Some((at, state)) = found.trim {
-            self.backend.load(state)?;
+        if let Some((at, _)) = &found.trim {
             self.view.publish(Lsn(at.next_lsn.0 - 1));
             if clean {
                 self.loader.orderly_since.store(self.last_unclean()?.0, Ordering::SeqCst);
@@ -167,9 +190,9 @@ impl Opening {
                 Arc::new(move || fence.check())
             },
         };
-        let journal = match found.trim {
+        let journal = match &found.trim {
             Some((at, _)) if clean => {
-                Journal::open(disk, Arc::clone(&self.chance), self.store, self.epoch, options, at, applier)?
+                Journal::open(disk, Arc::clone(&self.chance), self.store, self.epoch, options, *at, applier)?
             }
             _ => {
                 let next_lsn = self.replay(&mut applier, found)?;
@@ -200,10 +223,10 @@ impl Opening {
 
     /// Applies the frames after the trim point; gives the LSN of the next frame.
     fn replay(&mut self, applier: &mut Applier, found: &Manifest) -> Result<Lsn> {
-        let Some((start, _)) = found.trim else { return Ok(Lsn(1)) };
+        let Some((start, _)) = &found.trim else { return Ok(Lsn(1)) };
         let mut replayer = Replayer::new(&self.tables, &self.topics, &self.view, applier);
         let (disk, until) = (&*self.options.disk, self.options.replay_until);
-        let replayed = journal::replay(disk, &self.layout.journal, self.store, start, |lsn, body| {
+        let replayed = journal::replay(disk, &self.layout.journal, self.store, *start, |lsn, body| {
             if until.is_some_and(|until| lsn > until) {
                 return Ok(());
             }
@@ -230,7 +253,7 @@ impl Opening {
     /// been given out, and no offset is given out twice.
     fn skip_bounds(&mut self, applier: &mut Applier, lsn: Lsn) -> Result<()> {
         let bounds = self.tables.shard(system::BOUNDS, system::SHARD);
-        for (key, value) in bounds.scan(Bound::Unbounded, Bound::Unbounded, usize::MAX, lsn)? {
+        for (key, value) in bounds.scan(ScanRange::ALL, lsn)? {
             let malformed = || Error::new(ErrorKind::Corrupt, "a bound is malformed").in_file(&self.layout.state);
             let (topic, partition) = system::read_partition_key(&key).ok_or_else(malformed)?;
             let bound = system::decode_row(&value)?;
@@ -296,7 +319,7 @@ impl Opening {
 }
 
 impl Core {
-    /// Removes journal and state files that are not in use. Never what a later opening has made: this one may have lost
+    /// Removes journal and table files that are not in use. Never what a later opening has made: this one may have lost
     /// its lock and not know it.
     fn sweep(&self) -> Result<Vec<PathBuf>> {
         let mut swept = Vec::new();
@@ -304,17 +327,10 @@ impl Core {
         self.sweep_dir(&self.layout.journal, &mut swept, |path| {
             FileName::of_path(path).is_some_and(|name| name.epoch <= self.epoch && !in_use.contains(&name))
         })?;
-        let state = self.backend.current().map(|name| name.path(&self.layout.state));
         self.sweep_dir(&self.layout.state, &mut swept, |path| {
-            SnapshotName::is_one(path) && !self.is_later(path) && Some(path) != state.as_deref()
+            TableFileName::of_path(path).is_some_and(|name| name.epoch <= self.epoch && name != self.backend.name())
         })?;
         Ok(swept)
-    }
-
-    /// Whether a file named `PLACE-EPOCH...` was made by a later opening.
-    fn is_later(&self, path: &Path) -> bool {
-        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-        stem.split('-').nth(1).and_then(|epoch| epoch.parse().ok()).is_some_and(|epoch: u64| epoch > self.epoch.0)
     }
 
     fn sweep_dir(&self, dir: &Path, swept: &mut Vec<PathBuf>, stray: impl Fn(&Path) -> bool) -> Result<()> {

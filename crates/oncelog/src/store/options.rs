@@ -34,6 +34,7 @@ pub struct StoreOptions {
     pub(super) os_sync_interval: Duration,
     pub(super) standby: Duration,
     pub(super) takeover: bool,
+    pub(super) table_memory: usize,
 }
 
 impl Default for StoreOptions {
@@ -62,6 +63,7 @@ impl StoreOptions {
             os_sync_interval: Duration::from_secs(5),
             standby: Duration::ZERO,
             takeover: false,
+            table_memory: 256 << 20,
         }
     }
 
@@ -118,6 +120,13 @@ impl StoreOptions {
     /// `Locked` as without this. Linux only, within one machine, boot and container: else `Unavailable`.
     pub fn takeover(self) -> StoreOptions {
         StoreOptions { takeover: true, ..self }
+    }
+
+    /// Sets about how much memory tables take: 256 MiB unless set, 1 MiB at least. Half of it is for what was read from
+    /// the table file and for what is being written to it, half for rows that were changed and are not in it yet: when
+    /// these take half of their half, the trim point is moved. A snapshot that is held keeps what it shows beyond.
+    pub fn table_memory(self, bytes: usize) -> StoreOptions {
+        StoreOptions { table_memory: bytes, ..self }
     }
 
     /// Sets the disk: the machine's unless set.
@@ -179,6 +188,9 @@ impl StoreOptions {
         }
         if self.record_bytes_max > self.transaction_bytes_max {
             return Err(Error::invalid("max_record_bytes must not be above max_transaction_bytes"));
+        }
+        if self.table_memory < 1 << 20 {
+            return Err(Error::invalid("table_memory must be at least 1 MiB"));
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ use crate::disk::{Disk, DiskFile, MapAccess, OpenMode, SharedMap};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, LogOffset, Lsn, PartitionId, TopicId};
 use crate::page::{Board, PageName, PageState, file_words};
+use crate::table::ScanRange;
 use crate::topic::{Partition, PartitionState, SegmentRow, TopicSpec};
 use crate::transaction::system::{self, CatalogueKey};
 use crate::wake::{Arc, Mutex};
@@ -70,7 +71,7 @@ impl Core {
         let mut found = Vec::new();
         let (first, last) = (CatalogueKey::Topic(TopicId(0)).encode(), CatalogueKey::Topic(TopicId(u32::MAX)).encode());
         let rows = self.tables.shard(system::CATALOGUE, system::SHARD);
-        for (key, row) in rows.scan(Bound::Included(&first), Bound::Included(&last), usize::MAX, pin.lsn())? {
+        for (key, row) in rows.scan(ScanRange::between(Bound::Included(&first), Bound::Included(&last)), pin.lsn())? {
             let Some(CatalogueKey::Topic(id)) = CatalogueKey::decode(&key) else { continue };
             let spec: TopicSpec = system::decode_row(&row)?;
             match self.pipeline.topics.loaded(id) {
@@ -97,7 +98,8 @@ impl Core {
         let state: PartitionState = system::decode_row(&state)?;
         let last = [&key[..], &[0xff; 8]].concat();
         let segments = self.tables.shard(system::SEGMENTS, system::SHARD);
-        let first = segments.scan(Bound::Included(&key), Bound::Included(&last), 1, lsn)?;
+        let range = ScanRange::between(Bound::Included(&key), Bound::Included(&last));
+        let first = segments.scan(ScanRange { limit: 1, ..range }, lsn)?;
         let first = first.first().map(|(_, row)| system::decode_row::<SegmentRow>(row)).transpose()?;
         Ok((first.map_or(LogOffset(0), |row| row.base_offset), state.next_offset))
     }

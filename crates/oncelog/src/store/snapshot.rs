@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::handles::{TableDef, decode_row, encode, shard_of};
 use crate::ids::{LogOffset, Lsn, PartitionId, Sequence, ShardId, TableId, TopicId};
 use crate::record::RecordView;
+use crate::table::ScanRange;
 use crate::topic::{PartitionReader, Polled};
 use crate::transaction::{Step, read_stamp, system};
 use crate::view::Pin;
@@ -72,7 +73,8 @@ impl Snapshot {
             let mut from = start.clone();
             loop {
                 let (start, end) = (from.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
-                let page = rows.scan(start, end, SCAN_ROWS, self.pin.lsn())?;
+                let range = ScanRange { limit: SCAN_ROWS, ..ScanRange::between(start, end) };
+                let page = rows.scan(range, self.pin.lsn())?;
                 for (key, value) in &page {
                     found.push(decode_row::<K, V>(key, value)?);
                 }

@@ -1,6 +1,7 @@
 //! Moving the trim point: everything up to it is made durable in its own place, then the journal before it is recycled.
 //!
-//! Order: sync the segments, write the state, name both in the manifest, then give up the old state and journal files.
+//! Order: sync the segments, write and sync the tables, name both in the manifest, then give up the old state of the
+//! tables and the old journal files.
 //! At every instant the manifest names a state and a journal position that fit each other.
 
 use std::time::Duration;
@@ -12,7 +13,7 @@ use super::manifest::State;
 use crate::error::{ErrorKind, Result};
 use crate::ids::Lsn;
 use crate::journal::JournalPosition;
-use crate::table::StateBatch;
+use crate::table::{ScanRange, StateBatch};
 use crate::topic::{Partition, PartitionState};
 use crate::transaction::EngineTx;
 use crate::transaction::system;
@@ -60,24 +61,21 @@ impl Core {
         state: State,
     ) -> Result<()> {
         touched.iter().try_for_each(|partition| partition.sync())?;
-        let before = self.backend.current();
+        // Blocks of the table file are not of this opening alone: whoever has lost the owner keeps off.
+        self.fence.check()?;
         self.tables.write_back(Lsn(position.next_lsn.0 - 1), rows)?;
-        let Some(written) = self.backend.current() else { return Ok(()) };
+        let Some(root) = self.backend.root() else { return Ok(()) };
         // A manifest that could not be written may be there or not: the handle ends, whatever the reason.
         self.manifest
             .lock()
             .update(|next| {
-                next.trim = Some((position, written));
+                next.trim = Some((position, root));
                 next.state = state;
             })
             .inspect_err(|_| self.pipeline.journal.fail())?;
         tracing::debug!(lsn = position.next_lsn.0 - 1, ?state, "trim point moved");
+        self.backend.confirm();
         // What cannot be removed now is swept away at the next opening.
-        if let Some(old) = before.filter(|old| *old != written)
-            && let Err(error) = self.disk.remove(&old.path(&self.layout.state))
-        {
-            tracing::warn!(%error, "an old state file stays");
-        }
         if let Err(error) = self.pipeline.journal.release_before(position) {
             tracing::warn!(%error, "an old journal file stays");
         }
@@ -95,7 +93,8 @@ impl Core {
         if self.lax_sync_is_due() {
             self.pipeline.flush()?;
         }
-        if journal.placed_bytes() >= self.pipeline.trim_at.load(Ordering::Relaxed) {
+        let rows_are_due = self.tables.unwritten_bytes() >= self.options.table_memory / 4;
+        if rows_are_due || journal.placed_bytes() >= self.pipeline.trim_at.load(Ordering::Relaxed) {
             self.trim(State::Open)?;
         }
         journal.prepare_spare()
@@ -161,8 +160,7 @@ impl Core {
 
     fn clear_bounds(&self) -> Result<()> {
         let mut tx = self.begin();
-        let everything = std::ops::Bound::Unbounded;
-        for (key, _) in tx.scan(system::BOUNDS, system::SHARD, everything, everything, usize::MAX)? {
+        for (key, _) in tx.scan(system::BOUNDS, system::SHARD, ScanRange::ALL)? {
             tx.put(system::BOUNDS, system::SHARD, &key, None)?;
         }
         Box::new(tx).submit()?.wait().map(drop)

@@ -19,11 +19,18 @@ pub trait StateBackend: Send + Sync {
     /// `Corrupt` when what is stored fails its checksum: never a wrong value.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>>;
 
-    /// At most `limit` rows from `start` on, below `end`, in key order.
+    /// Hands key and value of the rows between `start` and `end` to `visit`, in key order or against it, until it says
+    /// otherwise. Rows that are not visited are not read.
     ///
     /// # Errors
     /// As [`StateBackend::get`].
-    fn scan(&self, start: Bound<&[u8]>, end: Bound<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Bytes)>>;
+    fn scan(
+        &self,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+        direction: Direction,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit,
+    ) -> Result<()>;
 
     /// Brings the state to `lsn` by all of `batch`, or changes nothing; durable on return.
     ///
@@ -33,6 +40,25 @@ pub trait StateBackend: Send + Sync {
 
     /// The LSN of the last batch that was applied; 0 when there was none.
     fn applied_lsn(&self) -> Lsn;
+}
+
+/// In which order rows are visited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Direction {
+    /// In key order.
+    #[default]
+    Up,
+    /// Against key order.
+    Down,
+}
+
+/// What a visitor of rows wants next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visit {
+    /// The next row.
+    Next,
+    /// No more.
+    Stop,
 }
 
 /// Rows by flat key; `None` deletes.

@@ -7,9 +7,11 @@
 //!          StateBackend::apply(batch, lsn)      one durable step
 //! ```
 //!
+//! The backend is `library`: redb over a file whose blocks we check (`file`, `blocks`). `ledger` knows what is dirty.
+//!
 //! Invariants:
-//! * A row is looked up in the dirty map first, then in the backend. The dirty map holds, for each of its keys, the
-//!   newest version at or below the view's horizon and all newer ones; for all other keys the backend holds the truth.
+//! * A row is looked up in the dirty map first, then in the backend. The dirty map holds, for each of its keys, every
+//!   version that somebody can ask for; for all other keys the backend holds the truth.
 //! * A version enters the dirty map under the shard's lock, together with the LSN of its frame: whoever reads at an LSN
 //!   that exists sees all of that LSN.
 //! * So a transaction that began at LSN b is serialisable if no row it read has a version above b when its own frame
@@ -18,8 +20,11 @@
 //! The store's own rows (catalogue, progress, bounds, segments) are tables too. Neighbours: `transaction` above.
 
 mod backend;
+mod blocks;
+mod file;
+mod ledger;
+mod library;
 mod shard;
-mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -28,9 +33,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use backend::StateKey;
-pub use backend::{StateBackend, StateBatch};
+pub use backend::{Direction, StateBackend, StateBatch, Visit};
+pub(crate) use blocks::{ROOT_HEAD_BYTES, TableFileName, TableRoot};
+use ledger::Ledger;
+pub(crate) use library::{TableHome, TableStore};
+pub use shard::ScanRange;
 pub(crate) use shard::{Shard, ShardGuard};
-pub(crate) use snapshot::{SnapshotBackend, SnapshotName};
 
 use crate::error::{Error, Result};
 use crate::ids::{self, Lsn, ShardId, TableId};
@@ -94,12 +102,13 @@ impl TableSpec {
 pub(crate) struct Tables {
     backend: Arc<dyn StateBackend>,
     view: Arc<View>,
+    ledger: Arc<Ledger>,
     shards: RwLock<BTreeMap<(TableId, ShardId), Arc<Shard>>>,
 }
 
 impl Tables {
     pub(crate) fn new(backend: Arc<dyn StateBackend>, view: Arc<View>) -> Tables {
-        Tables { backend, view, shards: RwLock::default() }
+        Tables { backend, view, ledger: Arc::default(), shards: RwLock::default() }
     }
 
     /// The shard of that name, made in memory when first asked for.
@@ -108,18 +117,28 @@ impl Tables {
             return Arc::clone(found);
         }
         let mut shards = self.shards.write();
-        let made = || Arc::new(Shard::new(table, shard, Arc::clone(&self.backend), Arc::clone(&self.view)));
+        let made = || {
+            let (backend, view) = (Arc::clone(&self.backend), Arc::clone(&self.view));
+            Arc::new(Shard::new(table, shard, backend, view, Arc::clone(&self.ledger)))
+        };
         Arc::clone(shards.entry((table, shard)).or_insert_with(made))
     }
 
+    /// About how many bytes of memory those rows take that the backend does not have.
+    pub(crate) fn unwritten_bytes(&self) -> usize {
+        self.ledger.unwritten_bytes()
+    }
+
     /// Writes every dirty row's newest version up to `lsn`, and `more` rows, to the backend in one durable step, then
-    /// lets go of the rows that nobody needs in memory any more.
+    /// lets go of the rows that nobody needs in memory any more. Costs by the rows that were changed, not by tables.
     pub(crate) fn write_back(&self, lsn: Lsn, mut more: StateBatch) -> Result<()> {
-        let shards: Vec<_> = self.shards.read().values().cloned().collect();
+        let (from, begun) = (self.ledger.unwritten_from(), self.ledger.begin_write(lsn));
+        let shards = self.ledger.dirty_shards();
         for shard in &shards {
-            shard.collect_dirty(lsn, &mut more)?;
+            shard.collect_dirty(from, lsn, &mut more)?;
         }
         self.backend.apply(&more, lsn)?;
+        self.ledger.end_write(lsn, begun);
         for shard in &shards {
             shard.forget_clean(lsn);
         }

@@ -5,14 +5,15 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::backend::{StateBackend, StateBatch, StateKey, state_range};
+use super::backend::{Direction, StateBackend, StateBatch, StateKey, Visit, state_range};
+use super::ledger::{Ledger, row_memory};
 use crate::error::Result;
 use crate::ids::{Lsn, ShardId, TableId};
-use crate::view::View;
+use crate::view::{Holds, View};
 use crate::wake::{Arc, RwLock, RwLockWriteGuard};
 
 /// The versions of one row, oldest first; `None` is a deletion.
-type Versions = Vec<(Lsn, Option<Bytes>)>;
+pub(super) type Versions = Vec<(Lsn, Option<Bytes>)>;
 type Rows = BTreeMap<Vec<u8>, Versions>;
 
 /// A row as it is read: key and value.
@@ -24,24 +25,74 @@ pub(crate) struct Shard {
     shard: ShardId,
     backend: Arc<dyn StateBackend>,
     view: Arc<View>,
+    ledger: Arc<Ledger>,
     dirty: RwLock<Rows>,
 }
 
 /// The turn of a shard: while it is held no other commit can change it and no reader can look.
 pub(crate) struct ShardGuard<'a> {
-    shard: &'a Shard,
+    shard: &'a Arc<Shard>,
     rows: RwLockWriteGuard<'a, Rows>,
-    horizon: Lsn,
+    /// Asked for when the first row has versions that may not be needed.
+    holds: Option<Holds>,
+}
+
+/// Which rows of a shard, in which order, and how many at most.
+#[derive(Clone, Copy, Debug)]
+pub struct ScanRange<'a> {
+    /// The lowest key.
+    pub start: Bound<&'a [u8]>,
+    /// The highest key.
+    pub end: Bound<&'a [u8]>,
+    /// From which of the two it begins.
+    pub direction: Direction,
+    /// How many rows at most.
+    pub limit: usize,
+}
+
+impl<'a> ScanRange<'a> {
+    /// Every row, in key order.
+    pub const ALL: ScanRange<'static> =
+        ScanRange { start: Bound::Unbounded, end: Bound::Unbounded, direction: Direction::Up, limit: usize::MAX };
+
+    /// All rows between two keys, in key order.
+    #[must_use]
+    pub fn between(start: Bound<&'a [u8]>, end: Bound<&'a [u8]>) -> ScanRange<'a> {
+        ScanRange { start, end, ..ScanRange::ALL }
+    }
+
+    /// Whether no key can lie in it; `BTreeMap::range` panics on some such ranges.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        match (self.start, self.end) {
+            _ if self.limit == 0 => true,
+            (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+            (Bound::Included(start), Bound::Included(end)) => start > end,
+            (Bound::Included(start) | Bound::Excluded(start), Bound::Excluded(end) | Bound::Included(end)) => {
+                start >= end
+            }
+        }
+    }
 }
 
 impl Shard {
-    pub(super) fn new(table: TableId, shard: ShardId, backend: Arc<dyn StateBackend>, view: Arc<View>) -> Shard {
-        Shard { table, shard, backend, view, dirty: RwLock::default() }
+    pub(super) fn new(
+        table: TableId,
+        shard: ShardId,
+        backend: Arc<dyn StateBackend>,
+        view: Arc<View>,
+        ledger: Arc<Ledger>,
+    ) -> Shard {
+        Shard { table, shard, backend, view, ledger, dirty: RwLock::default() }
+    }
+
+    pub(super) fn name(&self) -> (TableId, ShardId) {
+        (self.table, self.shard)
     }
 
     /// Waits for the shard's turn.
-    pub(crate) fn turn(&self) -> ShardGuard<'_> {
-        ShardGuard { shard: self, rows: self.dirty.write(), horizon: self.view.horizon() }
+    pub(crate) fn turn(self: &Arc<Shard>) -> ShardGuard<'_> {
+        ShardGuard { shard: self, rows: self.dirty.write(), holds: None }
     }
 
     /// The value of `key` at `lsn`, which must be pinned.
@@ -49,49 +100,44 @@ impl Shard {
         // Held while the backend is asked: the trim takes it before it changes what the backend says.
         let dirty = self.dirty.read();
         match dirty.get(key).and_then(|versions| newest(versions, lsn)) {
-            Some(value) => Ok(value.clone()),
+            Some((_, value)) => Ok(value.clone()),
             None => self.backend.get(&StateKey::of(self.table, self.shard, key)),
         }
     }
 
-    /// At most `limit` rows of the range at `lsn`, in key order.
-    pub(crate) fn scan(&self, start: Bound<&[u8]>, end: Bound<&[u8]>, limit: usize, lsn: Lsn) -> Result<Vec<Row>> {
-        let dirty = self.dirty.read();
-        if is_empty(start, end) {
+    /// The rows of `range` at `lsn`, which must be pinned. It looks at no more rows of the backend than it needs.
+    pub(crate) fn scan(&self, range: ScanRange<'_>, lsn: Lsn) -> Result<Vec<Row>> {
+        if range.is_empty() {
             return Ok(Vec::new());
         }
+        let dirty = self.dirty.read();
         let mut found = Vec::new();
-        let mut from = start.map(<[u8]>::to_vec);
-        loop {
-            let (flat_start, flat_end) = state_range(self.table, self.shard, from.as_ref().map(Vec::as_slice), end);
-            let (flat_start, flat_end) = (flat_start.as_ref().map(Vec::as_slice), flat_end.as_ref().map(Vec::as_slice));
-            let kept = self.backend.scan(flat_start, flat_end, limit)?;
-            // Dirty rows behind the last row that the backend gave belong to the next round.
-            let last = (kept.len() == limit).then(|| kept.last().map(|row| row.0[StateKey::PREFIX_BYTES..].to_vec()));
-            let until = match &last {
-                Some(Some(key)) => Bound::Included(key.as_slice()),
-                _ => end,
-            };
-            let mut merged: BTreeMap<Vec<u8>, Option<Bytes>> =
-                kept.into_iter().map(|(key, value)| (key[StateKey::PREFIX_BYTES..].to_vec(), Some(value))).collect();
-            for (key, versions) in dirty.range::<[u8], _>((from.as_ref().map(Vec::as_slice), until)) {
-                if let Some(value) = newest(versions, lsn) {
-                    merged.insert(key.clone(), value.clone());
+        let (start, end) = state_range(self.table, self.shard, range.start, range.end);
+        let (start, end) = (start.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
+        let up = range.direction == Direction::Up;
+        let ours = dirty.range::<[u8], _>((range.start, range.end));
+        let ours: Box<dyn Iterator<Item = (&Vec<u8>, &Versions)>> =
+            if up { Box::new(ours) } else { Box::new(ours.rev()) };
+        let mut ours = ours.filter_map(|(key, versions)| Some((key, newest(versions, lsn)?.1.as_ref()))).peekable();
+        self.backend.scan(start, end, range.direction, &mut |flat, value| {
+            let key = &flat[StateKey::PREFIX_BYTES..];
+            let comes_before = |ours: &[u8]| if up { ours < key } else { ours > key };
+            while let Some((ours, value)) = ours.next_if(|(ours, _)| comes_before(ours)) {
+                if take(&mut found, ours, value, range.limit) == Visit::Stop {
+                    return Visit::Stop;
                 }
             }
-            found.extend(merged.into_iter().filter_map(|(key, value)| Some((key, value?))));
-            if found.len() >= limit {
-                found.truncate(limit);
-                return Ok(found);
+            match ours.next_if(|(ours, _)| ours.as_slice() == key) {
+                Some((ours, value)) => take(&mut found, ours, value, range.limit),
+                None => take(&mut found, key, Some(&Bytes::copy_from_slice(value)), range.limit),
             }
-            match last.flatten() {
-                Some(key) => from = Bound::Excluded(key),
-                None => return Ok(found),
-            }
-            if is_empty(from.as_ref().map(Vec::as_slice), end) {
-                return Ok(found);
+        })?;
+        for (key, value) in ours {
+            if found.len() >= range.limit || take(&mut found, key, value, range.limit) == Visit::Stop {
+                break;
             }
         }
+        Ok(found)
     }
 
     /// How many rows are held in memory.
@@ -100,13 +146,22 @@ impl Shard {
         self.dirty.read().len()
     }
 
-    /// Puts the newest version up to `lsn` of each dirty row into `batch`. Where somebody still looks at an older
-    /// state, that state's row is kept in memory, since the backend is about to forget it.
-    pub(super) fn collect_dirty(&self, lsn: Lsn, batch: &mut StateBatch) -> Result<()> {
+    /// How many versions of a row are held in memory.
+    #[cfg(test)]
+    pub(super) fn versions(&self, key: &[u8]) -> usize {
+        self.dirty.read().get(key).map_or(0, Vec::len)
+    }
+
+    /// Puts the newest version up to `lsn` of each row that was changed at `from` or later into `batch`. Where somebody
+    /// still looks at an older state, that state's row is kept in memory, since the backend is about to forget it.
+    pub(super) fn collect_dirty(&self, from: Lsn, lsn: Lsn, batch: &mut StateBatch) -> Result<()> {
         let mut dirty = self.dirty.write();
         let horizon = self.view.horizon();
         for (key, versions) in dirty.iter_mut() {
-            let Some(value) = newest(versions, lsn).cloned() else { continue };
+            let Some((version, value)) = newest(versions, lsn).cloned() else { continue };
+            if version < from {
+                continue;
+            }
             let flat = StateKey::of(self.table, self.shard, key);
             let oldest_kept = versions.first().map_or(lsn, |(version, _)| *version);
             if horizon < oldest_kept {
@@ -122,7 +177,18 @@ impl Shard {
         let mut dirty = self.dirty.write();
         let horizon = self.view.horizon();
         dirty.retain(|_, versions| versions.last().is_some_and(|(newest, _)| *newest > lsn.min(horizon)));
+        if dirty.is_empty() {
+            self.ledger.is_clean(self.name());
+        }
     }
+}
+
+/// Adds a row that is there.
+fn take(found: &mut Vec<Row>, key: &[u8], value: Option<&Bytes>, limit: usize) -> Visit {
+    if let Some(value) = value {
+        found.push((key.to_vec(), value.clone()));
+    }
+    if found.len() < limit { Visit::Next } else { Visit::Stop }
 }
 
 impl ShardGuard<'_> {
@@ -141,35 +207,42 @@ impl ShardGuard<'_> {
 
     /// Whether any row of the range has changed since `lsn`.
     pub(crate) fn range_changed_since(&self, start: Bound<&[u8]>, end: Bound<&[u8]>, lsn: Lsn) -> bool {
-        !is_empty(start, end) && self.rows.range::<[u8], _>((start, end)).any(|(_, versions)| is_newer(versions, lsn))
+        !ScanRange::between(start, end).is_empty()
+            && self.rows.range::<[u8], _>((start, end)).any(|(_, versions)| is_newer(versions, lsn))
     }
 
     /// Adds the version of `key` that frame `lsn` makes, and drops those that nobody can ask for any more.
     pub(crate) fn put(&mut self, key: Vec<u8>, value: Option<Bytes>, lsn: Lsn) {
-        let versions = self.rows.entry(key).or_default();
-        let needed = versions.iter().rposition(|(version, _)| *version <= self.horizon).unwrap_or(0);
-        versions.drain(..needed);
-        match versions.last_mut() {
-            Some(last) if last.0 == lsn => last.1 = value,
-            _ => versions.push((lsn, value)),
+        if self.rows.is_empty() {
+            self.shard.ledger.is_dirty(self.shard);
+        }
+        let ledger = &self.shard.ledger;
+        match self.rows.get_mut(&key) {
+            Some(versions) => {
+                let before = row_memory(&key, versions);
+                let last = versions.last().map_or(Lsn(0), |(last, _)| *last);
+                match versions.last_mut() {
+                    Some(newest) if newest.0 == lsn => newest.1 = value,
+                    _ => versions.push((lsn, value)),
+                }
+                let view = &self.shard.view;
+                self.holds.get_or_insert_with(|| view.holds()).prune(versions);
+                ledger.changed(last, before, row_memory(&key, versions));
+            }
+            None => {
+                let versions = vec![(lsn, value)];
+                ledger.changed(Lsn(0), 0, row_memory(&key, &versions));
+                self.rows.insert(key, versions);
+            }
         }
     }
 }
 
 /// The newest version at or below `lsn`.
-fn newest(versions: &Versions, lsn: Lsn) -> Option<&Option<Bytes>> {
-    versions.iter().rev().find(|(version, _)| *version <= lsn).map(|(_, value)| value)
+fn newest(versions: &Versions, lsn: Lsn) -> Option<&(Lsn, Option<Bytes>)> {
+    versions.iter().rev().find(|(version, _)| *version <= lsn)
 }
 
 fn is_newer(versions: &Versions, lsn: Lsn) -> bool {
     versions.last().is_some_and(|(version, _)| *version > lsn)
-}
-
-/// Whether no key can lie in the range; `BTreeMap::range` panics on some such ranges.
-fn is_empty(start: Bound<&[u8]>, end: Bound<&[u8]>) -> bool {
-    match (start, end) {
-        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
-        (Bound::Included(start), Bound::Included(end)) => start > end,
-        (Bound::Included(start) | Bound::Excluded(start), Bound::Excluded(end) | Bound::Included(end)) => start >= end,
-    }
 }

@@ -1,6 +1,6 @@
 //! What stands between the handles and an engine. The embedded store is one; a cluster can be another.
 
-use std::ops::{Bound, Range};
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use crate::consumer::{GapPolicy, Visibility, Whence};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, ProducerEpoch, Sequence, ShardId, TableId, TopicId};
 use crate::record::{Batch, BatchError, Header, RecordView, Records};
-use crate::table::TableSpec;
+use crate::table::{ScanRange, TableSpec};
 use crate::topic::TopicSpec;
 
 /// A record to be appended.
@@ -262,15 +262,9 @@ pub trait EngineTx: Send {
     /// The value of a row, own writes included.
     fn get(&mut self, table: TableId, shard: ShardId, key: &[u8]) -> Result<Option<Bytes>>;
 
-    /// At most `limit` rows of a range in key order, own writes included.
-    fn scan(
-        &mut self,
-        table: TableId,
-        shard: ShardId,
-        start: Bound<&[u8]>,
-        end: Bound<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Bytes)>>;
+    /// Rows of a range, own writes included. Of the range, what it went through becomes part of what must not change
+    /// until the commit: up to the last row where it stopped at the limit.
+    fn scan(&mut self, table: TableId, shard: ShardId, range: ScanRange<'_>) -> Result<Vec<(Vec<u8>, Bytes)>>;
 
     /// Stages a row; `None` deletes it.
     fn put(&mut self, table: TableId, shard: ShardId, key: &[u8], value: Option<Bytes>) -> Result<()>;

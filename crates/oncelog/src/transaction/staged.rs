@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::ids::{LogOffset, PartitionId, ShardId, TableId, TopicId};
 use crate::journal::Durability;
 use crate::record::{BatchBuilder, Draft, Mark, partition_of};
+use crate::table::{Direction, ScanRange};
 use crate::topic::{Partition, Topic};
 use crate::view::Pin;
 use crate::wake::Arc;
@@ -243,35 +244,43 @@ impl EngineTx for StoreTx {
         Ok(value)
     }
 
-    fn scan(
-        &mut self,
-        table: TableId,
-        shard: ShardId,
-        start: Bound<&[u8]>,
-        end: Bound<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Bytes)>> {
+    fn scan(&mut self, table: TableId, shard: ShardId, range: ScanRange<'_>) -> Result<Vec<(Vec<u8>, Bytes)>> {
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
         let lsn = self.pin().lsn();
-        self.reads.ranges.push((table, shard, start.map(<[u8]>::to_vec), end.map(<[u8]>::to_vec)));
-        let own =
-            self.writes.range((table, shard, Vec::new())..).take_while(|((t, s, _), _)| (*t, *s) == (table, shard));
-        let own: BTreeMap<&[u8], &Option<Bytes>> = own
-            .filter(|((_, _, key), _)| in_range(key, start, end))
-            .map(|((_, _, key), value)| (&key[..], value))
-            .collect();
-        // Own deletions can hide at most as many rows as there are own writes.
-        let kept = self.pipeline.tables.shard(table, shard).scan(start, end, limit.saturating_add(own.len()), lsn)?;
-        let more_behind = kept.len() == limit.saturating_add(own.len());
-        let last_kept = kept.last().map(|(key, _)| key.clone());
+        let within = |bound: Bound<&[u8]>| bound.map(|key| (table, shard, key.to_vec()));
+        let start = match range.start {
+            Bound::Unbounded => Bound::Included((table, shard, Vec::new())),
+            start => within(start),
+        };
+        let own = self.writes.range((start, Bound::Unbounded));
+        let own = own.take_while(|((t, s, key), _)| (*t, *s) == (table, shard) && is_up_to(key, range.end));
+        let own: BTreeMap<&[u8], &Option<Bytes>> = own.map(|((_, _, key), value)| (&key[..], value)).collect();
+        // Own deletions can hide as many rows.
+        let hidden = own.values().filter(|value| value.is_none()).count();
+        let wanted = ScanRange { limit: range.limit.saturating_add(hidden), ..range };
+        let kept = self.pipeline.tables.shard(table, shard).scan(wanted, lsn)?;
+        let last_kept = if kept.len() == wanted.limit { kept.last().map(|(key, _)| key.clone()) } else { None };
         let mut merged: BTreeMap<Vec<u8>, Option<Bytes>> =
             kept.into_iter().map(|(key, value)| (key, Some(value))).collect();
         for (key, value) in own {
-            let beyond = more_behind && last_kept.as_deref().is_some_and(|last| key > last);
+            // Between it and the last one that was found there may be more.
+            let beyond = last_kept.as_deref().is_some_and(|last| match range.direction {
+                Direction::Up => key > last,
+                Direction::Down => key < last,
+            });
             if !beyond {
                 merged.insert(key.to_vec(), value.clone());
             }
         }
-        Ok(merged.into_iter().filter_map(|(key, value)| Some((key, value?))).take(limit).collect())
+        let there = merged.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        let found: Vec<_> = match range.direction {
+            Direction::Up => there.take(range.limit).collect(),
+            Direction::Down => there.rev().take(range.limit).collect(),
+        };
+        self.reads.ranges.push(read_range(table, shard, range, &found));
+        Ok(found)
     }
 
     fn put(&mut self, table: TableId, shard: ShardId, key: &[u8], value: Option<Bytes>) -> Result<()> {
@@ -385,6 +394,17 @@ fn row_bytes(key: &RowKey, value: &Option<Bytes>) -> usize {
     key.2.len() + value.as_ref().map_or(0, Bytes::len) + ROW_BYTES
 }
 
-fn in_range(key: &[u8], start: Bound<&[u8]>, end: Bound<&[u8]>) -> bool {
-    std::ops::RangeBounds::<[u8]>::contains(&(start, end), key)
+fn is_up_to(key: &[u8], end: Bound<&[u8]>) -> bool {
+    std::ops::RangeBounds::<[u8]>::contains(&(Bound::Unbounded, end), key)
+}
+
+/// What of a range a scan depends on: where it stopped at its limit, not what lies behind the last row.
+fn read_range(table: TableId, shard: ShardId, range: ScanRange<'_>, found: &[(Vec<u8>, Bytes)]) -> RangeKey {
+    let last = found.get(range.limit - 1).map(|(key, _)| Bound::Included(key.clone()));
+    let (start, end) = (range.start.map(<[u8]>::to_vec), range.end.map(<[u8]>::to_vec));
+    match (last, range.direction) {
+        (Some(last), Direction::Up) => (table, shard, start, last),
+        (Some(last), Direction::Down) => (table, shard, last, end),
+        (None, _) => (table, shard, start, end),
+    }
 }
