@@ -230,3 +230,43 @@ fn damage_is_told_with_file_and_position_and_a_lost_segment_as_a_gap() -> Result
     assert_eq!(cursor.count() as u64, 100 - lost.end.0);
     Ok(())
 }
+
+#[test]
+fn a_hole_behind_the_last_record_is_a_gap_beside_an_owner_too() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("store");
+    let store = options().open(&dir)?;
+    let alerts = store.producer(ALERTS)?.sync_policy(SyncPolicy::Os);
+    (0..5).try_for_each(|_| alerts.append("k", b"not synced").map(drop))?;
+    store.flush()?;
+    let dead = home.path().join("dead");
+    copy(&dir, &dead);
+    // After an unclean stop the topic goes on at its bound; nothing is appended there yet.
+    let _owner = options().open(&dead)?;
+    let reader = StoreReader::open(&dead)?;
+    let (_, end) = reader.offsets("alerts", ZERO)?;
+    assert!(end > LogOffset(5), "{end}");
+    let mut cursor = reader.cursor("alerts", Whence::Oldest)?;
+    assert_eq!(cursor.by_ref().take(5).filter(Result::is_ok).count(), 5);
+    assert_eq!(cursor.next().unwrap().unwrap_err().gap(), Some(LogOffset(5)..end));
+    cursor.seek(ZERO, end);
+    assert!(cursor.next().is_none());
+    Ok(())
+}
+
+#[test]
+fn leftovers_of_a_topic_that_was_not_made_are_no_topic() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("store");
+    let store = options().open(&dir)?;
+    append(&store, 0..3);
+    std::fs::create_dir_all(dir.join("topics/side/000000")).unwrap();
+    std::fs::write(dir.join("owners/LOCK"), b"").unwrap();
+    let reader = StoreReader::open(&dir)?;
+    assert_eq!(reader.topics()?.len(), 1);
+    assert_eq!(reader.offsets("side", ZERO).unwrap_err().kind(), ErrorKind::NotFound);
+    let snapshot = reader.snapshot()?;
+    assert_eq!(snapshot.end_offset("side", ZERO).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(snapshot.end_offset("Orders", ZERO)?, reader.offsets("Orders", ZERO)?.1);
+    Ok(())
+}

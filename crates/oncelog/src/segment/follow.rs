@@ -65,11 +65,6 @@ impl Follower {
         &self.path
     }
 
-    /// Byte position of the next batch.
-    pub(crate) fn position(&self) -> u64 {
-        self.position
-    }
-
     /// Walks to the batch that holds `to`, or as far as there are batches. Everything below `limit` is visible, `to` is
     /// below it.
     pub(crate) fn seek(&mut self, to: LogOffset, limit: LogOffset) -> Result<()> {

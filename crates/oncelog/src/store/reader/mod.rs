@@ -30,7 +30,7 @@ pub use snapshot::ReaderSnapshot;
 use super::layout::{Layout, MAIN};
 use crate::clock::{Clock, SystemClock};
 use crate::consumer::Whence;
-use crate::disk::{Disk, RealDisk};
+use crate::disk::{Disk, OpenMode, RealDisk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, StoreId, TopicId, escape_name};
 use crate::topic::{self, Claim};
@@ -188,9 +188,12 @@ impl StoreReader {
 impl Inner {
     /// The claim in a topic's directory; `None` if there is none of that name.
     fn read_claim(&self, dir: &Path) -> Result<Option<Claim>> {
-        let missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
-        if self.disk.list(dir).is_err_and(missing) {
-            return Ok(None);
+        // The directory comes first and is no topic yet.
+        match self.disk.open(&Claim::path(dir), OpenMode::Read) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
+            _ => {}
         }
         let claim = topic::read_claim(&*self.disk, dir)?;
         let fits = claim.store == self.store && dir.ends_with(escape_name(&claim.name));
@@ -227,7 +230,8 @@ impl Inner {
     fn all_owners(&self) -> Result<Vec<(String, Arc<OwnerReader>)>> {
         let dir = &self.layout.owners;
         let mut found = Vec::new();
-        for path in self.disk.list(dir).map_err(|error| Error::io(dir, "list the owners", error))? {
+        let paths = self.disk.list(dir).map_err(|error| Error::io(dir, "list the owners", error))?;
+        for path in paths.into_iter().filter(|path| !path.ends_with("LOCK")) {
             let manifest = path.join("MANIFEST");
             if let Some(manifest) = super::manifest::ManifestFile::peek(&*self.disk, &manifest)? {
                 found.push((manifest.owner.clone(), self.owner(&manifest.owner)?));
