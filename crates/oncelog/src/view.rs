@@ -4,10 +4,13 @@
 //! below the [`View::horizon`] and all newer ones; older ones nobody can ask for any more. Invariant: the visible LSN
 //! only grows, and is durable; beside it stands the LSN up to which everything is applied and may still be lost.
 
+#[cfg(all(test, any(loom, shuttle)))]
+mod models;
+
 use std::collections::BTreeMap;
 
 use crate::ids::Lsn;
-use crate::wake::{Arc, AtomicU64, Mutex, Ordering, Signal};
+use crate::wake::{Arc, AtomicU64, Mutex, Ordering, RaceSite, Signal, keeps};
 
 /// The visible LSN and the pins below or above it.
 #[derive(Debug, Default)]
@@ -54,8 +57,14 @@ impl View {
 
     /// Keeps what is needed to look at `at()`, which is asked while the horizon cannot move.
     pub(crate) fn pin(self: &Arc<Self>, at: impl FnOnce() -> Lsn) -> Pin {
-        let mut pins = self.pins.lock();
-        let lsn = at();
+        let (mut pins, lsn);
+        if keeps(RaceSite::PinUnderLock) {
+            pins = self.pins.lock();
+            lsn = at();
+        } else {
+            lsn = at();
+            pins = self.pins.lock();
+        }
         *pins.entry(lsn).or_default() += 1;
         self.set_horizon(&pins);
         Pin { view: Arc::clone(self), lsn }

@@ -13,6 +13,9 @@
 //! A poisoned lock is taken all the same: the crate calls no user code while it holds one, and a panic of its own ends
 //! the store handle.
 
+#[cfg(all(test, any(loom, shuttle)))]
+pub(crate) mod models;
+
 #[cfg(loom)]
 use loom::{sync, thread};
 #[cfg(shuttle)]
@@ -137,7 +140,9 @@ impl Signal {
     pub(crate) fn raise(&self) {
         fence_of_models();
         if self.waiting.load(Ordering::SeqCst) > 0 {
-            *self.count.lock() += 1;
+            if keeps(RaceSite::SignalLock) {
+                *self.count.lock() += 1;
+            }
             self.changed.notify_all();
         }
     }
@@ -151,7 +156,7 @@ impl Signal {
         fence_of_models();
         let guard = self.count.lock();
         // Asked again under the lock: a raise between the first question and here would otherwise be missed.
-        if !ready() {
+        if !keeps(RaceSite::SignalAsksAgain) || !ready() {
             drop(self.changed.wait_timeout(guard, limit));
         }
         self.waiting.fetch_sub(1, Ordering::SeqCst);
@@ -172,6 +177,51 @@ pub(crate) fn fence(ordering: Ordering) {
 fn fence_of_models() {
     #[cfg(loom)]
     loom::sync::atomic::fence(Ordering::SeqCst);
+}
+
+/// A step that keeps threads in order. A model leaves each out in turn, and must notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RaceSite {
+    /// A raise takes the lock of those who wait: none of them is between its last question and its sleep.
+    SignalLock,
+    /// Who waits asks again under that lock: what was raised before it was counted is not missed.
+    SignalAsksAgain,
+    /// The leader passes the baton to one who waits for the next group.
+    Baton,
+    /// A nudge is remembered for a background that is not waiting yet.
+    NudgeIsKept,
+    /// A leader has the applier before it lets go of the writer: who has both sees all that is written applied.
+    ApplierBeforeWriterIsFree,
+    /// A group is told last, when it is durable and applied.
+    AnswerLast,
+    /// Who leads next knows that the last write or sync failed.
+    FailureIsPassedOn,
+    /// What is pinned is chosen while the horizon cannot move.
+    PinUnderLock,
+}
+
+/// Whether the step at `site` is taken: always, but in a model that leaves it out.
+#[inline]
+pub(crate) fn keeps(site: RaceSite) -> bool {
+    #[cfg(any(loom, shuttle))]
+    return LEFT_OUT.get() != Some(site);
+    #[cfg(not(any(loom, shuttle)))]
+    {
+        let _ = site;
+        true
+    }
+}
+
+// A model runs all its threads on the thread of its test.
+#[cfg(any(loom, shuttle))]
+std::thread_local! {
+    static LEFT_OUT: std::cell::Cell<Option<RaceSite>> = const { std::cell::Cell::new(None) };
+}
+
+/// Leaves out the step at `site` in the models of this test from now on.
+#[cfg(all(test, any(loom, shuttle)))]
+pub(crate) fn leave_out(site: Option<RaceSite>) {
+    LEFT_OUT.set(site);
 }
 
 /// A thread that [`spawn`] started.

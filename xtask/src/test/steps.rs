@@ -50,21 +50,32 @@ pub(super) fn steps(root: &Path, size: Size) -> Vec<Step> {
         Size::Quick => 5_000,
     };
     let simulate = format!("run --release --locked -p oncelog-sim -- run --crashes {crashes}");
+    let flags = std::env::var("RUSTFLAGS").ok();
+    // Builds with other flags have directories of their own, so that they do not undo each other.
+    let apart = |step: Step, flag: &str, dir: &str| {
+        step.with("RUSTFLAGS", with_flag(flags.as_deref(), flag)).with("CARGO_TARGET_DIR", target_dir(root).join(dir))
+    };
     vec![
         Step::new("tests", "test --workspace --locked --no-fail-fast", Proof::TestResults),
         Step::new("simulation", &simulate, Proof::Crashes(crashes)),
         Step::new("short histories", "run --release --locked -p oncelog-sim -- exhaust", Proof::Checked),
         Step::new("rot survey", "run --release --locked -p oncelog-sim -- rot --stride 10", Proof::Checked),
-        // Built with switches that break the engine on purpose; apart, so that the two builds do not undo each other.
-        Step::new("mutants", "run --release --locked -p oncelog-sim -- mutants", Proof::Checked)
-            .with("RUSTFLAGS", mutant_flags(std::env::var("RUSTFLAGS").ok()))
-            .with("CARGO_TARGET_DIR", target_dir(root).join("mutants")),
+        // Built with switches that break the engine on purpose.
+        apart(
+            Step::new("mutants", "run --release --locked -p oncelog-sim -- mutants", Proof::Checked),
+            "--cfg oncelog_mutants",
+            "mutants",
+        ),
+        apart(
+            Step::new("models (loom)", "test --locked -p oncelog --lib models::", Proof::TestResults),
+            "--cfg loom -Dwarnings",
+            "loom",
+        ),
     ]
 }
 
-fn mutant_flags(given: Option<String>) -> String {
-    let given = given.unwrap_or_default();
-    format!("{given} --cfg oncelog_mutants").trim_start().to_owned()
+fn with_flag(given: Option<&str>, flag: &str) -> String {
+    format!("{} {flag}", given.unwrap_or_default()).trim_start().to_owned()
 }
 
 fn target_dir(root: &Path) -> PathBuf {
@@ -88,7 +99,7 @@ mod tests {
 
     #[test]
     fn given_flags_are_kept() {
-        assert_eq!(mutant_flags(None), "--cfg oncelog_mutants");
-        assert_eq!(mutant_flags(Some("-g".to_owned())), "-g --cfg oncelog_mutants");
+        assert_eq!(with_flag(None, "--cfg loom"), "--cfg loom");
+        assert_eq!(with_flag(Some("-g"), "--cfg loom"), "-g --cfg loom");
     }
 }

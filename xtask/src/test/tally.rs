@@ -70,9 +70,9 @@ impl Tally {
         if exit == Exit::Badly && failed == 0 {
             failed = 1;
             note += ", but cargo failed: a build error or a crashed run, see above";
-        } else if exit == Exit::Well && self.results == 0 {
+        } else if exit == Exit::Well && passed == 0 {
             failed = 1;
-            note += ": there was no `test result:` line";
+            note += ": no test was run";
         }
         Verdict { passed, failed, note, left_out: Vec::new() }
     }
@@ -137,7 +137,9 @@ mod tests {
 
     #[test]
     fn a_run_without_tests_is_no_success() {
+        let none = GOOD.replace('7', "0");
         assert_eq!(judged(&[], Proof::TestResults, Exit::Well).failed, 1);
+        assert_eq!(judged(&[&none], Proof::TestResults, Exit::Well).failed, 1);
         assert_eq!(judged(&[GOOD], Proof::TestResults, Exit::Well).failed, 0);
     }
 

@@ -16,7 +16,7 @@ use crate::chance::Chance;
 use crate::disk::{Disk, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, Lsn, StoreId};
-use crate::wake::{Arc, AtomicU64, Condvar, Mutex, Ordering, yield_now};
+use crate::wake::{Arc, AtomicU64, Condvar, Mutex, Ordering, RaceSite, keeps, yield_now};
 
 /// Takes groups of frames that are written, in LSN order.
 pub(crate) trait Apply: Send {
@@ -313,7 +313,7 @@ impl<A: Apply> Journal<A> {
     /// Ends [`Journal::wait_for_work`] early.
     pub(crate) fn wake_background(&self) {
         let (flag, changed) = &self.idle;
-        *flag.lock() = true;
+        *flag.lock() = keeps(RaceSite::NudgeIsKept);
         changed.notify_one();
     }
 
@@ -339,10 +339,14 @@ impl<A: Apply> Journal<A> {
             (std::mem::take(&mut queue.frames), std::mem::take(&mut queue.group), queue.failed)
         };
         let mut leading = Leading { journal: self, group: Some(&group) };
+        if !keeps(RaceSite::AnswerLast) {
+            group.finish(Done::Applied);
+        }
         let mut writer = self.writer.lock();
         let written = if failed_before { Ok(Lsn(0)) } else { self.write(&mut writer, &mut frames) };
         // Taken before the writer is free: groups are applied in LSN order, and whoever holds both sees all that is
         // written applied.
+        let writer = keeps(RaceSite::ApplierBeforeWriterIsFree).then_some(writer);
         let mut applier = self.applier.lock();
         drop(writer);
         self.pass_on(written.is_err());
@@ -384,13 +388,13 @@ impl<A: Apply> Journal<A> {
     fn pass_on(&self, failed: bool) {
         let mut queue = self.queue.lock();
         queue.leading = false;
-        queue.failed |= failed;
+        queue.failed |= failed && keeps(RaceSite::FailureIsPassedOn);
         if queue.frames.is_empty() {
             return;
         }
         let group = Arc::clone(&queue.group);
         drop(queue);
-        if !group.pass_baton() {
+        if !keeps(RaceSite::Baton) || !group.pass_baton() {
             self.wake_background();
         }
     }

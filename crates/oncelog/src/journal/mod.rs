@@ -21,6 +21,8 @@
 mod file;
 mod frame;
 mod group;
+#[cfg(all(test, any(loom, shuttle)))]
+mod models;
 mod replay;
 #[cfg(test)]
 mod tests;
