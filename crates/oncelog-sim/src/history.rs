@@ -8,6 +8,7 @@
 
 pub mod exhaust;
 mod ops;
+mod ops_fleeting;
 mod ops_linger;
 mod ops_owners;
 mod ops_stamped;

@@ -38,6 +38,8 @@ pub struct Effect {
     pub rows: Vec<((&'static str, String), Option<u64>)>,
     /// Progress.
     pub progress: Vec<((&'static str, Place), u64)>,
+    /// A topic that is deleted with it.
+    pub deleted: Option<&'static str>,
     /// Next sequences.
     pub stamps: Vec<((&'static str, Place), u64)>,
 }
@@ -45,6 +47,9 @@ pub struct Effect {
 impl Model {
     /// Makes the transaction happen.
     pub fn apply(&mut self, effect: &Effect) {
+        if let Some(topic) = effect.deleted {
+            self.logs.retain(|place, _| place.0 != topic);
+        }
         for (place, content) in &effect.appends {
             let log = self.logs.entry(*place).or_default();
             log.records.insert(log.next, content.clone());

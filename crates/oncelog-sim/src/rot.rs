@@ -8,16 +8,19 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use oncelog::{ErrorKind, RecoveryReport, Result, Store, StoreOptions};
+use oncelog::{ErrorKind, PartitionId, RecoveryReport, Result, Store, StoreOptions};
 
 use crate::clock::SimClock;
 use crate::dice::Dice;
 use crate::disk::SimDisk;
 use crate::model::Model;
 use crate::observe::observe;
-use crate::schema::{OUT, PLAIN, ROWS, SPREAD};
+use crate::schema::{LONG, OUT, PLAIN, ROWS, SPREAD};
 
 const DIR: &str = "/data/store";
+
+/// The timestamps of the records of `LONG`, which need not rise.
+const TIMES: [i64; 4] = [1000, 3000, 2000, 4000];
 
 /// What is done to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +56,11 @@ impl Specimen {
         let mut dice = Dice::new(seed);
         let spread = store.producer(SPREAD)?;
         let plain = store.producer(PLAIN)?;
+        // The first record is long enough that the second has an entry of its own in the index.
+        for (at, timestamp_ms) in TIMES.into_iter().enumerate() {
+            let value = vec![b'l'; if at == 0 { 17 << 10 } else { 30 }];
+            store.producer(LONG)?.append_record(None, Some(b"key"), Some(&value), &[], Some(timestamp_ms))?;
+        }
         let mut earlier = Vec::new();
         for round in 0..12u64 {
             earlier.push(observe(&store)?);
@@ -107,8 +115,11 @@ impl Specimen {
         match open_and_look(&disk) {
             Err(error) if error.kind() == ErrorKind::Corrupt || error.kind() == ErrorKind::UnsupportedVersion => Ok(()),
             Err(error) => Err(what(format!("not told as rot but as {error:?}"))),
-            Ok((seen, _)) if seen == self.before => Ok(()),
-            Ok((seen, report)) => {
+            Ok(Looked { wrong_time: Some(timestamp_ms), .. }) => {
+                Err(what(format!("another record is the first since {timestamp_ms}")))
+            }
+            Ok(Looked { seen, .. }) if seen == self.before => Ok(()),
+            Ok(Looked { seen, report, .. }) => {
                 let groups = if matches!(damage, Damage::ZeroSector(_)) { self.earlier.len() } else { 1 };
                 let told =
                     report.torn.is_some() && self.earlier.iter().rev().take(groups).any(|earlier| *earlier == seen);
@@ -134,11 +145,29 @@ fn options(disk: &SimDisk, seed: u64) -> StoreOptions {
         .trim_bytes(64 << 10)
 }
 
-fn open_and_look(disk: &SimDisk) -> Result<(Model, RecoveryReport)> {
+/// What an opening after the damage shows.
+struct Looked {
+    seen: Model,
+    report: RecoveryReport,
+    /// A timestamp that is answered with a wrong offset.
+    wrong_time: Option<i64>,
+    indexes_rebuilt: u64,
+}
+
+fn open_and_look(disk: &SimDisk) -> Result<Looked> {
     let store: Store = options(disk, 99).open(DIR)?;
     // Everything that can be read is read: opening a topic reads its claim too.
     let (_, _, _) = (store.producer(PLAIN)?, store.producer(SPREAD)?, store.producer(OUT)?);
-    Ok((observe(&store)?, store.recovery_report().clone()))
+    let mut wrong_time = None;
+    for timestamp_ms in TIMES.into_iter().flat_map(|time| [time, time + 1]) {
+        let expected = TIMES.iter().take_while(|time| **time < timestamp_ms).count();
+        let found = store.offset_at_time(LONG.name(), PartitionId(0), timestamp_ms)?;
+        if found.0 != expected as u64 {
+            wrong_time = Some(timestamp_ms);
+        }
+    }
+    let (seen, report) = (observe(&store)?, store.recovery_report().clone());
+    Ok(Looked { seen, report, wrong_time, indexes_rebuilt: store.stats().indexes_rebuilt })
 }
 
 impl Specimen {
@@ -149,7 +178,7 @@ impl Specimen {
         let closed = self.earlier.is_empty();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         match name.rsplit_once('.').map_or(name, |(_, kind)| kind) {
-            "STORE" | "CLAIM" => std::iter::once(0..*len).collect(),
+            "STORE" | "CLAIM" | "index" => std::iter::once(0..*len).collect(),
             "MANIFEST" => vec![0..1024, 4096..5120, 8192..9216, 12288..13312],
             "table" => std::iter::once(0..52).collect(),
             // Of a store that was not closed, segments behind the trim point are made anew from the journal.
@@ -174,7 +203,7 @@ impl Specimen {
         }
         match open_and_look(&disk) {
             Err(error) => error.kind() == ErrorKind::Corrupt || error.kind() == ErrorKind::UnsupportedVersion,
-            Ok((_, report)) => report.torn.is_some() || report.manifest_repaired,
+            Ok(looked) => looked.report.torn.is_some() || looked.report.manifest_repaired || looked.indexes_rebuilt > 0,
         }
     }
 

@@ -23,10 +23,23 @@ pub const STAMPED: TopicDef<Utf8, Bytes> = TopicDef::new("stamped").partitions(2
 
 /// Appended to one by one, gathered before it is written. Not among `TOPICS`: it has a book of its own.
 pub const GATHERED: TopicDef<Bytes, Bytes> = TopicDef::new("gathered").file_roll_size(ROLL);
+/// Deleted and made anew.
+pub const FLEETING: TopicDef<Bytes, Bytes> = TopicDef::new("fleeting").file_roll_size(ROLL);
+/// Long enough for an index beside its one segment, and with timestamps of its own.
+pub const LONG: TopicDef<Bytes, Bytes> = TopicDef::new("long");
 
 /// Names of all topics with their numbers of partitions.
-pub const TOPICS: [(&str, u32); 7] =
-    [("plain", 1), ("Spread/3", 3), ("out", 1), ("lax", 2), ("stamped", 2), ("side", 3), ("dead", 1)];
+pub const TOPICS: [(&str, u32); 9] = [
+    ("plain", 1),
+    ("Spread/3", 3),
+    ("out", 1),
+    ("lax", 2),
+    ("stamped", 2),
+    ("side", 3),
+    ("dead", 1),
+    ("long", 1),
+    ("fleeting", 1),
+];
 /// Topics that may jump over a hole after an unclean stop.
 pub const LAX_TOPICS: [&str; 2] = ["lax", "stamped"];
 

@@ -90,7 +90,7 @@ pub use ids::{
 pub use record::{Header, Headers, Record, RecordView};
 pub use store::{
     ConsumerProgress, LostOffsets, PartitionInfo, ReaderCursor, ReaderOptions, ReaderSnapshot, RecoveryReport,
-    Snapshot, Store, StoreMode, StoreOptions, StoreReader, TopicInfo, TornTailReport,
+    Snapshot, Store, StoreMode, StoreOptions, StoreReader, StoreStats, TopicInfo, TornTailReport,
 };
 pub use table::{Direction, ScanRange, StateBackend, StateBatch, TableSpec, Visit};
 pub use topic::TopicSpec;

@@ -27,7 +27,7 @@ use std::time::Duration;
 #[cfg(not(any(loom, shuttle)))]
 use std::{sync, thread};
 
-pub(crate) use std::sync::Arc;
+pub(crate) use std::sync::{Arc, Weak};
 pub(crate) use sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 pub(crate) use sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 pub(crate) use thread::yield_now;

@@ -263,6 +263,8 @@ fn tables_of_the_page_have_no_hole_and_no_overlap() {
         "Page head",
         "Page entry",
         "Segment head",
+        "Index head",
+        "Index entry",
         "Table file head",
         "Block check",
         "CLAIM head",
@@ -463,6 +465,46 @@ fn segment_head_and_batch() {
     // The one record fills what the page's head leaves of the first batch.
     let record = &file[page.size() + batch_page.size()..];
     assert_eq!(record[..15], *b"\x1c\0\0\0\x06ann\x0afirst\0");
+}
+
+#[test]
+fn index_file() {
+    let made = Made::new();
+    let value = vec![7; 10_000];
+    for _ in 0..5 {
+        made.store.producer(ORDERS).expect("there").append("ann", &value).expect("room");
+    }
+    let (id, Made { disk, store }) = (made.store.id(), made);
+    store.close().expect("in order");
+    let read = |kind: &str| {
+        let path = format!("/s/topics/%4Frders/000000/00000000000000000000-0000000001.{kind}");
+        disk.open(Path::new(&path), OpenMode::Read).and_then(|file| file.read_whole(1 << 20)).expect("a file")
+    };
+    let (file, segment) = (read("index"), read("segment"));
+    let (page, entry_page, segment_page) =
+        (structure("Index head"), structure("Index entry"), structure("Segment head"));
+    page.check_magic(&file);
+    page.check_zero(&file);
+    assert_eq!((page.number(&file, "version"), page.bytes(&file, "store")), (1, &id.0[..]));
+    for name in ["topic", "partition", "base offset", "epoch", "salt"] {
+        assert_eq!(page.number(&file, name), segment_page.number(&segment, name), "{name}");
+    }
+    assert_eq!(page.usize(&file, "covered"), segment.len());
+    assert_eq!(page.number(&file, "max timestamp"), i128::from(NOW_MS));
+    let count = page.usize(&file, "entries");
+    let end = page.size() + count * entry_page.size();
+    assert_eq!((count >= 2, file.len()), (true, end + 4));
+    assert_eq!(i128::from(u32::from_le_bytes(file[end..].try_into().unwrap())), sum(&[&file[..end]]));
+    let mut last = None;
+    for entry in file[page.size()..end].chunks(entry_page.size()) {
+        let position = entry_page.usize(entry, "position");
+        let batch = &segment[position..];
+        assert_eq!(entry_page.number(entry, "offset"), structure("Batch head").number(batch, "base offset"));
+        let before = if last.is_none() { i128::from(i64::MIN) } else { i128::from(NOW_MS) };
+        assert_eq!(entry_page.number(entry, "max before"), before);
+        assert!(last.is_none_or(|last| position >= last + (16 << 10)));
+        last = Some(position);
+    }
 }
 
 /// The space that a table file holds is put together by the page alone; redb then finds the rows in it.

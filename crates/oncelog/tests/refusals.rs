@@ -100,7 +100,7 @@ fn limits_are_typed_errors_and_the_handle_goes_on() {
 fn a_record_of_the_default_limit_goes_through() {
     let store = Store::in_memory().unwrap();
     let producer = store.producer(LINES).unwrap();
-    let limit = 16 << 20;
+    let limit = (16 << 20) + (64 << 10);
     assert_eq!(producer.append("k", &vec![1; limit]).unwrap_err().kind(), ErrorKind::Invalid);
     producer.append("k", &vec![1; limit - 100]).unwrap();
     producer.append("", b"").unwrap();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use oncelog::disk::{Disk, DiskFile, FileIdentity, MemoryDisk, OpenMode, SyncSite};
-use oncelog::{Bytes, ConsumerStyle, Outcome, PartitionId, StoreOptions, TableDef, TopicDef, U64, Utf8};
+use oncelog::{Bytes, ConsumerStyle, ErrorKind, Outcome, PartitionId, StoreOptions, TableDef, TopicDef, U64, Utf8};
 
 const ONE: TopicDef<Utf8, Bytes> = TopicDef::new("one");
 const ROWS: TableDef<Utf8, U64> = TableDef::new("rows");
@@ -137,4 +137,220 @@ fn what_there_is_can_be_listed() {
     let parts = store.describe_topic("topic 1").unwrap();
     assert_eq!((parts.len(), parts[0].start.0, parts[0].end.0, parts[0].segments), (1, 0, 1, 1));
     assert!(parts[0].bytes > 80);
+}
+
+#[test]
+fn a_topic_made_anew_inherits_nothing() {
+    let disk = Arc::new(MemoryDisk::default());
+    let store = StoreOptions::new().disk(Arc::clone(&disk) as _).manual_duties().open("/s").unwrap();
+    let old = store.producer(ONE).unwrap();
+    for _ in 0..3 {
+        old.append("k", b"old").unwrap();
+    }
+    old.append("k", &vec![1; 40_000]).unwrap();
+    let style = || ConsumerStyle::ClientTx("ann".to_owned());
+    let mut consumer = store.consumer(ONE, style()).unwrap();
+    consumer.try_process(Some(2), |_, _| Ok(Outcome::Commit)).unwrap();
+    store.trim().unwrap();
+    assert_eq!(store.consumers().unwrap().len(), 1);
+    let id = store.topics().unwrap()[0].0;
+    store.delete_topic("one").unwrap();
+
+    assert_eq!(store.delete_topic("one").unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(old.append("k", b"late").unwrap_err().kind(), ErrorKind::NotFound);
+    let error = consumer.try_process(None, |_, _| Ok(Outcome::Commit)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(store.offsets("one", PartitionId(0)).unwrap_err().kind(), ErrorKind::NotFound);
+    assert!(store.topics().unwrap().is_empty() && store.consumers().unwrap().is_empty());
+    assert!(disk.list(Path::new("/s/topics")).unwrap().is_empty());
+    drop(consumer);
+
+    let new = store.producer(ONE).unwrap();
+    assert_ne!(store.topics().unwrap()[0].0, id);
+    assert_eq!(new.append("k", b"new").unwrap().0, 0);
+    let mut seen = Vec::new();
+    let mut consumer = store.consumer(ONE, style()).unwrap();
+    consumer
+        .try_process(None, |record, _| {
+            seen.push(record.value_bytes().unwrap().to_vec());
+            Ok(Outcome::Commit)
+        })
+        .unwrap();
+    assert_eq!(seen, [b"new".to_vec()]);
+    drop((old, new, consumer));
+    store.close().unwrap();
+    let store = StoreOptions::new().disk(disk).manual_duties().open("/s").unwrap();
+    assert_eq!(store.offsets("one", PartitionId(0)).unwrap().1.0, 1);
+}
+
+/// The disk as it was at some instant.
+fn crashed(disk: &MemoryDisk) -> Arc<MemoryDisk> {
+    Arc::new(copy(disk, Path::new("/")))
+}
+
+#[test]
+fn a_deletion_is_whole_from_whatever_instant_a_crash_leaves() {
+    let disk = Arc::new(MemoryDisk::default());
+    let moments = Arc::new(Mutex::new(Vec::new()));
+    let options = || StoreOptions::new().manual_duties().journal_file_bytes(4096).trim_bytes(16 << 10);
+    let open = |disk: &Arc<MemoryDisk>| options().disk(Arc::clone(disk) as _).open("/s");
+    let deleted_at;
+    {
+        let watched = Moments { inner: Arc::clone(&disk), moments: Arc::clone(&moments) };
+        let store = options().disk(Arc::new(watched)).open("/s").unwrap();
+        append(&store, "one", b"first");
+        append(&store, "other", b"stays");
+        store.trim().unwrap();
+        append(&store, "one", b"second");
+        moments.lock().unwrap().clear();
+        store.delete_topic("one").unwrap();
+        deleted_at = moments.lock().unwrap().len();
+        append(&store, "one", b"anew");
+        store.trim().unwrap();
+    }
+    let moments = std::mem::take(&mut *moments.lock().unwrap());
+    assert!(moments.len() > 10, "{}", moments.len());
+    let mut shapes = std::collections::BTreeSet::new();
+    for (at, left) in moments.into_iter().enumerate() {
+        let store = open(&left).unwrap();
+        let end = store.offsets("one", PartitionId(0)).map(|(_, end)| end.0).ok();
+        shapes.insert(end);
+        assert_eq!(store.offsets("other", PartitionId(0)).unwrap().1.0, 1);
+        if end.is_none() && at < deleted_at {
+            assert!(left.list(Path::new("/s/topics/one")).is_err(), "nothing is left of it");
+        }
+        let next = append(&store, "one", b"more");
+        assert_eq!(next, end.unwrap_or(0));
+        store.trim().unwrap();
+        // And again, from what that left.
+        let again = open(&crashed(&left)).unwrap();
+        assert_eq!(again.offsets("one", PartitionId(0)).unwrap().1.0, next + 1);
+    }
+    assert_eq!(shapes.into_iter().collect::<Vec<_>>(), [None, Some(0), Some(1), Some(2)]);
+}
+
+/// A disk that keeps what it holds at each step.
+struct Moments {
+    inner: Arc<MemoryDisk>,
+    moments: Arc<Mutex<Vec<Arc<MemoryDisk>>>>,
+}
+
+struct MomentsFile {
+    file: Box<dyn DiskFile>,
+    inner: Arc<MemoryDisk>,
+    moments: Arc<Mutex<Vec<Arc<MemoryDisk>>>>,
+}
+
+fn keep(disk: &MemoryDisk, moments: &Mutex<Vec<Arc<MemoryDisk>>>) {
+    let left = crashed(disk);
+    moments.lock().unwrap().push(left);
+}
+
+impl Disk for Moments {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
+        let file = self.inner.open(path, mode)?;
+        Ok(Box::new(MomentsFile { file, inner: Arc::clone(&self.inner), moments: Arc::clone(&self.moments) }))
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        self.inner.list(dir)
+    }
+    fn identity(&self, path: &Path) -> io::Result<FileIdentity> {
+        self.inner.identity(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        keep(&self.inner, &self.moments);
+        self.inner.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        keep(&self.inner, &self.moments);
+        self.inner.remove(path)
+    }
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        keep(&self.inner, &self.moments);
+        self.inner.create_dir(dir)
+    }
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        keep(&self.inner, &self.moments);
+        self.inner.remove_dir(dir)
+    }
+    fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()> {
+        keep(&self.inner, &self.moments);
+        self.inner.sync_dir(dir, site)
+    }
+}
+
+impl DiskFile for MomentsFile {
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, position)
+    }
+    fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
+        keep(&self.inner, &self.moments);
+        self.file.write_at(bytes, position)
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn identity(&self) -> io::Result<FileIdentity> {
+        self.file.identity()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+    fn preallocate(&self, end: u64) -> io::Result<()> {
+        self.file.preallocate(end)
+    }
+    fn sync(&self, site: SyncSite) -> io::Result<()> {
+        self.file.sync(site)
+    }
+    fn try_lock(&self) -> io::Result<bool> {
+        self.file.try_lock()
+    }
+}
+
+#[test]
+fn the_largest_value_and_the_smallest_fit() {
+    let store = oncelog::Store::in_memory().unwrap();
+    let producer = store.producer(ONE).unwrap();
+    let large = vec![5; 16 << 20];
+    assert_eq!(producer.append("a key of some length", &large).unwrap().0, 0);
+    assert_eq!(producer.append("", b"").unwrap().0, 1);
+    let mut lengths = Vec::new();
+    let read = |record: oncelog::RecordView<'_>| {
+        lengths.push(record.value.unwrap().len());
+        Ok(oncelog::Step::Next)
+    };
+    store.snapshot().unwrap().read("one", PartitionId(0), oncelog::LogOffset(0), read).unwrap();
+    assert_eq!(lengths, [16 << 20, 0]);
+    let error = producer.append("k", &vec![5; 17 << 20]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn few_files_are_open_for_many_topics() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = StoreOptions::new().max_open_files(16).open(dir.path()).unwrap();
+    let ours = || {
+        let all = std::fs::read_dir("/proc/self/fd").unwrap();
+        let links = all.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+        links
+            .filter(|path| path.starts_with(dir.path()) && path.extension().is_some_and(|kind| kind == "segment"))
+            .count()
+    };
+    for round in 0..3u64 {
+        for number in 0..200 {
+            assert_eq!(append(&store, &named(number), &[9; 100]), round);
+        }
+        assert!(ours() <= 16 && store.stats().open_files <= 16, "{}", ours());
+    }
+    for number in 0..200 {
+        let end = store
+            .snapshot()
+            .unwrap()
+            .read(&named(number), PartitionId(0), oncelog::LogOffset(0), |_| Ok(oncelog::Step::Next));
+        assert_eq!(end.unwrap().0, 3);
+    }
+    assert!(ours() <= 16);
+    store.close().unwrap();
+    assert_eq!(ours(), 0);
 }

@@ -38,6 +38,8 @@ const OPS: &[(u64, &str, Op)] = &[
     (3, "gather", World::gather),
     (2, "take in", World::take_in),
     (1, "zombie", World::zombie),
+    (2, "fleeting", World::fleeting),
+    (1, "ask for a time", World::ask_for_a_time),
     (1, "end", World::end),
 ];
 
@@ -514,7 +516,7 @@ impl World {
         }
     }
 
-    fn durable_at(&mut self, effect: Effect, firsts: &[(Place, u64)]) -> Done {
+    pub(super) fn durable_at(&mut self, effect: Effect, firsts: &[(Place, u64)]) -> Done {
         for (place, first) in firsts {
             if *first != self.head.next(*place) {
                 return Err(format!("{place:?}: offset {first}, expected {}", self.head.next(*place)));

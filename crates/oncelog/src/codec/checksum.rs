@@ -33,12 +33,14 @@ pub enum CheckSite {
     /// Epoch and opening in the manifest, after the sync of a commit and before its answer: no checksum, but looked at
     /// through one.
     Fence,
+    /// The index beside a segment.
+    IndexFile,
 }
 
 #[cfg(oncelog_mutants)]
 impl CheckSite {
     /// Every site, for tests that skip each in turn.
-    pub const ALL: [CheckSite; 11] = [
+    pub const ALL: [CheckSite; 12] = [
         CheckSite::JournalFile,
         CheckSite::FrameHead,
         CheckSite::FrameBody,
@@ -51,6 +53,7 @@ impl CheckSite {
         CheckSite::StoreFile,
         CheckSite::TopicClaim,
         CheckSite::Fence,
+        CheckSite::IndexFile,
     ];
 }
 

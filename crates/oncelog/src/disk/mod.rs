@@ -168,6 +168,12 @@ pub trait SharedMap: Send + Sync {
     fn wake(&self, word: usize);
 }
 
+/// Whether the process, or the machine, has no file descriptors left: closing some file helps.
+pub(crate) fn lacks_descriptors(error: &io::Error) -> bool {
+    // ENFILE and EMFILE, which have these numbers on Linux and macOS.
+    cfg!(unix) && matches!(error.raw_os_error(), Some(23 | 24))
+}
+
 #[allow(clippy::len_without_is_empty, reason = "a file's length is a measurement, not a container's size")]
 /// An open file. All methods take `&self`; positions are given, there is no cursor.
 pub trait DiskFile: Send + Sync {

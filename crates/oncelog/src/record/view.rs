@@ -58,7 +58,6 @@ impl<'a> Batch<'a> {
     }
 
     /// The greatest timestamp of a record, as the writer says.
-    #[cfg(test)]
     pub(crate) fn max_timestamp_ms(&self) -> i64 {
         self.head.max_timestamp_ms
     }

@@ -47,7 +47,7 @@ impl Follower {
             return Err(Error::corrupt(path, 0, "another segment is in this place"));
         }
         let index = SparseIndex::new(head.base_offset);
-        let position = index.nearest(head.base_offset);
+        let position = index.nearest(head.base_offset).position;
         Ok(Some(Follower {
             path: path.to_owned(),
             file,
@@ -69,7 +69,7 @@ impl Follower {
     /// below it.
     pub(crate) fn seek(&mut self, to: LogOffset, limit: LogOffset) -> Result<()> {
         let mut next = self.head.base_offset;
-        self.position = self.index.nearest(to);
+        self.position = self.index.nearest(to).position;
         while next <= to {
             match self.look(next, limit)? {
                 Here::Batch(head) if head.next_offset() <= to => {
@@ -113,7 +113,7 @@ impl Follower {
             if same(CheckSite::BatchPlace, record::place_of(bytes), place) {
                 let head = BatchHead::peek(bytes);
                 if let Ok(head) = &head {
-                    self.index.add(head.base_offset, position);
+                    self.index.add(head, position);
                 }
                 return head.map(Here::Batch).map_err(|error| Error::corrupt(&self.path, position, error));
             }

@@ -33,9 +33,10 @@ impl SegmentHead {
         dir.join(format!("{:020}-{:010}.segment", self.base_offset.0, self.epoch.0))
     }
 
-    /// The opening that made the segment whose file that is, by its name.
+    /// The opening that made the segment whose file or index that is, by its name.
     pub(crate) fn epoch_of(path: &Path) -> Option<Epoch> {
-        let stem = path.file_name()?.to_str()?.strip_suffix(".segment")?;
+        let name = path.file_name()?.to_str()?;
+        let stem = name.strip_suffix(".segment").or_else(|| name.strip_suffix(".index"))?;
         stem.split_once('-')?.1.parse().ok().map(Epoch)
     }
 

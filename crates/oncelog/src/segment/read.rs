@@ -1,9 +1,10 @@
 //! Reading batches in order: large blocks into one reused buffer, each batch checked for its place before its length is
 //! believed, and for its content before it is handed out.
 
-use super::{Segment, SegmentEnd};
+use super::index::IndexEntry;
+use super::{SEGMENT_HEAD_BYTES, Segment, SegmentEnd};
 use crate::codec::{CheckSite, same};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::LogOffset;
 use crate::record::{self, Batch, BatchHead};
 use crate::wake::Arc;
@@ -28,18 +29,111 @@ pub(crate) struct BatchReader {
 impl BatchReader {
     /// A reader of `segment` whose first batch is the one that holds `from`, or the next one behind.
     pub(crate) fn seek(segment: Arc<Segment>, from: LogOffset) -> Result<BatchReader> {
-        let position = segment.index().nearest(from);
-        let end = segment.end();
-        let mut reader = BatchReader { segment, block_start: 0, block: Vec::new(), position, current: (0, from), end };
-        while reader.position < reader.end.position {
-            let head = reader.load_head()?;
-            reader.segment.index().add(head.base_offset, reader.position);
-            if head.next_offset() > from {
+        loop {
+            let entry = segment.with_index(|index| index.nearest(from));
+            let mut reader = BatchReader::at(&segment, entry);
+            if reader.confirm(entry)? {
+                reader.walk_to(from)?;
+                return Ok(reader);
+            }
+        }
+    }
+
+    /// The offset of the first record of `segment` that is not older than `timestamp_ms`, if there is one.
+    pub(crate) fn first_since(segment: &Arc<Segment>, timestamp_ms: i64) -> Result<Option<LogOffset>> {
+        loop {
+            let entry = segment.with_index(|index| index.before_time(timestamp_ms));
+            let mut reader = BatchReader::at(segment, entry);
+            if reader.confirm(entry)? {
+                return reader.walk_to_time(timestamp_ms);
+            }
+        }
+    }
+
+    fn at(segment: &Arc<Segment>, entry: IndexEntry) -> BatchReader {
+        let (segment, end) = (Arc::clone(segment), segment.end());
+        BatchReader {
+            segment,
+            block_start: 0,
+            block: Vec::new(),
+            position: entry.position,
+            current: (0, entry.offset),
+            end,
+        }
+    }
+
+    /// Whether the batch that the index points to is there. If not, the index is thrown away, so that the next try
+    /// begins further in front. What is wrong with the first batch is told by whoever reads it.
+    fn confirm(&mut self, entry: IndexEntry) -> Result<bool> {
+        if entry.position == SEGMENT_HEAD_BYTES || self.position >= self.end.position {
+            return Ok(true);
+        }
+        let found = match self.load_head() {
+            Ok(head) => head.base_offset == entry.offset,
+            Err(error) if error.kind() == ErrorKind::Corrupt => false,
+            Err(error) => return Err(error),
+        };
+        if !found {
+            self.segment.distrust_index(entry);
+        }
+        Ok(found)
+    }
+
+    /// Stands at the last batch that begins at or before `from`. Only base offsets are gone by: they are under the
+    /// checksum of the place, what a head says of its last offset is not.
+    fn walk_to(&mut self, from: LogOffset) -> Result<()> {
+        let mut before = self.position;
+        while self.position < self.end.position {
+            let head = self.load_head()?;
+            if head.base_offset > from {
                 break;
             }
-            reader.position += head.bytes as u64;
+            before = self.position;
+            if head.base_offset == from {
+                break;
+            }
+            self.index(&head);
+            self.position += head.bytes as u64;
         }
-        Ok(reader)
+        self.position = before;
+        Ok(())
+    }
+
+    fn walk_to_time(&mut self, timestamp_ms: i64) -> Result<Option<LogOffset>> {
+        while self.position < self.end.position {
+            let head = self.load_head()?;
+            self.index(&head);
+            let position = self.position;
+            if !self.advance(LogOffset(u64::MAX))? {
+                break;
+            }
+            let batch = self.current()?;
+            if batch.max_timestamp_ms() < timestamp_ms {
+                continue;
+            }
+            let mut since = batch
+                .records()
+                .filter(|record| record.as_ref().map_or(true, |record| record.timestamp_ms >= timestamp_ms));
+            match since.next() {
+                Some(Ok(record)) => return Ok(Some(record.offset)),
+                Some(Err(error)) => return Err(Error::corrupt(&self.segment.path, position, error)),
+                // The greatest timestamp that a batch names may be that of a record that is gone from it.
+                None => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Lets the index grow by the batch at `position`, if it is the next one and its content is whole.
+    fn index(&mut self, head: &BatchHead) {
+        let position = self.position;
+        if self.segment.with_index(|index| index.covered()) != position || self.load(head.bytes).is_err() {
+            return;
+        }
+        let start = usize::try_from(position - self.block_start).unwrap_or(usize::MAX);
+        if Batch::check(&self.block[start..start + head.bytes]).is_ok() {
+            self.segment.with_index(|index| index.add(head, position));
+        }
     }
 
     pub(crate) fn segment(&self) -> &Arc<Segment> {
@@ -113,6 +207,10 @@ impl BatchReader {
         }
         let left = usize::try_from(self.end.position - self.position).unwrap_or(usize::MAX);
         let wanted = count.max(BLOCK_BYTES).min(left);
+        if self.block.capacity() > 4 * wanted.max(BLOCK_BYTES) {
+            // A large batch has gone by.
+            self.block = Vec::new();
+        }
         self.block.resize(wanted, 0);
         self.block_start = self.position;
         let read = self.segment.file()?.read_full_at(&mut self.block, self.position);

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::{BatchReader, SEGMENT_HEAD_BYTES, Segment, SegmentEnd, SegmentHead};
-use crate::disk::{Disk, MemoryDisk};
+use super::{BatchReader, OpenFiles, SEGMENT_HEAD_BYTES, Segment, SegmentEnd, SegmentHead};
+use crate::disk::{MemoryDisk, OpenMode};
 use crate::error::ErrorKind;
 use crate::ids::{Epoch, LogOffset, PartitionId, StoreId, TopicId};
 use crate::record::{BatchBuilder, Draft, set_base_offset};
@@ -20,6 +20,10 @@ const HEAD: SegmentHead = SegmentHead {
     salt: 5,
 };
 
+fn in_memory() -> Arc<OpenFiles> {
+    Arc::new(OpenFiles::new(Arc::new(MemoryDisk::default()), 8))
+}
+
 fn batch(base: u64, values: &[Vec<u8>]) -> Vec<u8> {
     let mut builder = BatchBuilder::new();
     for value in values {
@@ -32,7 +36,7 @@ fn batch(base: u64, values: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// A segment with these batches of values, and the values by offset.
-fn filled(disk: &Arc<dyn Disk>, batches: &[Vec<Vec<u8>>]) -> (Arc<Segment>, Vec<Vec<u8>>) {
+fn filled(disk: &Arc<OpenFiles>, batches: &[Vec<Vec<u8>>]) -> (Arc<Segment>, Vec<Vec<u8>>) {
     let segment = Segment::create(disk, Path::new("/"), HEAD, 0).unwrap();
     let (mut position, mut offset, mut all) = (SEGMENT_HEAD_BYTES, HEAD.base_offset.0, Vec::new());
     for values in batches {
@@ -42,7 +46,7 @@ fn filled(disk: &Arc<dyn Disk>, batches: &[Vec<Vec<u8>>]) -> (Arc<Segment>, Vec<
         offset += values.len() as u64;
         all.extend(values.iter().cloned());
     }
-    (Arc::new(segment), all)
+    (segment, all)
 }
 
 fn read_from(segment: &Arc<Segment>, from: u64, limit: u64) -> Vec<(u64, Vec<u8>)> {
@@ -65,12 +69,12 @@ proptest! {
         batches in proptest::collection::vec(
             proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..3000), 1..6), 1..60),
     ) {
-        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
+        let disk = in_memory();
         let (segment, all) = filled(&disk, &batches);
         let end = segment.end();
         prop_assert_eq!(end.offset, LogOffset(100 + all.len() as u64));
         // As known from a trim point: nothing of the index is in memory.
-        let again = Arc::new(Segment::recovered(&disk, Path::new("/"), HEAD, end));
+        let again = Segment::recovered(&disk, Path::new("/"), HEAD, end);
         for from in (100..end.offset.0).step_by(7) {
             let skipped = usize::try_from(from - 100).unwrap();
             let expected: Vec<_> = (from..).zip(all[skipped..].iter().cloned()).collect();
@@ -82,7 +86,7 @@ proptest! {
 
 #[test]
 fn a_limit_hides_the_batches_behind_it() {
-    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
+    let disk = in_memory();
     let (segment, _) = filled(&disk, &[vec![b"a".to_vec(), b"b".to_vec()], vec![b"c".to_vec()]]);
     assert_eq!(read_from(&segment, 100, 102).len(), 2);
     assert_eq!(read_from(&segment, 100, 103).len(), 3);
@@ -91,7 +95,7 @@ fn a_limit_hides_the_batches_behind_it() {
 
 #[test]
 fn a_batch_that_is_moved_or_of_another_segment_is_refused() {
-    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
+    let disk = in_memory();
     let value = vec![vec![7u8; 30]];
     let (segment, _) = filled(&disk, &[value.clone(), value.clone()]);
     let len = batch(100, &value).len() as u64;
@@ -107,7 +111,7 @@ fn a_batch_that_is_moved_or_of_another_segment_is_refused() {
 
 #[test]
 fn another_file_in_its_place_is_named() {
-    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
+    let disk = in_memory();
     filled(&disk, &[vec![b"a".to_vec()]]);
     let end = SegmentEnd { position: 120, offset: LogOffset(101), max_timestamp_ms: 0 };
     for (wanted, says) in [
@@ -126,4 +130,119 @@ fn another_file_in_its_place_is_named() {
         Segment::recovered(&disk, Path::new("/"), HEAD, beyond).file().err().unwrap().kind(),
         ErrorKind::Corrupt
     );
+}
+
+/// Many small batches whose timestamps are `times`, over several index entries.
+fn timed(files: &Arc<OpenFiles>, times: &[i64]) -> Arc<Segment> {
+    let segment = Segment::create(files, Path::new("/"), HEAD, 0).unwrap();
+    let (mut position, mut offset) = (SEGMENT_HEAD_BYTES, HEAD.base_offset.0);
+    for pair in times.chunks(2) {
+        let mut builder = BatchBuilder::new();
+        for timestamp_ms in pair {
+            builder.push(&Draft { key: None, value: Some(&[9; 2000]), headers: &[], timestamp_ms: *timestamp_ms });
+        }
+        let mut bytes = Vec::new();
+        builder.finish_into(&mut bytes);
+        set_base_offset(&mut bytes, LogOffset(offset));
+        segment.apply(position, &mut bytes).unwrap();
+        position += bytes.len() as u64;
+        offset += pair.len() as u64;
+    }
+    segment
+}
+
+fn first_since(times: &[i64], timestamp_ms: i64) -> Option<LogOffset> {
+    (100..).zip(times).find(|(_, time)| **time >= timestamp_ms).map(|(offset, _)| LogOffset(offset))
+}
+
+/// Files of `segment` as a later opening has them: nothing in memory.
+fn cold(files: &Arc<OpenFiles>, segment: &Segment) -> Arc<Segment> {
+    Segment::recovered(files, Path::new("/"), HEAD, segment.end())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn the_first_record_not_older_is_found_whatever_the_order_of_times(
+        times in proptest::collection::vec(0i64..40, 1..120),
+    ) {
+        let files = in_memory();
+        let segment = timed(&files, &times);
+        segment.save_index();
+        let (kept, walked) = (cold(&files, &segment), cold(&in_memory(), &segment));
+        for timestamp_ms in -1..42 {
+            let expected = first_since(&times, timestamp_ms);
+            prop_assert_eq!(BatchReader::first_since(&segment, timestamp_ms).unwrap(), expected);
+            prop_assert_eq!(BatchReader::first_since(&kept, timestamp_ms).unwrap(), expected);
+        }
+        // Only the copy of the index is new: the other disk has no such segment.
+        prop_assert!(BatchReader::first_since(&walked, 0).is_err());
+        prop_assert_eq!(files.indexes(), (u64::from(times.len() > 10), 0));
+    }
+}
+
+#[test]
+fn a_bad_index_is_made_anew_and_never_believed() {
+    let times: Vec<i64> = (0..400).collect();
+    let files = in_memory();
+    let segment = timed(&files, &times);
+    segment.save_index();
+    let file = files.disk.open(&segment.index_path(), OpenMode::Write).unwrap();
+    let good = file.read_whole(1 << 20).unwrap();
+    for (offset, timestamp_ms) in [(100, 0), (377, 277), (499, 399)] {
+        let cold = cold(&files, &segment);
+        assert_eq!(BatchReader::first_since(&cold, timestamp_ms).unwrap(), Some(LogOffset(offset)));
+        assert_eq!(read_from(&cold, offset, u64::MAX).len(), usize::try_from(500 - offset).unwrap());
+    }
+    assert_eq!(files.indexes(), (3, 0));
+    // One whose checksum holds and that leads astray: every position 8 bytes on.
+    let mut astray = good[..good.len() - 4].to_vec();
+    for entry in astray[88 + 24..].chunks_exact_mut(24) {
+        entry[8] = entry[8].wrapping_add(8);
+    }
+    let sum = crate::codec::crc32c(&astray);
+    astray.extend_from_slice(&sum.to_le_bytes());
+    let file = files.disk.open(&segment.index_path(), OpenMode::Write).unwrap();
+    file.set_len(0).unwrap();
+    file.write_all_at(&astray, 0).unwrap();
+    let (loaded, rebuilt) = files.indexes();
+    let misled = cold(&files, &segment);
+    assert_eq!(read_from(&misled, 377, u64::MAX).len(), 123);
+    assert_eq!(BatchReader::first_since(&misled, 277).unwrap(), Some(LogOffset(377)));
+    assert_eq!(files.indexes(), (loaded + 1, rebuilt + 1));
+    assert!(files.disk.open(&segment.index_path(), OpenMode::Read).is_err(), "it is gone");
+    // A torn one, and an empty one.
+    for bytes in [&good[..good.len() / 2], &[]] {
+        let file = files.disk.open(&segment.index_path(), OpenMode::Create).unwrap();
+        file.set_len(0).unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+        let before = files.indexes().1;
+        assert_eq!(read_from(&cold(&files, &segment), 377, u64::MAX).len(), 123);
+        assert_eq!(files.indexes().1, before + 1);
+    }
+}
+
+#[test]
+fn files_that_are_open_stay_within_the_limit_and_nothing_unsynced_is_lost_sight_of() {
+    let files = Arc::new(OpenFiles::new(Arc::new(MemoryDisk::default()), 4));
+    let mut segments = Vec::new();
+    for base in 0..20 {
+        let head = SegmentHead { base_offset: LogOffset(base * 10), ..HEAD };
+        let segment = Segment::create(&files, Path::new("/"), head, 0).unwrap();
+        segment.apply(SEGMENT_HEAD_BYTES, &mut batch(base * 10, &[vec![1; 9]])).unwrap();
+        segments.push(segment);
+        assert!(files.open() <= 4, "{}", files.open());
+    }
+    for segment in &segments {
+        assert_eq!(read_from(segment, segment.head.base_offset.0, u64::MAX).len(), 1);
+        segment.sync().unwrap();
+        assert!(files.open() <= 4);
+    }
+    let held: Vec<_> = segments[..6].iter().map(|segment| segment.file().unwrap()).collect();
+    assert_eq!(files.open(), 6, "files in use are not given up");
+    drop(held);
+    segments[9].file().unwrap();
+    assert!(files.open() <= 4);
+    drop(segments);
+    assert_eq!(files.open(), 0);
 }

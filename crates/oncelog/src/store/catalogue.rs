@@ -69,7 +69,10 @@ impl Core {
         let disk = &*self.disk;
         let dir = topic_dir(&self.layout.topics, &spec.name);
         let _one_at_a_time = self.layout.lock_owners(disk, &*self.options.clock)?;
-        if self.find_own_claim(&dir, &format!("topic {:?}", spec.name))?.is_none() {
+        if self.find_own_claim(&dir, &format!("topic {:?}", spec.name))?.is_some() {
+            // The rest of an attempt that failed, or of a topic that was deleted.
+            self.clear_topic_dir(&dir)?;
+        } else {
             self.check_unused(&dir, spec)?;
             make_dir(disk, &dir).map_err(|error| Error::io(&dir, "make a topic", error))?;
         }

@@ -11,11 +11,11 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use crate::chance::Chance;
-use crate::disk::{Disk, SyncSite};
+use crate::disk::SyncSite;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, PartitionId, StoreId, TopicId};
 use crate::page::Board;
-use crate::segment::SegmentHead;
+use crate::segment::{OpenFiles, SegmentHead};
 use crate::table::{ScanRange, Tables};
 use crate::topic::{
     self, Claim, Partition, PartitionState, SegmentMaker, SegmentRow, Topic, TopicSpec, partition_dir, topic_dir,
@@ -27,7 +27,7 @@ use crate::wake::{Arc, AtomicU64, Mutex, Ordering};
 
 /// What it takes to put topics together.
 pub(super) struct TopicLoader {
-    pub(super) disk: Arc<dyn Disk>,
+    pub(super) files: Arc<OpenFiles>,
     pub(super) chance: Arc<Chance>,
     pub(super) store: StoreId,
     /// The owner's name.
@@ -78,7 +78,7 @@ impl TopicLoader {
 
     /// A topic of the catalogue must have its claim on disk.
     fn check_claim(&self, dir: &Path, id: TopicId) -> Result<()> {
-        let claim = topic::read_claim(&*self.disk, dir)?;
+        let claim = topic::read_claim(&*self.files.disk, dir)?;
         if (claim.store, claim.topic, &claim.owner) != (self.store, id, &self.owner) {
             let what = format!("the name is claimed for topic id {} of owner {:?}", claim.topic, claim.owner);
             return Err(Error::corrupt(&Claim::path(dir), 0, what));
@@ -91,7 +91,7 @@ impl TopicLoader {
         let orderly_since = Epoch(self.orderly_since.load(Ordering::SeqCst));
         let continues = rows.last().is_some_and(|row| row.epoch >= orderly_since);
         let maker = SegmentMaker {
-            disk: Arc::clone(&self.disk),
+            files: Arc::clone(&self.files),
             chance: Arc::clone(&self.chance),
             store: self.store,
             epoch: self.epoch,
@@ -125,7 +125,7 @@ impl TopicLoader {
     /// missing that a row names, somebody has been at work there, and nothing is touched.
     fn sweep(&self, partition: &Partition, orderly_since: Epoch) -> Result<()> {
         let dir = partition.dir();
-        let mut found = self.disk.list(dir).map_err(|error| match error.kind() {
+        let mut found = self.files.disk.list(dir).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Error::corrupt(dir, 0, "the directory of a partition is gone"),
             _ => Error::io(dir, "list a partition", error),
         })?;
@@ -135,16 +135,20 @@ impl TopicLoader {
         }
         found.sort();
         let stray = |path: &PathBuf| SegmentHead::epoch_of(path).is_some_and(|epoch| epoch < orderly_since);
-        let strays: Vec<_> = found.into_iter().filter(|path| stray(path) && !named.contains(path)).collect();
+        let kept = |path: &PathBuf| named.contains(&path.with_extension("segment"));
+        let strays: Vec<_> = found.into_iter().filter(|path| stray(path) && !kept(path)).collect();
         if strays.is_empty() {
             return Ok(());
         }
         for path in &strays {
-            self.disk.remove(path).map_err(|error| Error::io(path, "remove a leftover file", error))?;
+            self.files.disk.remove(path).map_err(|error| Error::io(path, "remove a leftover file", error))?;
             tracing::info!(path = %path.display(), "removed a segment that a crash left");
         }
         // Whoever reads this directory without us must not find it again when new records have taken its offsets.
-        self.disk.sync_dir(dir, SyncSite::SegmentDir).map_err(|error| Error::sync(dir, "sync a partition", error))?;
+        self.files
+            .disk
+            .sync_dir(dir, SyncSite::SegmentDir)
+            .map_err(|error| Error::sync(dir, "sync a partition", error))?;
         self.swept.lock().extend(strays);
         Ok(())
     }

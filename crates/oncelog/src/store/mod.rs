@@ -14,6 +14,7 @@
 mod background;
 mod catalogue;
 mod claims;
+mod delete;
 mod engine;
 mod fence;
 mod layout;
@@ -39,7 +40,7 @@ use std::time::Duration;
 pub use listing::{ConsumerProgress, PartitionInfo};
 pub use options::{StoreMode, StoreOptions};
 pub use reader::{ReaderCursor, ReaderOptions, ReaderSnapshot, StoreReader, TopicInfo};
-pub use report::{LostOffsets, RecoveryReport, TornTailReport};
+pub use report::{LostOffsets, RecoveryReport, StoreStats, TornTailReport};
 pub use snapshot::Snapshot;
 
 use crate::codec::Codec;
@@ -51,6 +52,7 @@ use crate::handles::{
 };
 use crate::ids::{Epoch, LogOffset, OwnerId, PartitionId, StoreId};
 use crate::page::PageState;
+use crate::segment::OpenFiles;
 use crate::table::{TableStore, Tables};
 use crate::transaction::{Committed, Engine, Pipeline};
 use crate::wake::{Arc, AtomicBool, Mutex, Ordering};
@@ -80,6 +82,7 @@ pub(crate) struct Core {
     owner: OwnerId,
     epoch: Epoch,
     pipeline: Arc<Pipeline>,
+    files: Arc<OpenFiles>,
     backend: Arc<TableStore>,
     tables: Arc<Tables>,
     manifest: Mutex<ManifestFile>,
@@ -235,6 +238,42 @@ impl Store {
         let core = &self.inner.core;
         let topic = core.topic(topic)?;
         topic.partitions.iter().map(|partition| core.committed(consumer, topic.id, partition.id)).collect()
+    }
+
+    /// The first visible record of a partition that is not older than `timestamp_ms`; the end if there is none.
+    /// Timestamps need not rise: records behind it may be older. Costs a look at one block or two.
+    ///
+    /// # Errors
+    /// `NotFound`: no such topic; `Invalid`: no such partition; `Corrupt`, `Unavailable`, `Closed`.
+    pub fn offset_at_time(&self, topic: &str, partition: PartitionId, timestamp_ms: i64) -> Result<LogOffset> {
+        let core = &self.inner.core;
+        core.check_open()?;
+        let topic = core.topic(topic)?;
+        let partition = topic.partition(partition)?;
+        partition.offset_at_time(timestamp_ms, partition.end_at(core.pipeline.view.visible()))
+    }
+
+    /// What the store holds in memory and what it has met since it was opened.
+    #[must_use]
+    pub fn stats(&self) -> StoreStats {
+        let core = &self.inner.core;
+        let (indexes_loaded, indexes_rebuilt) = core.files.indexes();
+        StoreStats {
+            topics_used: core.pipeline.topics.all_loaded().len(),
+            open_files: core.files.open(),
+            indexes_loaded,
+            indexes_rebuilt,
+        }
+    }
+
+    /// Deletes a topic with its records, the progress of its consumers and the stamps of its producers, in one durable
+    /// step. A topic made anew under the name has another id and inherits nothing. Handles that stand in it answer
+    /// `NotFound` from then on. Costs a look at the progress of all consumers.
+    ///
+    /// # Errors
+    /// `NotFound`: no such topic; `Full`, `InDoubt`, `Closed`.
+    pub fn delete_topic(&self, topic: &str) -> Result<()> {
+        self.inner.core.delete_topic(topic)
     }
 
     /// Makes every append and commit that was answered so far durable.

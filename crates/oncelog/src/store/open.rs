@@ -19,6 +19,7 @@ use crate::ids::{Epoch, Lsn, OwnerId, StoreId};
 use crate::journal::{self, FileName, Journal, JournalOptions, TornTail};
 use crate::page::PageName;
 use crate::process::Process;
+use crate::segment::OpenFiles;
 use crate::table::{ScanRange, StateBackend, TableFileName, TableHome, TableStore, Tables};
 use crate::transaction::system::{self, CatalogueKey};
 use crate::transaction::{Applier, Limits, Lingering, LoadTopics, Pipeline, Replayer, Topics};
@@ -64,6 +65,7 @@ pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Sto
         }
     })?;
     let core = with_sweep(core)?;
+    core.sweep_deleted()?;
     if let Some((_, loader)) = &opened {
         core.show_loaded(loader)?;
     }
@@ -137,7 +139,7 @@ impl Opening {
         let view = Arc::new(View::default());
         let tables = Arc::new(Tables::new(Arc::clone(&backend) as Arc<dyn StateBackend>, Arc::clone(&view)));
         let loader = Arc::new(TopicLoader {
-            disk: Arc::clone(&options.disk),
+            files: Arc::new(OpenFiles::new(Arc::clone(&options.disk), options.open_files_max)),
             chance: Arc::clone(&chance),
             store,
             owner: layout.name.clone(),
@@ -232,7 +234,7 @@ impl Opening {
             }
             replayer.frame(lsn, body).map_err(|error| error.in_file(&self.layout.journal))
         })?;
-        replayer.flush()?;
+        replayer.finish()?;
         self.report.frames = replayed.frames;
         self.report.frames_bytes = replayed.frames_bytes;
         if let Some(torn) = &replayed.torn {
@@ -313,6 +315,7 @@ impl Opening {
             unsynced_since: Mutex::default(),
             report: self.report,
             closed: AtomicBool::new(false),
+            files: Arc::clone(&self.loader.files),
             options: self.options,
         }
     }

@@ -31,6 +31,7 @@ pub struct StoreOptions {
     pub(super) transaction_bytes_max: usize,
     pub(super) batch_bytes: usize,
     pub(super) queue_bytes_max: usize,
+    pub(super) open_files_max: usize,
     pub(super) os_sync_interval: Duration,
     pub(super) standby: Duration,
     pub(super) takeover: bool,
@@ -56,10 +57,11 @@ impl StoreOptions {
             replay_until: None,
             journal_file_bytes: 16 << 20,
             trim_bytes: 64 << 20,
-            record_bytes_max: 16 << 20,
+            record_bytes_max: (16 << 20) + (64 << 10),
             transaction_bytes_max: 64 << 20,
             batch_bytes: 1 << 20,
             queue_bytes_max: 64 << 20,
+            open_files_max: 512,
             os_sync_interval: Duration::from_secs(5),
             standby: Duration::ZERO,
             takeover: false,
@@ -83,7 +85,8 @@ impl StoreOptions {
         StoreOptions { trim_bytes: bytes, ..self }
     }
 
-    /// Sets the largest record or row, in bytes with key and headers: 16 MiB unless set.
+    /// Sets the largest record or row, in bytes with key and headers: 16 MiB and 64 KiB unless set, so that a value of
+    /// 16 MiB has room for its key.
     pub fn max_record_bytes(self, bytes: usize) -> StoreOptions {
         StoreOptions { record_bytes_max: bytes, ..self }
     }
@@ -102,6 +105,13 @@ impl StoreOptions {
     /// Sets how many bytes may be handed over without being written: 64 MiB unless set. Beyond it `submit` waits.
     pub fn queue_bytes(self, bytes: usize) -> StoreOptions {
         StoreOptions { queue_bytes_max: bytes, ..self }
+    }
+
+    /// Sets how many segment files are kept open, at least 1: 512 unless set. More topics than that can be in use at
+    /// once; those used longest ago are closed, and opened again when they are needed. A few files more are open for
+    /// the journal and the tables.
+    pub fn max_open_files(self, files: usize) -> StoreOptions {
+        StoreOptions { open_files_max: files, ..self }
     }
 
     /// Sets the longest time that appends under `SyncPolicy::Os` stay undurable: 5 s unless set.
@@ -185,6 +195,9 @@ impl StoreOptions {
         }
         if self.transaction_bytes_max > 1 << 30 {
             return Err(Error::invalid("max_transaction_bytes must be at most 1 GiB"));
+        }
+        if self.open_files_max == 0 {
+            return Err(Error::invalid("max_open_files must be at least 1"));
         }
         if self.record_bytes_max > self.transaction_bytes_max {
             return Err(Error::invalid("max_record_bytes must not be above max_transaction_bytes"));

@@ -49,6 +49,20 @@ pub struct LostOffsets {
     pub offsets: Range<LogOffset>,
 }
 
+/// What a store holds in memory and what it has met since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreStats {
+    /// Topics that were used in this opening; the others cost nothing.
+    pub topics_used: usize,
+    /// Segment files that are open: see [`StoreOptions::max_open_files`](crate::StoreOptions::max_open_files).
+    pub open_files: usize,
+    /// Indexes of segments that were read from their files.
+    pub indexes_loaded: u64,
+    /// Index files that were damaged, or led to no record, and were made anew from the segment. No harm was done.
+    pub indexes_rebuilt: u64,
+}
+
 impl fmt::Display for RecoveryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.clean {

@@ -145,6 +145,7 @@ impl StoreSource {
         let core = &self.store.inner.core;
         core.check_open()?;
         self.gap = None;
+        self.cursors.iter().try_for_each(|cursor| cursor.reader.partition().check_there())?;
         let shown = core.shown(self.visibility);
         let count = self.cursors.len();
         loop {
@@ -180,7 +181,11 @@ impl StoreSource {
 
     fn has_more(&self) -> bool {
         let shown = self.shown();
-        self.cursors.iter().any(|cursor| cursor.next < cursor.reader.partition().end_at(shown))
+        let news = |cursor: &Cursor| {
+            let partition = cursor.reader.partition();
+            cursor.next < partition.end_at(shown) || partition.check_there().is_err()
+        };
+        self.cursors.iter().any(news)
     }
 }
 
@@ -258,32 +263,8 @@ impl Place {
                 Err(Error::invalid(what))
             }
             Whence::Position(position) => Ok(position),
-            Whence::Time(timestamp_ms) => self.first_since(timestamp_ms, end),
+            Whence::Time(timestamp_ms) => self.partition.offset_at_time(timestamp_ms, end),
         }
-    }
-
-    /// The first record below `end` with that timestamp or a later one; `end` if there is none.
-    fn first_since(&self, timestamp_ms: i64, end: LogOffset) -> Result<LogOffset> {
-        let mut reader = PartitionReader::new(Arc::clone(&self.partition), self.partition.start());
-        loop {
-            match reader.poll(end)? {
-                Polled::End => return Ok(end),
-                Polled::Gap(lost) => reader.seek(lost.end),
-                Polled::Batch => {
-                    for record in reader.current()?.records() {
-                        let record = record.map_err(|error| self.malformed(&error))?;
-                        if record.timestamp_ms >= timestamp_ms {
-                            return Ok(record.offset);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    fn malformed(&self, error: &dyn std::fmt::Display) -> Error {
-        let what = format!("topic {:?}, partition {}: {error}", self.topic.spec.name, self.partition.id);
-        Error::new(ErrorKind::Corrupt, what)
     }
 }
 

@@ -4,6 +4,7 @@
 //! tables and the old journal files.
 //! At every instant the manifest names a state and a journal position that fit each other.
 
+use std::ops::Bound;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,10 +12,11 @@ use bytes::Bytes;
 use super::Core;
 use super::manifest::State;
 use crate::error::{ErrorKind, Result};
-use crate::ids::Lsn;
+use crate::ids::{Lsn, PartitionId, TopicId};
 use crate::journal::JournalPosition;
+use crate::segment::{Segment, SegmentEnd};
 use crate::table::{ScanRange, StateBatch};
-use crate::topic::{Partition, PartitionState};
+use crate::topic::{Partition, PartitionState, segment_row};
 use crate::transaction::EngineTx;
 use crate::transaction::system;
 use crate::wake::{Arc, Ordering};
@@ -30,12 +32,21 @@ impl Core {
         let journal = &self.pipeline.journal;
         let placed = journal.placed_bytes();
         let (position, touched, rows) = journal.at_rest(|applier, position| {
-            let touched = applier.take_touched();
-            let rows = partition_rows(&touched);
+            let mut touched = applier.take_touched();
+            let rows = self.deleted_rows(applier.deleted()).and_then(|(deleted, mut gone)| {
+                touched.retain(|partition| !deleted.contains(&partition.topic));
+                let (mut rows, ends) = partition_rows(&touched)?;
+                rows.append(&mut gone);
+                Ok((rows, (ends, deleted)))
+            });
             (position, touched, rows)
         });
-        match rows.and_then(|rows| self.trim_to(position, &touched, rows, state)) {
-            Ok(()) => {
+        let moved = rows.and_then(|(rows, ends)| self.trim_to(position, &touched, rows, state).map(|()| ends));
+        match moved {
+            Ok((ends, deleted)) => {
+                journal.at_rest(|applier, _| applier.are_forgotten(&deleted));
+                ends.iter().for_each(|(segment, end)| segment.is_recorded(*end));
+                touched.iter().for_each(|partition| partition.settle());
                 self.pipeline.trim_at.store(placed.saturating_add(self.options.trim_bytes), Ordering::Relaxed);
                 Ok(())
             }
@@ -51,6 +62,29 @@ impl Core {
                 Err(error)
             }
         }
+    }
+
+    /// Those of `candidates` that are deleted, and the rows in which the trim point says something of them, to delete.
+    fn deleted_rows(&self, candidates: Vec<TopicId>) -> Result<(Vec<TopicId>, StateBatch)> {
+        let (mut deleted, mut rows) = (Vec::new(), StateBatch::new());
+        let visible = self.pin_visible();
+        let catalogue = self.tables.shard(system::CATALOGUE, system::SHARD);
+        for topic in candidates {
+            if catalogue.get(&system::CatalogueKey::Topic(topic).encode(), visible.lsn())?.is_some() {
+                continue;
+            }
+            let first = system::partition_key(topic, PartitionId(0));
+            let last = [&system::partition_key(topic, PartitionId(u32::MAX))[..], &[0xff; 9]].concat();
+            for table in [system::PARTITIONS, system::SEGMENTS] {
+                let shard = self.tables.shard(table, system::SHARD);
+                let range = (Bound::Included(&first[..]), Bound::Included(&last[..]));
+                for (key, _) in shard.scan(ScanRange::between(range.0, range.1), visible.lsn())? {
+                    rows.insert(crate::table::StateKey::of(table, system::SHARD, &key), None);
+                }
+            }
+            deleted.push(topic);
+        }
+        Ok((deleted, rows))
     }
 
     fn trim_to(
@@ -167,18 +201,23 @@ impl Core {
     }
 }
 
-/// The rows that say where the partitions are now.
-fn partition_rows(touched: &[Arc<Partition>]) -> Result<StateBatch> {
-    let mut rows = StateBatch::new();
+/// Segments with the ends that a trim point gives them.
+type SegmentEnds = Vec<(Arc<Segment>, SegmentEnd)>;
+
+/// The rows that say where the partitions are now, as far as the last trim point does not say it.
+fn partition_rows(touched: &[Arc<Partition>]) -> Result<(StateBatch, SegmentEnds)> {
+    let (mut rows, mut ends) = (StateBatch::new(), Vec::new());
     let flat = |table, key: &[u8]| crate::table::StateKey::of(table, system::SHARD, key);
     for partition in touched {
         let key = system::partition_key(partition.topic, partition.id);
         let state = PartitionState { next_offset: partition.applied_end() };
         rows.insert(flat(system::PARTITIONS, &key), Some(Bytes::from(system::encode_row(&state)?)));
-        for row in partition.rows() {
-            let key = system::segment_key(partition.topic, partition.id, row.base_offset);
-            rows.insert(flat(system::SEGMENTS, &key), Some(Bytes::from(system::encode_row(&row)?)));
+        for (segment, end) in partition.changes() {
+            let key = system::segment_key(partition.topic, partition.id, segment.head.base_offset);
+            let row = system::encode_row(&segment_row(&segment, end))?;
+            rows.insert(flat(system::SEGMENTS, &key), Some(Bytes::from(row)));
+            ends.push((segment, end));
         }
     }
-    Ok(rows)
+    Ok((rows, ends))
 }

@@ -19,7 +19,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use claim::{Claim, find_claim, read_claim, write_claim};
-pub(crate) use partition::{OpenBatch, Partition, PartitionState, Placement, Plan, SegmentMaker, SegmentRow, Turn};
+pub(crate) use partition::{
+    OpenBatch, Partition, PartitionState, Placement, Plan, SegmentMaker, SegmentRow, Turn, segment_row,
+};
 pub(crate) use pieces::{Piece, pieces};
 pub(crate) use reader::{PartitionReader, Polled};
 

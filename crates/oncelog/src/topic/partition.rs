@@ -7,17 +7,17 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::chance::Chance;
-use crate::disk::{Disk, SyncSite};
-use crate::error::{Error, Result};
+use crate::disk::SyncSite;
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, LogOffset, Lsn, PartitionId, StoreId, TopicId};
 use crate::record::BatchBuilder;
-use crate::segment::{SEGMENT_HEAD_BYTES, Segment, SegmentEnd, SegmentHead};
+use crate::segment::{BatchReader, OpenFiles, SEGMENT_HEAD_BYTES, Segment, SegmentEnd, SegmentHead};
 use crate::view::View;
-use crate::wake::{Arc, Mutex, MutexGuard, RwLock};
+use crate::wake::{Arc, AtomicBool, Mutex, MutexGuard, Ordering, RwLock};
 
 /// What it takes to make the segments of one partition.
 pub(crate) struct SegmentMaker {
-    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) files: Arc<OpenFiles>,
     pub(crate) chance: Arc<Chance>,
     pub(crate) store: StoreId,
     pub(crate) epoch: Epoch,
@@ -32,8 +32,14 @@ pub(crate) struct Partition {
     maker: SegmentMaker,
     turn: Mutex<Turn>,
     segments: RwLock<Vec<Arc<Segment>>>,
+    /// Those that may be written to, or hold more than the trim point says; the last ones, in order.
+    unsettled: Mutex<Vec<Arc<Segment>>>,
     ends: Mutex<VecDeque<(Lsn, LogOffset)>>,
     view: Arc<View>,
+    /// Takes no more records. Set under the turn.
+    retired: AtomicBool,
+    /// The topic is deleted.
+    gone: AtomicBool,
 }
 
 /// Who holds it appends next.
@@ -116,13 +122,14 @@ impl Partition {
         rows: &[SegmentRow],
         continues: bool,
     ) -> Partition {
-        let segments: Vec<_> = rows.iter().map(|row| Arc::new(maker.recovered(topic, id, row))).collect();
+        let segments: Vec<_> = rows.iter().map(|row| maker.recovered(topic, id, row)).collect();
         // Not behind a hole: offsets within a segment follow each other.
         let goes_on = |segment: &&Arc<Segment>| continues && segment.end().offset == state.next_offset;
         let active = segments.last().filter(goes_on).map(|segment| {
             let position = segment.end().position;
             Active { segment: Arc::clone(segment), position, reserved: position }
         });
+        let unsettled = active.iter().map(|active| Arc::clone(&active.segment)).collect();
         let turn = Turn { next_offset: state.next_offset, bound: LogOffset(0), active, ..Turn::default() };
         Partition {
             topic,
@@ -130,14 +137,48 @@ impl Partition {
             maker,
             turn: Mutex::new(turn),
             segments: RwLock::new(segments),
+            unsettled: Mutex::new(unsettled),
             ends: Mutex::new(VecDeque::from([(Lsn(0), state.next_offset)])),
             view,
+            retired: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
         }
     }
 
     /// Waits for the turn to append.
     pub(crate) fn turn(&self) -> MutexGuard<'_, Turn> {
         self.turn.lock()
+    }
+
+    /// Sets whether it takes records, under its turn: what has its place by then comes before what follows.
+    pub(crate) fn set_retired(&self, _turn: &Turn, retired: bool) {
+        self.retired.store(retired, Ordering::SeqCst);
+    }
+
+    /// Its topic is deleted: whoever stands in it is told.
+    pub(crate) fn set_gone(&self) {
+        self.gone.store(true, Ordering::SeqCst);
+    }
+
+    /// # Errors
+    /// `NotFound`: the topic is deleted.
+    pub(crate) fn check_there(&self) -> Result<()> {
+        if self.gone.load(Ordering::SeqCst) { Err(self.deleted()) } else { Ok(()) }
+    }
+
+    /// # Errors
+    /// `NotFound`: the topic is deleted, or about to be. To be asked under the turn.
+    pub(crate) fn check_takes(&self) -> Result<()> {
+        if self.retired.load(Ordering::SeqCst) { Err(self.deleted()) } else { Ok(()) }
+    }
+
+    fn deleted(&self) -> Error {
+        Error::new(ErrorKind::NotFound, format!("the topic with the id {} is deleted", self.topic))
+    }
+
+    /// Closes the files of its segments, which are to be removed.
+    pub(crate) fn close_files(&self) {
+        self.segments.read().iter().for_each(|segment| segment.close());
     }
 
     /// The offset behind the last record that a reader at `lsn` sees.
@@ -196,22 +237,56 @@ impl Partition {
         candidates.into_iter().find(|segment| segment.end().offset > offset).cloned()
     }
 
-    /// The rows of the segments that hold records, for the trim point.
-    pub(crate) fn rows(&self) -> Vec<SegmentRow> {
-        let segments = self.segments.read();
-        segments.iter().filter(|segment| segment.end().offset > segment.head.base_offset).map(|s| row(s)).collect()
+    /// The first offset below `end` whose record is not older than `timestamp_ms`; `end` if there is none. Timestamps
+    /// need not rise: records behind it may be older.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Unavailable`.
+    pub(crate) fn offset_at_time(&self, timestamp_ms: i64, end: LogOffset) -> Result<LogOffset> {
+        let mut from = self.start();
+        while let Some(segment) = self.segment_from(from).filter(|segment| segment.head.base_offset < end) {
+            let its_end = segment.end();
+            if its_end.max_timestamp_ms >= timestamp_ms
+                && let Some(found) = BatchReader::first_since(&segment, timestamp_ms)?
+            {
+                return Ok(found.min(end));
+            }
+            from = its_end.offset;
+        }
+        Ok(end)
+    }
+
+    /// The segments that hold more than the trim point says, with their ends.
+    pub(crate) fn changes(&self) -> Vec<(Arc<Segment>, SegmentEnd)> {
+        let unsettled = self.unsettled.lock();
+        let ends = unsettled.iter().map(|segment| (Arc::clone(segment), segment.end()));
+        ends.filter(|(segment, end)| segment.is_filled() && segment.recorded() != Some(*end)).collect()
     }
 
     /// Makes everything applied so far durable, names included.
     pub(crate) fn sync(&self) -> Result<()> {
-        let segments = self.segments.read().clone();
-        segments.iter().try_for_each(|segment| segment.sync())?;
-        let dir = &self.maker.dir;
-        let synced = self.maker.disk.sync_dir(dir, SyncSite::SegmentDir);
-        synced.map_err(|error| Error::sync(dir, "sync a partition", error))?;
-        // Frames in flight may still write to the last two: a roll is decided before its predecessor is applied.
-        segments.iter().rev().skip(2).for_each(|segment| segment.rest());
+        let unsettled = self.unsettled.lock().clone();
+        unsettled.iter().try_for_each(|segment| segment.sync())?;
+        if unsettled.iter().any(|segment| segment.is_unnamed()) {
+            let (dir, files) = (&self.maker.dir, &self.maker.files);
+            let synced = files.with_room(|| files.disk.sync_dir(dir, SyncSite::SegmentDir));
+            synced.map_err(|error| Error::sync(dir, "sync a partition", error))?;
+            unsettled.iter().for_each(|segment| segment.is_named());
+        }
         Ok(())
+    }
+
+    /// The trim point holds all that [`Partition::changes`] named. Segments that are written no more are sealed: their
+    /// indexes go to their files.
+    pub(crate) fn settle(&self) {
+        let mut unsettled = self.unsettled.lock();
+        // Frames are applied in order: when a later segment has a record, those before it have all of theirs.
+        let last_filled = unsettled.iter().rposition(|segment| segment.is_filled()).unwrap_or(0);
+        let done = |segment: &Arc<Segment>| segment.recorded() == Some(segment.end());
+        let sealed = unsettled[..last_filled].iter().take_while(|segment| done(segment)).count();
+        for segment in unsettled.drain(..sealed) {
+            segment.save_index();
+        }
     }
 
     /// Gives back what lies behind the end of the segment that was written last before a crash: bytes that recovery has
@@ -222,19 +297,30 @@ impl Partition {
     }
 
     /// After an orderly close nothing more is written: give back the room that was taken ahead, and a segment that got
-    /// no record.
+    /// no record; keep the indexes.
     pub(crate) fn shrink(&self) -> Result<()> {
-        let Some(active) = self.turn().active.take() else { return Ok(()) };
-        if active.segment.end().offset > active.segment.head.base_offset {
-            return active.segment.shrink();
+        if let Some(active) = self.turn().active.take() {
+            if active.segment.is_filled() {
+                active.segment.shrink()?;
+            } else {
+                active.segment.close();
+                let path = &active.segment.path;
+                let removed = self.maker.files.disk.remove(path);
+                removed.map_err(|error| Error::io(path, "remove an empty segment", error))?;
+                self.segments.write().retain(|segment| !Arc::ptr_eq(segment, &active.segment));
+            }
         }
-        let path = &active.segment.path;
-        self.maker.disk.remove(path).map_err(|error| Error::io(path, "remove an empty segment", error))
+        let segments = self.segments.read().clone();
+        for segment in segments {
+            segment.save_index();
+            segment.close();
+        }
+        Ok(())
     }
 }
 
-fn row(segment: &Segment) -> SegmentRow {
-    let end = segment.end();
+/// What the trim point says of a segment that ends at `end`.
+pub(crate) fn segment_row(segment: &Segment, end: SegmentEnd) -> SegmentRow {
     SegmentRow {
         base_offset: segment.head.base_offset,
         epoch: segment.head.epoch,
@@ -256,6 +342,7 @@ impl Turn {
         partition: &Arc<Partition>,
         batches: impl IntoIterator<Item = (usize, u32)>,
     ) -> Result<Plan> {
+        partition.check_takes()?;
         let mut plan = Plan {
             placements: Vec::new(),
             next_offset: self.next_offset,
@@ -270,6 +357,7 @@ impl Turn {
         }
         // Known to readers before the frame can be applied; empty until then.
         if !plan.made.is_empty() {
+            partition.unsettled.lock().extend(plan.made.iter().cloned());
             partition.segments.write().extend(plan.made.iter().cloned());
         }
         Ok(plan)
@@ -310,7 +398,7 @@ impl Plan {
             active.position + bytes > maker.file_roll_size && active.position > SEGMENT_HEAD_BYTES
         });
         if full {
-            let segment = Arc::new(maker.make(partition, self.next_offset, bytes)?);
+            let segment = maker.make(partition, self.next_offset, bytes)?;
             self.made.push(Arc::clone(&segment));
             let reserved = SEGMENT_HEAD_BYTES + bytes;
             self.active = Some(Active { segment, position: SEGMENT_HEAD_BYTES, reserved });
@@ -322,6 +410,9 @@ impl Plan {
             let ahead = (end + end.clamp(16 << 10, 16 << 20)).min(maker.file_roll_size).max(end);
             active.segment.reserve(ahead)?;
             active.reserved = ahead;
+        } else {
+            // A file that cannot be opened is told before the frame has its place.
+            active.segment.file()?;
         }
         let next_offset = self.next_offset.0.checked_add(records).filter(|next| *next <= i64::MAX.cast_unsigned());
         let next_offset = LogOffset(next_offset.ok_or_else(|| Error::invalid("the partition has no offsets left"))?);
@@ -342,16 +433,19 @@ impl Plan {
         if self.made.is_empty() {
             return;
         }
-        partition.segments.write().retain(|segment| !self.made.iter().any(|made| Arc::ptr_eq(made, segment)));
+        let stays = |segment: &Arc<Segment>| !self.made.iter().any(|made| Arc::ptr_eq(made, segment));
+        partition.unsettled.lock().retain(stays);
+        partition.segments.write().retain(stays);
         for segment in self.made {
-            // Best effort: a file that nothing names is also swept away at the next opening.
-            let _ = partition.maker.disk.remove(&segment.path);
+            segment.close();
+            // Best effort: a file that nothing names is also swept away when the partition is next put together.
+            let _ = partition.maker.files.disk.remove(&segment.path);
         }
     }
 }
 
 impl SegmentMaker {
-    fn make(&self, partition: &Partition, base_offset: LogOffset, room: u64) -> Result<Segment> {
+    fn make(&self, partition: &Partition, base_offset: LogOffset, room: u64) -> Result<Arc<Segment>> {
         let head = SegmentHead {
             store: self.store,
             topic: partition.topic,
@@ -360,10 +454,10 @@ impl SegmentMaker {
             epoch: self.epoch,
             salt: self.chance.next_u64(),
         };
-        Segment::create(&self.disk, &self.dir, head, room)
+        Segment::create(&self.files, &self.dir, head, room)
     }
 
-    fn recovered(&self, topic: TopicId, partition: PartitionId, row: &SegmentRow) -> Segment {
+    fn recovered(&self, topic: TopicId, partition: PartitionId, row: &SegmentRow) -> Arc<Segment> {
         let head = SegmentHead {
             store: self.store,
             topic,
@@ -374,6 +468,6 @@ impl SegmentMaker {
         };
         let end =
             SegmentEnd { position: row.end_position, offset: row.end_offset, max_timestamp_ms: row.max_timestamp_ms };
-        Segment::recovered(&self.disk, &self.dir, head, end)
+        Segment::recovered(&self.files, &self.dir, head, end)
     }
 }

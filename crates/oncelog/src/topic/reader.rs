@@ -47,6 +47,7 @@ impl PartitionReader {
 
     /// Reads the batch with the next record, below `limit`. The cursor stands behind that batch afterwards.
     pub(crate) fn poll(&mut self, limit: LogOffset) -> Result<Polled> {
+        self.partition.check_there()?;
         if self.next >= limit {
             return Ok(Polled::End);
         }

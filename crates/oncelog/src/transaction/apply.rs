@@ -1,6 +1,6 @@
 //! Applying: copies the batches of durable frames to their places, moves the ends, then shows all of it at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::error::{Error, Result};
@@ -23,6 +23,8 @@ pub(crate) struct Applier {
     runs: Runs,
     /// Partitions that got records since the last trim point.
     touched: BTreeMap<(TopicId, PartitionId), Arc<Partition>>,
+    /// Topics that are deleted, or about to be: what the trim point says of them goes with the next one.
+    deleted: BTreeSet<TopicId>,
     /// A group could not be applied: no later one may be, or it would show what is not there.
     broken: bool,
 }
@@ -35,7 +37,14 @@ pub(crate) struct BatchAt {
 
 impl Applier {
     pub(crate) fn new(view: Arc<View>, board: Option<Arc<Board>>) -> Applier {
-        Applier { view, board, runs: Runs::default(), touched: BTreeMap::new(), broken: false }
+        Applier {
+            view,
+            board,
+            runs: Runs::default(),
+            touched: BTreeMap::new(),
+            deleted: BTreeSet::new(),
+            broken: false,
+        }
     }
 
     /// The partitions that got records since this was last asked.
@@ -65,6 +74,21 @@ impl Applier {
             }
             last = Some(partition);
         }
+    }
+
+    /// Notes that a topic is deleted, or about to be: whether it is, its row in the catalogue says.
+    pub(crate) fn forget_rows_of(&mut self, topic: TopicId) {
+        self.deleted.insert(topic);
+    }
+
+    /// The topics that were so noted.
+    pub(crate) fn deleted(&self) -> Vec<TopicId> {
+        self.deleted.iter().copied().collect()
+    }
+
+    /// The trim point says nothing of these topics any more.
+    pub(crate) fn are_forgotten(&mut self, topics: &[TopicId]) {
+        self.deleted.retain(|topic| !topics.contains(topic));
     }
 
     /// Notes that a partition must be part of the next trim point.

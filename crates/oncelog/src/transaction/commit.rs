@@ -17,7 +17,7 @@ use crate::journal::{Durability, Journal, Ticket};
 use crate::producer::OpenStamps;
 use crate::record;
 use crate::table::{ShardGuard, Tables};
-use crate::topic::{Partition, Plan, Turn};
+use crate::topic::{Partition, Plan, Topic, Turn};
 use crate::view::View;
 use crate::wake::{Arc, AtomicBool, AtomicU32, AtomicU64, MutexGuard, Ordering};
 
@@ -120,6 +120,39 @@ impl Pipeline {
         }
     }
 
+    /// Lets nothing more happen to a topic that is about to be deleted; what has its place on return comes before.
+    ///
+    /// # Errors
+    /// `Closed`: the journal has ended.
+    pub(crate) fn retire(&self, topic: &Topic) -> Result<()> {
+        self.topics.set_retired(topic.id, true);
+        for partition in &topic.partitions {
+            let mut turn = partition.turn();
+            self.seal(partition, &mut turn)?;
+            partition.set_retired(&turn, true);
+        }
+        Ok(())
+    }
+
+    /// Takes [`Pipeline::retire`] back.
+    pub(crate) fn keep(&self, topic: &Topic) {
+        topic.partitions.iter().for_each(|partition| partition.set_retired(&partition.turn(), false));
+        self.topics.set_retired(topic.id, false);
+    }
+
+    /// Progress in a topic that is deleted would stay for ever. Asked under the turn of the rows of progress: whoever
+    /// deletes takes it after the topic is retired and before it looks for such rows.
+    fn check_progress(&self, tx: &StoreTx) -> Result<()> {
+        let first = (system::PROGRESS, system::SHARD, Vec::new());
+        let progress = tx.writes.range(first..).take_while(|((table, ..), _)| *table == system::PROGRESS);
+        for ((_, _, key), _) in progress.filter(|(_, value)| value.is_some()) {
+            if let Some(id) = system::topic_of_key(key).filter(|id| self.topics.is_retired(*id)) {
+                return Err(Error::new(ErrorKind::NotFound, format!("the topic with the id {id} is deleted")));
+            }
+        }
+        Ok(())
+    }
+
     /// An empty frame, so that a sync covers all before it.
     fn mark_frame(&self) -> Result<Ticket> {
         let mut writer = FrameWriter::new(0, 0);
@@ -163,6 +196,7 @@ impl Pipeline {
         if tx.durability == Durability::Written && self.closing.load(Ordering::SeqCst) {
             return Err(Error::closed());
         }
+        self.check_progress(tx)?;
         self.check_expected(tx, &turns)?;
         let plans = turns.plan(tx, ranges)?;
         if tx.durability == Durability::Written
@@ -244,6 +278,7 @@ impl Pipeline {
         let ticket = {
             let mut rows = shard.turn();
             let turn = partition.turn();
+            partition.check_takes()?;
             if self.closing.load(Ordering::SeqCst) {
                 return Err(Error::closed());
             }

@@ -195,6 +195,7 @@ impl StoreAppender {
         if self.pipeline.closing.load(Ordering::SeqCst) {
             return Err(Error::closed());
         }
+        partition.check_takes()?;
         self.pipeline.topics.get(self.topic.id)?;
         if turn.next_offset.plus((self.limit / RECORD_BYTES_MIN) as u64 + 1) > turn.bound {
             drop(turn);

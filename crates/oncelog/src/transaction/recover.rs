@@ -3,10 +3,12 @@
 //! Every effect names its offset or LSN, so replaying a second time after a crash in between ends in the same state.
 //! Nothing is served before the caller has made the result durable in its new places.
 
+use std::collections::BTreeMap;
+
 use super::apply::{Applier, Runs};
 use super::frame::{Effect, effects};
 use super::stamps::StampOffsets;
-use super::system;
+use super::system::{self, CatalogueKey};
 use super::topics::Topics;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, Lsn, PartitionId, TopicId};
@@ -26,6 +28,8 @@ pub(crate) struct Replayer<'a> {
     pub(crate) applier: &'a mut Applier,
     runs: Runs,
     unwritten: usize,
+    /// Topics whose frames cannot be applied, and why: forgiven when a later frame deletes them.
+    missing: BTreeMap<TopicId, Error>,
 }
 
 impl<'a> Replayer<'a> {
@@ -35,7 +39,7 @@ impl<'a> Replayer<'a> {
         view: &'a View,
         applier: &'a mut Applier,
     ) -> Replayer<'a> {
-        Replayer { tables, topics, view, applier, runs: Runs::default(), unwritten: 0 }
+        Replayer { tables, topics, view, applier, runs: Runs::default(), unwritten: 0, missing: BTreeMap::new() }
     }
 
     /// Applies one frame.
@@ -56,6 +60,12 @@ impl<'a> Replayer<'a> {
                 }
                 Effect::Row { table, shard, key, value } => {
                     let value = value.map(bytes::Bytes::copy_from_slice);
+                    if table == system::CATALOGUE
+                        && value.is_none()
+                        && let Some(CatalogueKey::Topic(id)) = CatalogueKey::decode(key)
+                    {
+                        self.delete(id)?;
+                    }
                     self.tables.shard(table, shard).turn().put(key.to_vec(), value, lsn);
                 }
                 Effect::Stamp { producer, topic, partition, stamp } => {
@@ -94,10 +104,17 @@ impl<'a> Replayer<'a> {
         let corrupt = |what: String| {
             Error::new(ErrorKind::Corrupt, format!("frame {lsn}, topic id {topic}, partition {partition}: {what}"))
         };
-        let topic = self.topics.get(topic).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => corrupt("no such topic".to_owned()),
-            _ => error,
-        })?;
+        let id = topic;
+        let topic = match self.topics.get(id) {
+            Ok(topic) => topic,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(corrupt("no such topic".to_owned())),
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.missing.entry(id).or_insert(error);
+                let head = BatchHead::peek(bytes).map_err(|error| corrupt(error.to_string()))?;
+                return Ok(head.base_offset);
+            }
+            Err(error) => return Err(error),
+        };
         let partition = topic.partition(partition).map_err(|error| corrupt(error.to_string()))?;
         let head = BatchHead::peek(bytes).map_err(|error| corrupt(error.to_string()))?;
         let mut turn = partition.turn();
@@ -121,8 +138,29 @@ impl<'a> Replayer<'a> {
         Ok(head.base_offset)
     }
 
+    /// The topic ends with this frame. Its files may be gone already.
+    fn delete(&mut self, id: TopicId) -> Result<()> {
+        self.missing.remove(&id);
+        self.flush()?;
+        if let Some(topic) = self.topics.loaded(id) {
+            topic.partitions.iter().for_each(|partition| partition.close_files());
+            self.topics.remove(&topic);
+        }
+        self.applier.forget_rows_of(id);
+        Ok(())
+    }
+
+    /// All frames are there.
+    ///
+    /// # Errors
+    /// `Corrupt`: a topic that they name, and that none of them deletes, is not what the catalogue says.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        self.flush()?;
+        self.missing.into_values().next().map_or(Ok(()), Err)
+    }
+
     /// Writes what is still in memory.
-    pub(crate) fn flush(&mut self) -> Result<()> {
+    fn flush(&mut self) -> Result<()> {
         self.unwritten = 0;
         self.runs.flush()
     }

@@ -35,6 +35,8 @@ pub(crate) enum CatalogueKey {
     NextIds,
     /// The newest opening that found the owner not closed in order.
     Unclean,
+    /// A topic that is deleted, and whose files may still be there.
+    Deleted(TopicId),
 }
 
 /// The ids that the next new topic and table will get.
@@ -51,6 +53,7 @@ impl CatalogueKey {
             CatalogueKey::Table(id) => [b"b", &id.0.to_be_bytes()[..]].concat(),
             CatalogueKey::NextIds => b"n".to_vec(),
             CatalogueKey::Unclean => b"u".to_vec(),
+            CatalogueKey::Deleted(id) => [b"d", &id.0.to_be_bytes()[..]].concat(),
         }
     }
 
@@ -62,6 +65,7 @@ impl CatalogueKey {
             b'b' => Some(CatalogueKey::Table(TableId(number()?))),
             b'n' if id.is_empty() => Some(CatalogueKey::NextIds),
             b'u' if id.is_empty() => Some(CatalogueKey::Unclean),
+            b'd' => Some(CatalogueKey::Deleted(TopicId(number()?))),
             _ => None,
         }
     }
@@ -109,6 +113,11 @@ pub(crate) fn read_partition_key(key: &[u8]) -> Option<(TopicId, PartitionId)> {
     let (topic, partition) = key.split_first_chunk::<4>()?;
     let partition = partition.first_chunk::<4>()?;
     Some((TopicId(u32::from_be_bytes(*topic)), PartitionId(u32::from_be_bytes(*partition))))
+}
+
+/// The topic that a row of bounds, progress or stamps is about: topic and partition end the key.
+pub(crate) fn topic_of_key(key: &[u8]) -> Option<TopicId> {
+    read_partition_key(key.last_chunk::<8>()?).map(|(topic, _)| topic)
 }
 
 /// The key of a segment's row: segments of a partition sort by base offset.

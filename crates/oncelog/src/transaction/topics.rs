@@ -4,7 +4,7 @@
 //! Invariant: there is one [`Topic`] for each id, since its partitions hold the turns to append. Whoever puts one
 //! together holds `loading` from the look at the rows until it is in the map.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::TopicId;
@@ -28,6 +28,8 @@ pub(crate) struct Topics {
     loader: Arc<dyn LoadTopics>,
     maps: RwLock<TopicMaps>,
     loading: Mutex<()>,
+    /// Topics that were deleted in this opening, or are about to be.
+    retired: RwLock<BTreeSet<TopicId>>,
 }
 
 #[derive(Default)]
@@ -38,7 +40,7 @@ struct TopicMaps {
 
 impl Topics {
     pub(crate) fn new(loader: Arc<dyn LoadTopics>) -> Topics {
-        Topics { loader, maps: RwLock::default(), loading: Mutex::default() }
+        Topics { loader, maps: RwLock::default(), loading: Mutex::default(), retired: RwLock::default() }
     }
 
     /// The topic with that id.
@@ -75,6 +77,31 @@ impl Topics {
         match self.loader.find(name)? {
             Some(id) => self.get(id).map(Some),
             None => Ok(None),
+        }
+    }
+
+    /// Notes that nothing more may happen to the topic, or that something may again.
+    pub(crate) fn set_retired(&self, id: TopicId, retired: bool) {
+        let mut all = self.retired.write();
+        if retired {
+            all.insert(id)
+        } else {
+            all.remove(&id)
+        };
+    }
+
+    /// Whether nothing more may happen to the topic.
+    pub(crate) fn is_retired(&self, id: TopicId) -> bool {
+        self.retired.read().contains(&id)
+    }
+
+    /// The topic is deleted: its row is gone.
+    pub(crate) fn remove(&self, topic: &Topic) {
+        topic.partitions.iter().for_each(|partition| partition.set_gone());
+        let mut maps = self.maps.write();
+        maps.by_id.remove(&topic.id);
+        if maps.by_name.get(&topic.spec.name) == Some(&topic.id) {
+            maps.by_name.remove(&topic.spec.name);
         }
     }
 

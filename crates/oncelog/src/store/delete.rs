@@ -1,0 +1,142 @@
+//! Deleting a topic: no more appends, then one frame, then the files.
+//!
+//! 1. Its partitions refuse appends, bounds and progress. What has its place by then comes before the deletion.
+//! 2. One transaction removes its rows: catalogue, name, bounds, progress, stamps; and notes that files are left.
+//! 3. Handles that still stand in it answer `NotFound`. Its files are removed, the claim last, then the note.
+//!
+//! Ids are never given twice, so a topic made anew under the name inherits nothing. A crash behind step 2 leaves the
+//! note, and the next opening goes on with step 3; recovery forgives a frame whose topic is gone when a later frame
+//! deletes that topic. The rows that only trim points write go with the next trim point behind the deletion.
+
+use std::io;
+use std::ops::Bound;
+use std::path::Path;
+
+use super::Core;
+use crate::disk::SyncSite;
+use crate::error::{Error, Result};
+use crate::ids::TopicId;
+use crate::table::ScanRange;
+use crate::topic::{self, Topic, topic_dir};
+use crate::transaction::EngineTx;
+use crate::transaction::system::{self, CatalogueKey};
+
+impl Core {
+    /// Deletes the topic of that name; durable on return.
+    pub(super) fn delete_topic(&self, name: &str) -> Result<()> {
+        self.check_open()?;
+        let _one_at_a_time = self.creating.lock();
+        let topic = self.topic(name)?;
+        if let Err(error) = self.pipeline.retire(&topic).and_then(|()| self.commit_deletion(&topic)) {
+            if !self.pipeline.journal.has_failed() {
+                self.pipeline.keep(&topic);
+            }
+            return Err(error);
+        }
+        self.pipeline.topics.remove(&topic);
+        self.pipeline.view.news.raise();
+        // What cannot be removed now is removed by the next opening, or by whoever makes a topic of that name.
+        if let Err(error) = self.remove_topic_files(&topic).and_then(|()| self.forget_files(topic.id)) {
+            tracing::warn!(%error, topic = name, "files of a deleted topic stay");
+        }
+        Ok(())
+    }
+
+    fn commit_deletion(&self, topic: &Topic) -> Result<()> {
+        let id = topic.id;
+        self.pipeline.journal.at_rest(|applier, _| applier.forget_rows_of(id));
+        let mut tx = self.begin();
+        let mut delete = |table, key: &[u8]| tx.put(table, system::SHARD, key, None);
+        delete(system::CATALOGUE, &CatalogueKey::Topic(id).encode())?;
+        delete(system::CATALOGUE, &system::topic_name_key(&topic.spec.name))?;
+        // At the head, not only what is visible: all that was placed before the topic was retired.
+        let head = self.pipeline.view.pin(|| self.pipeline.journal.head());
+        for table in [system::BOUNDS, system::PROGRESS, system::STAMPS] {
+            let rows = self.tables.shard(table, system::SHARD);
+            drop(rows.turn());
+            for (key, _) in rows.scan(ScanRange::between(Bound::Unbounded, Bound::Unbounded), head.lsn())? {
+                if system::topic_of_key(&key) == Some(id) {
+                    delete(table, &key)?;
+                }
+            }
+        }
+        let left = system::encode_row(&topic.spec.name)?;
+        tx.put(system::CATALOGUE, system::SHARD, &CatalogueKey::Deleted(id).encode(), Some(left.into()))?;
+        Box::new(tx).submit()?.wait().map(drop)
+    }
+
+    fn remove_topic_files(&self, topic: &Topic) -> Result<()> {
+        // A trim that began before the deletion may still be syncing them.
+        let _one_at_a_time = self.trimming.lock();
+        topic.partitions.iter().for_each(|partition| partition.close_files());
+        self.remove_topic_dir(topic.id, &topic.spec.name)
+    }
+
+    /// The claim goes last: a directory that holds records and no claim would be taken for damage.
+    fn remove_topic_dir(&self, id: TopicId, name: &str) -> Result<()> {
+        let (disk, dir) = (&*self.disk, topic_dir(&self.layout.topics, name));
+        let _one_at_a_time = self.layout.lock_owners(disk, &*self.options.clock)?;
+        let doing = |error| Error::io(&dir, "remove a topic", error);
+        match topic::find_claim(disk, &dir)? {
+            Some(claim) if claim.topic == id && claim.store == self.store => {
+                self.clear_topic_dir(&dir)?;
+                disk.sync_dir(&dir, SyncSite::TopicDir).map_err(doing)?;
+                self.remove_claim(&dir);
+            }
+            // Made anew meanwhile, by us or by another owner: then it was cleared for that.
+            Some(_) => return Ok(()),
+            None => {}
+        }
+        // Not empty when it is not ours, and stays then.
+        let _ = disk.remove_dir(&dir);
+        disk.sync_dir(&self.layout.topics, SyncSite::TopicDir).map_err(doing)
+    }
+
+    /// Removes what is in the partitions of a topic's directory, and these.
+    pub(super) fn clear_topic_dir(&self, dir: &Path) -> Result<()> {
+        let disk = &*self.disk;
+        let clear = || {
+            let Some(found) = gone(disk.list(dir).map(Some))? else { return Ok(()) };
+            for partition in found {
+                // Files beside the partitions are the claim and what others have put there.
+                let Ok(files) = disk.list(&partition) else { continue };
+                files.iter().try_for_each(|file| gone(disk.remove(file)))?;
+                gone(disk.remove_dir(&partition))?;
+            }
+            Ok(())
+        };
+        clear().map_err(|error| Error::io(dir, "clear a topic", error))
+    }
+
+    fn forget_files(&self, id: TopicId) -> Result<()> {
+        let mut tx = self.begin();
+        tx.put(system::CATALOGUE, system::SHARD, &CatalogueKey::Deleted(id).encode(), None)?;
+        Box::new(tx).submit()?.wait().map(drop)
+    }
+
+    /// Removes the files of topics whose deletion a crash has interrupted.
+    pub(super) fn sweep_deleted(&self) -> Result<()> {
+        let (first, last) = (TopicId(0), TopicId(u32::MAX));
+        let (first, last) = (CatalogueKey::Deleted(first).encode(), CatalogueKey::Deleted(last).encode());
+        let mut left = Vec::new();
+        self.each_row(system::CATALOGUE, Bound::Included(&first), Bound::Included(&last), |key, row| {
+            if let Some(CatalogueKey::Deleted(id)) = CatalogueKey::decode(key) {
+                left.push((id, system::decode_row::<String>(row)?));
+            }
+            Ok(())
+        })?;
+        for (id, name) in left {
+            self.remove_topic_dir(id, &name)?;
+            self.forget_files(id)?;
+        }
+        Ok(())
+    }
+}
+
+/// What is not there need not be removed.
+fn gone<T: Default>(done: io::Result<T>) -> io::Result<T> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
+        other => other,
+    }
+}
