@@ -75,6 +75,12 @@ pub(super) struct ManifestFile {
     path: PathBuf,
     file: Option<Arc<dyn DiskFile>>,
     now: Option<Manifest>,
+    /// Of each pair, the copy that is written first: one that is damaged or behind, so that a whole one stays until
+    /// another is durable.
+    first: [usize; 2],
+    /// Of each pair, the copy that stays meanwhile, as it was read: it may be in memory only, where a killed process or
+    /// a failed sync has left it, so it is written once more before the other is touched.
+    stays: [Option<Manifest>; 2],
     /// Set by the opening once it has an epoch of its own.
     fence: Option<Arc<Fence>>,
 }
@@ -90,7 +96,14 @@ impl ManifestFile {
             let pid = read_holder(file.as_ref()).map(|holder| holder.pid);
             return Err(Error::locked(path, "another process has this store open", pid));
         }
-        Ok(ManifestFile { path: path.to_owned(), file: Some(file.into()), now: None, fence: None })
+        Ok(ManifestFile {
+            path: path.to_owned(),
+            file: Some(file.into()),
+            now: None,
+            first: [0; 2],
+            stays: [None, None],
+            fence: None,
+        })
     }
 
     /// The process that has the lock or had it last, if it said so.
@@ -131,6 +144,11 @@ impl ManifestFile {
         let file = self.file()?;
         let copies = read_copies(file, &self.path)?;
         let mut damaged = false;
+        let first = copies.each_ref().map(first_to_write);
+        let stays = [0, 1].map(|pair| match &copies[pair][1 - first[pair]] {
+            Copy::Whole(manifest) => Some(manifest.clone()),
+            Copy::Blank | Copy::Damaged => None,
+        });
         for (pair, places) in copies.iter().zip(PAIRS) {
             match pair {
                 [Copy::Damaged, Copy::Damaged] => {
@@ -149,6 +167,7 @@ impl ManifestFile {
             return Err(Error::corrupt(&self.path, 0, format!("this is the manifest of owner {:?}", found.owner)));
         }
         self.now = Some(found.clone());
+        (self.first, self.stays) = (first, stays);
         Ok((found, damaged))
     }
 
@@ -188,10 +207,20 @@ impl ManifestFile {
 
     fn write(&mut self, next: Manifest) -> Result<()> {
         let bytes = encode(&next);
+        let pair = pair_of(next.epoch);
+        let first = self.first[pair];
+        let stays = self.stays[pair].take().map(|stays| encode(&stays));
+        let order = [PAIRS[pair][first], PAIRS[pair][1 - first]];
         let file = self.file()?;
         // Never `Full`: half written, it may say the new or the old.
         let doing = |error| Error::sync(&self.path, "write the manifest", error);
-        for (place, site) in places(next.epoch).into_iter().zip([SyncSite::ManifestFirst, SyncSite::ManifestSecond]) {
+        if let Some(stays) = stays {
+            self.check_fence()?;
+            let confirmed =
+                file.write_all_at(&stays, order[1] as u64).and_then(|()| file.sync(SyncSite::ManifestFirst));
+            confirmed.map_err(doing)?;
+        }
+        for (place, site) in order.into_iter().zip([SyncSite::ManifestFirst, SyncSite::ManifestSecond]) {
             self.check_fence()?;
             file.write_all_at(&bytes, place as u64).and_then(|()| file.sync(site)).map_err(doing)?;
         }
@@ -236,9 +265,18 @@ fn open(disk: &dyn Disk, path: &Path, mode: OpenMode) -> Result<Box<dyn DiskFile
     })
 }
 
-/// The places where an opening writes.
-fn places(epoch: Epoch) -> [usize; 2] {
-    PAIRS[usize::from(epoch.0 % 2 == 1)]
+/// The pair in which an opening writes.
+fn pair_of(epoch: Epoch) -> usize {
+    usize::from(epoch.0 % 2 == 1)
+}
+
+/// Which copy of a pair is written first.
+fn first_to_write(pair: &[Copy; 2]) -> usize {
+    let age = |copy: &Copy| match copy {
+        Copy::Whole(manifest) => Some((manifest.epoch, manifest.generation)),
+        Copy::Blank | Copy::Damaged => None,
+    };
+    usize::from(age(&pair[1]) < age(&pair[0]))
 }
 
 fn read_holder(file: &dyn DiskFile) -> Option<Process> {
@@ -439,6 +477,18 @@ mod tests {
         assert_eq!(file.read(StoreId([5; 16]), "main").unwrap(), (manifest(7), false));
         assert_eq!(file.read(StoreId([6; 16]), "main").unwrap_err().kind(), ErrorKind::Corrupt);
         assert_eq!(file.read(StoreId([5; 16]), "other").unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn of_a_pair_the_damaged_or_older_copy_is_written_first() {
+        let whole = |generation| Copy::Whole(manifest(generation));
+        assert_eq!(first_to_write(&[whole(7), whole(7)]), 0);
+        assert_eq!(first_to_write(&[whole(7), Copy::Damaged]), 1);
+        assert_eq!(first_to_write(&[Copy::Damaged, whole(7)]), 0);
+        assert_eq!(first_to_write(&[whole(8), whole(7)]), 1);
+        assert_eq!(first_to_write(&[Copy::Blank, Copy::Blank]), 0);
+        let newer = Manifest { epoch: Epoch(5), ..manifest(1) };
+        assert_eq!(first_to_write(&[Copy::Whole(newer), whole(9)]), 1, "the epoch counts before the generation");
     }
 
     #[test]
