@@ -663,7 +663,8 @@ const GOLDEN_STORE: &str = "\
     4f4e43454c4f4700\
     01000000\
     c15c0289ec2d0a9167ec8e65a18debbe\
-    5ede2fac";
+    c15c0289ec2d0a9167ec8e65a18debbe\
+    785d1c1e";
 const GOLDEN_CLAIM: &str = "\
     4f4c434c41494d31\
     c15c0289ec2d0a9167ec8e65a18debbe\

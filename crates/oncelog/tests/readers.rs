@@ -93,6 +93,8 @@ fn after_a_kill_a_reader_shows_what_recovery_will_show_and_changes_nothing() -> 
     // The store as it stands, without its owner.
     let dead = home.path().join("dead");
     copy(&dir, &dead);
+    // A copy is refused beside the first.
+    store.close()?;
     let before = files(&dead);
     let reader = StoreReader::open(&dead)?;
     assert_eq!(values(&reader), (0..200).collect::<Vec<_>>());
@@ -241,6 +243,7 @@ fn a_hole_behind_the_last_record_is_a_gap_beside_an_owner_too() -> Result<()> {
     store.flush()?;
     let dead = home.path().join("dead");
     copy(&dir, &dead);
+    Store::adopt(&dead)?;
     // After an unclean stop the topic goes on at its bound; nothing is appended there yet.
     let _owner = options().open(&dead)?;
     let reader = StoreReader::open(&dead)?;

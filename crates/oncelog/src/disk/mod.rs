@@ -13,6 +13,7 @@
 //! Every sync says from where it is called ([`SyncSite`]): so a test can drop the syncs of one place and see that
 //! something notices.
 
+pub(crate) mod machine;
 #[cfg(all(unix, not(any(loom, shuttle))))]
 mod map;
 mod memory;
@@ -125,6 +126,10 @@ pub trait Disk: Send + Sync {
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// Removes an empty directory.
     fn remove_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Whether this is the machine's file system itself, of which the machine can be asked more.
+    fn is_of_machine(&self) -> bool {
+        false
+    }
     /// Which file or directory has that name now. Where that is not known, always the same.
     fn identity(&self, path: &Path) -> io::Result<FileIdentity>;
     /// Makes the names in `dir` durable: what was created, renamed and removed there.

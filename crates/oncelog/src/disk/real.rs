@@ -27,7 +27,8 @@ impl Disk for RealDisk {
                 options.create_new(true);
             }
         }
-        let file = options.open(path)?;
+        // What is ours is never a symbolic link: nothing outside the store is touched through one.
+        let file = no_follow(&mut options).open(path)?;
         if file.metadata()?.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
         }
@@ -52,6 +53,10 @@ impl Disk for RealDisk {
 
     fn remove_dir(&self, dir: &Path) -> io::Result<()> {
         fs::remove_dir(dir)
+    }
+
+    fn is_of_machine(&self) -> bool {
+        true
     }
 
     fn identity(&self, path: &Path) -> io::Result<FileIdentity> {
@@ -87,14 +92,26 @@ impl Disk for RealDisk {
     }
 }
 
+/// Fails with `ELOOP` where the last part of the path is a symbolic link.
+#[cfg(target_os = "linux")]
+pub(super) fn no_follow(options: &mut OpenOptions) -> &mut OpenOptions {
+    use std::os::unix::fs::OpenOptionsExt;
+    options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn no_follow(options: &mut OpenOptions) -> &mut OpenOptions {
+    options
+}
+
 #[cfg(unix)]
-fn identity(found: &fs::Metadata) -> FileIdentity {
+pub(super) fn identity(found: &fs::Metadata) -> FileIdentity {
     use std::os::unix::fs::MetadataExt;
     FileIdentity { device: found.dev(), inode: found.ino() }
 }
 
 #[cfg(not(unix))]
-fn identity(_found: &fs::Metadata) -> FileIdentity {
+pub(super) fn identity(_found: &fs::Metadata) -> FileIdentity {
     FileIdentity::default()
 }
 

@@ -18,7 +18,7 @@ use crate::table::TableFileName;
 const MAGIC: [u8; 8] = *b"ONCELOG\0";
 /// The format of the whole directory.
 pub(super) const FORMAT: u32 = 1;
-const SUMMED_BYTES: usize = 28;
+const SUMMED_BYTES: usize = 44;
 
 /// The paths of a store and of one of its owners.
 #[derive(Clone, Debug)]
@@ -151,13 +151,15 @@ impl Layout {
             let synced = disk.sync_dir(dir, SyncSite::StoreDir);
             synced.map_err(|error| Error::sync(dir, "make the store", error))?;
         }
-        self.write_store_file(disk, store)
+        self.write_store_file(disk, store, store)
     }
 
-    fn write_store_file(&self, disk: &dyn Disk, store: StoreId) -> Result<()> {
+    /// Replaces the file: the old one or the new one has the name.
+    pub(super) fn write_store_file(&self, disk: &dyn Disk, store: StoreId, identity: StoreId) -> Result<()> {
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&FORMAT.to_le_bytes());
         bytes.extend_from_slice(&store.0);
+        bytes.extend_from_slice(&identity.0);
         let sum = crc32c(&bytes);
         bytes.extend_from_slice(&sum.to_le_bytes());
         let new = self.new_store_file();
@@ -201,18 +203,18 @@ impl Layout {
         }
     }
 
-    /// The identity of the store, checked.
-    pub(super) fn read_store_file(&self, disk: &dyn Disk) -> Result<StoreId> {
+    /// What the store's files call it, and what it is called outside: another name once a copy was adopted. Checked.
+    pub(super) fn read_identities(&self, disk: &dyn Disk) -> Result<(StoreId, StoreId)> {
         let path = &self.store_file;
         let file = disk.open(path, OpenMode::Read).map_err(|error| Error::io(path, "open the store", error))?;
         let bytes = file.read_whole(4096).map_err(|error| Error::io(path, "read the store", error))?;
         let mut input = Input::new(&bytes);
         let parsed = (|| {
             let (magic, format): ([u8; 8], u32) = (input.array()?, input.u32()?);
-            Some((magic, format, StoreId(input.array()?), input.u32()?))
+            Some((magic, format, StoreId(input.array()?), StoreId(input.array()?), input.u32()?))
         })();
         let damaged = || Error::corrupt(path, 0, "the file that makes this a store is damaged");
-        let (magic, format, store, sum) = parsed.ok_or_else(damaged)?;
+        let (magic, format, store, identity, sum) = parsed.ok_or_else(damaged)?;
         if magic != MAGIC || !input.is_empty() || !same(CheckSite::StoreFile, sum, crc32c(&bytes[..SUMMED_BYTES])) {
             return Err(damaged());
         }
@@ -220,7 +222,7 @@ impl Layout {
             let what = format!("the store has format {format}, this program knows {FORMAT}");
             return Err(Error::new(ErrorKind::UnsupportedVersion, what).in_file(path));
         }
-        Ok(store)
+        Ok((store, identity))
     }
 }
 

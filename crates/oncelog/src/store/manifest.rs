@@ -123,7 +123,10 @@ impl ManifestFile {
     pub(super) fn peek(disk: &dyn Disk, path: &Path) -> Result<Option<Manifest>> {
         let file = match disk.open(path, OpenMode::Read) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // `owners/LOCK` is no owner.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
             Err(error) => return Err(Error::io(path, "open the manifest", error)),
         };
         // One copy is whole at every instant, but they are read one after the other: a second look finds it.

@@ -14,6 +14,7 @@
 mod background;
 mod catalogue;
 mod claims;
+mod copies;
 mod delete;
 mod engine;
 mod fence;
@@ -44,6 +45,7 @@ pub use report::{LostOffsets, RecoveryReport, StoreStats, TornTailReport};
 pub use snapshot::Snapshot;
 
 use crate::codec::Codec;
+use crate::disk::machine::RuntimeLock;
 use crate::disk::{Disk, MemoryDisk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handles::{
@@ -78,6 +80,9 @@ pub(crate) struct Core {
     layout: Layout,
     options: StoreOptions,
     store: StoreId,
+    /// What the store is called outside; `store` is what its files call it.
+    identity: StoreId,
+    only_copy: Mutex<Option<RuntimeLock>>,
     /// The owner's number; its name is in the layout.
     owner: OwnerId,
     epoch: Epoch,
@@ -126,6 +131,16 @@ impl Store {
     /// As [`Store::open`]; `Locked`: another process has this owner; `Invalid`: a bad name, 64 bytes at most.
     pub fn attach(dir: impl AsRef<Path>, owner: &str) -> Result<Store> {
         StoreOptions::new().attach(dir, owner)
+    }
+
+    /// Gives a copy of a store, made by copying its closed directory, an identity of its own, so that it and the first
+    /// can be open at the same time and their records be told apart outside. A copy that was never adopted is refused
+    /// while the first is open on the same machine. Durable on return; a crash leaves the old identity or the new one.
+    ///
+    /// # Errors
+    /// `NotFound`: there is no store; `Locked`: it is open; `Corrupt`, `Unavailable`.
+    pub fn adopt(dir: impl AsRef<Path>) -> Result<StoreId> {
+        copies::adopt(&StoreOptions::new(), dir.as_ref())
     }
 
     /// Options for opening a store.
@@ -295,10 +310,10 @@ impl Store {
         &self.inner.core.report
     }
 
-    /// The store's identity, given when it was made.
+    /// The store's identity, given when it was made or [adopted](Store::adopt).
     #[must_use]
     pub fn id(&self) -> StoreId {
-        self.inner.core.store
+        self.inner.core.identity
     }
 
     /// The name of the owner that this is.
@@ -376,6 +391,8 @@ impl Inner {
         let failed = self.core.pipeline.journal.has_failed();
         self.core.pipeline.journal.halt();
         self.core.pipeline.view.news.raise();
+        // First: whoever has the manifest next asks for this one next.
+        drop(self.core.only_copy.lock().take());
         self.core.manifest.lock().unlock();
         if let Some(page) = &self.core.page {
             page.end(if failed || closed.is_err() { PageState::Failed } else { PageState::Closed });

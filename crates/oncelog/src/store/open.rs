@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::background::Background;
+use super::copies::{self, check_place};
 use super::fence::Fence;
 use super::layout::Layout;
 use super::loader::TopicLoader;
@@ -14,6 +15,7 @@ use super::take::take;
 use super::{Core, Inner, Store};
 use crate::chance::Chance;
 use crate::disk::OpenMode;
+use crate::disk::machine::RuntimeLock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, Lsn, OwnerId, StoreId};
 use crate::journal::{self, FileName, Journal, JournalOptions, TornTail};
@@ -34,10 +36,12 @@ pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Sto
         None => Chance::from_os()?,
     });
     layout.ensure_store(&*disk, &chance, options.create)?;
-    let store = layout.read_store_file(&*disk)?;
+    let (store, identity) = layout.read_identities(&*disk)?;
+    check_place(&options, &layout)?;
     layout.ensure_owner(&*disk, &*options.clock, store, options.create)?;
     let mut manifest = take(&options, &layout)?;
     let (found, manifest_repaired) = manifest.read(store, &layout.name)?;
+    let only_copy = copies::lock(&options, &layout, identity)?;
     manifest.write_holder(&Process::own())?;
     if found.state == State::Open {
         layout.sync_names(&*disk)?;
@@ -50,6 +54,7 @@ pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Sto
     let mut opened = None;
     let opening = Opening::new(options, layout.clone(), chance, (store, epoch, fence, page), &found);
     let recovered = opening.and_then(|mut opening| {
+        (opening.identity, opening.only_copy) = (identity, only_copy);
         opening.report.manifest_repaired = manifest_repaired;
         opened = Some((Arc::clone(&opening.topics), Arc::clone(&opening.loader)));
         let core = Arc::new(opening.recover(manifest, &found)?);
@@ -105,6 +110,8 @@ struct Opening {
     options: StoreOptions,
     layout: Layout,
     store: StoreId,
+    identity: StoreId,
+    only_copy: Option<RuntimeLock>,
     epoch: Epoch,
     fence: Arc<Fence>,
     chance: Arc<Chance>,
@@ -157,6 +164,8 @@ impl Opening {
             options,
             layout,
             store,
+            identity: store,
+            only_copy: None,
             epoch,
             fence,
             chance,
@@ -301,6 +310,8 @@ impl Opening {
             disk: Arc::clone(&self.options.disk),
             layout: self.layout,
             store: self.store,
+            identity: self.identity,
+            only_copy: Mutex::new(self.only_copy),
             owner,
             epoch: self.epoch,
             pipeline: Arc::new(pipeline),

@@ -36,6 +36,7 @@ pub struct StoreOptions {
     pub(super) standby: Duration,
     pub(super) takeover: bool,
     pub(super) table_memory: usize,
+    pub(super) network: bool,
 }
 
 impl Default for StoreOptions {
@@ -66,6 +67,7 @@ impl StoreOptions {
             standby: Duration::ZERO,
             takeover: false,
             table_memory: 256 << 20,
+            network: false,
         }
     }
 
@@ -137,6 +139,12 @@ impl StoreOptions {
     /// these take half of their half, the trim point is moved. A snapshot that is held keeps what it shows beyond.
     pub fn table_memory(self, bytes: usize) -> StoreOptions {
         StoreOptions { table_memory: bytes, ..self }
+    }
+
+    /// Opens a store on a network file system too: `Unavailable` unless set. Only for one whose locks and syncs are
+    /// known to hold what they promise, and with all processes on one machine.
+    pub fn allow_network_file_system(self) -> StoreOptions {
+        StoreOptions { network: true, ..self }
     }
 
     /// Sets the disk: the machine's unless set.

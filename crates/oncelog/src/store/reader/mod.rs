@@ -49,6 +49,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     layout: Layout,
     store: StoreId,
+    /// What the store is called outside; `store` is what its files call it.
+    identity: StoreId,
     patience: Duration,
     owners: Mutex<BTreeMap<String, Arc<OwnerReader>>>,
 }
@@ -100,11 +102,11 @@ impl ReaderOptions {
     pub fn open(self, dir: impl AsRef<Path>) -> Result<StoreReader> {
         let ReaderOptions { disk, clock, patience } = self;
         let layout = Layout::of(dir.as_ref(), MAIN);
-        let store = layout.read_store_file(&*disk).map_err(|error| match error.kind() {
+        let (store, identity) = layout.read_identities(&*disk).map_err(|error| match error.kind() {
             ErrorKind::NotFound => Error::new(ErrorKind::NotFound, "there is no store").in_file(&layout.dir),
             _ => error,
         })?;
-        let inner = Inner { disk, clock, layout, store, patience, owners: Mutex::default() };
+        let inner = Inner { disk, clock, layout, store, identity, patience, owners: Mutex::default() };
         Ok(StoreReader { inner: Arc::new(inner) })
     }
 }
@@ -127,7 +129,7 @@ impl StoreReader {
     /// The store's identity.
     #[must_use]
     pub fn id(&self) -> StoreId {
-        self.inner.store
+        self.inner.identity
     }
 
     /// All topics of all owners, by name.
