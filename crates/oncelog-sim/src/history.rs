@@ -11,6 +11,7 @@ mod ops;
 mod ops_fleeting;
 mod ops_linger;
 mod ops_owners;
+mod ops_readers;
 mod ops_stamped;
 mod ops_zombie;
 mod world;

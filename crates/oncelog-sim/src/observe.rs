@@ -1,6 +1,8 @@
 //! Reads everything that a user can see of a store into a [`Model`].
 
-use oncelog::{ErrorKind, LogOffset, PartitionId, Result, Sequence, Snapshot, Step, Store};
+use std::collections::BTreeMap;
+
+use oncelog::{ErrorKind, LogOffset, PartitionId, ReaderSnapshot, RecordView, Result, Sequence, Snapshot, Step, Store};
 
 use crate::model::{Log, Model, Place};
 use crate::schema::{CONSUMER, DEVICE, GATE, JOINED, JOINER, PROCESSOR, ROWS, TOPICS, TOTALS};
@@ -58,12 +60,44 @@ pub fn look(snapshot: &Snapshot) -> Result<Model> {
     Ok(seen)
 }
 
+/// The records that a reader shows which is not the owner.
+///
+/// # Errors
+/// As [`observe`].
+pub fn look_beside(snapshot: &ReaderSnapshot) -> Result<BTreeMap<Place, Log>> {
+    let mut seen = BTreeMap::new();
+    for (topic, partitions) in TOPICS {
+        for number in 0..partitions {
+            let partition = PartitionId(number);
+            let end = match snapshot.end_offset(topic, partition) {
+                Ok(end) => end,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let read = |from, visit: &mut dyn FnMut(RecordView<'_>) -> Result<Step>| {
+                snapshot.read(topic, partition, from, visit)
+            };
+            seen.insert((topic, number), read_all(end, read)?);
+        }
+    }
+    Ok(seen)
+}
+
 fn read(snapshot: &Snapshot, (topic, partition): Place) -> Result<Log> {
     let partition = PartitionId(partition);
-    let mut log = Log { next: snapshot.end_offset(topic, partition)?.0, ..Log::default() };
+    let end = snapshot.end_offset(topic, partition)?;
+    read_all(end, |from, visit| snapshot.read(topic, partition, from, visit))
+}
+
+/// Everything up to `end`, across what is lost.
+fn read_all(
+    end: LogOffset,
+    mut read: impl FnMut(LogOffset, &mut dyn FnMut(RecordView<'_>) -> Result<Step>) -> Result<LogOffset>,
+) -> Result<Log> {
+    let mut log = Log { next: end.0, ..Log::default() };
     let mut from = LogOffset(0);
     loop {
-        let read = snapshot.read(topic, partition, from, |record| {
+        let read = read(from, &mut |record| {
             let content = (record.key.unwrap_or_default().to_vec(), record.value.unwrap_or_default().to_vec());
             log.records.insert(record.offset.0, content);
             Ok(Step::Next)

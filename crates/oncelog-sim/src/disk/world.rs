@@ -66,7 +66,7 @@ impl World {
     pub(super) fn copy(&self) -> Self {
         let mut copy = self.clone();
         copy.process_kill();
-        copy.maps.values_mut().for_each(|map| *map = Arc::new(map.copy()));
+        copy.leave_maps();
         copy
     }
 
@@ -101,6 +101,11 @@ impl World {
         self.faults.clear();
     }
 
+    /// The process stops here: what it still does to shared memory is seen by nobody.
+    fn leave_maps(&mut self) {
+        self.maps.values_mut().for_each(|map| *map = Arc::new(map.copy()));
+    }
+
     pub(super) fn boots(&self) -> u128 {
         self.boots
     }
@@ -128,6 +133,7 @@ impl World {
             Verdict::Pretend => Ok(0),
             Verdict::Fail(error) => Err(error),
             Verdict::Crash => {
+                self.leave_maps();
                 if self.dice.one_in(2) {
                     let _done_and_not_told = work(self);
                 }

@@ -40,6 +40,8 @@ const OPS: &[(u64, &str, Op)] = &[
     (1, "zombie", World::zombie),
     (2, "fleeting", World::fleeting),
     (1, "ask for a time", World::ask_for_a_time),
+    (1, "look from beside", World::look_from_beside),
+    (1, "follow", World::follow),
     (1, "end", World::end),
 ];
 

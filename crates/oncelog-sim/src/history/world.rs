@@ -8,6 +8,7 @@ use oncelog::{Error, ErrorKind, Snapshot, Store, StoreOptions};
 use super::Outcome;
 use super::ops_linger::Book;
 use super::ops_owners::Side;
+use super::ops_readers::Followed;
 use super::ops_stamped::Sent;
 use crate::clock::SimClock;
 use crate::dice::Dice;
@@ -40,6 +41,8 @@ pub(super) struct World {
     pub(super) sent: Vec<Sent>,
     /// The records that are gathered before they are written.
     pub(super) book: Book,
+    /// A reader that comes and goes.
+    pub(super) followed: Followed,
     pub(super) outcome: Outcome,
     /// The store has been open once. Before, a sync fails only in the first attempt to make it: a name that a killed
     /// attempt has made, and whose sync then fails in the next, is two faults (docs/guarantees.md).
@@ -80,6 +83,7 @@ impl World {
             side: Side::default(),
             sent: Vec::new(),
             book: Book::default(),
+            followed: Followed::default(),
             outcome: Outcome::default(),
         }
     }
@@ -169,6 +173,12 @@ impl World {
         }
         self.end_store();
         self.lose_power();
+        if !self.quiet && self.made && self.dice.one_in(3) {
+            self.look_at_ruins()?;
+            if self.dice.one_in(2) {
+                self.lose_power();
+            }
+        }
         self.open()
     }
 
@@ -277,7 +287,7 @@ impl World {
         self.pending.clear();
         self.rebuild_head();
         self.lax_used = false;
-        Ok(())
+        self.check_followed()
     }
 
     fn check_holes(&self, store: &Store, expected: &Model, seen: &Model) -> Result<(), String> {

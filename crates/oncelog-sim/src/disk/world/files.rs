@@ -36,6 +36,7 @@ impl World {
             Verdict::Fail(error) => Err(error),
             Verdict::Dead => Err(dead()),
             Verdict::Crash => {
+                self.leave_maps();
                 let count = self.torn_len(bytes.len(), start);
                 let _done_and_not_told = self.write_some(handle.ino, &bytes[..count], start);
                 Err(dead())
