@@ -273,3 +273,71 @@ fn leftovers_of_a_topic_that_was_not_made_are_no_topic() -> Result<()> {
     assert_eq!(snapshot.end_offset("Orders", ZERO)?, reader.offsets("Orders", ZERO)?.1);
     Ok(())
 }
+
+#[test]
+fn a_deleted_topic_is_deleted_for_readers_and_one_made_anew_is_another() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("store");
+    let store = options().open(&dir)?;
+    let alerts = store.producer(ALERTS)?;
+    (0..100).try_for_each(|_| alerts.append("k", &[9; 100]).map(drop))?;
+    append(&store, 0..10);
+    let reader = StoreReader::open(&dir)?;
+    let mut cursor = reader.cursor("alerts", Whence::Oldest)?;
+    let mut slow = reader.cursor("alerts", Whence::Oldest)?;
+    assert_eq!(slow.poll(|_, _| Ok(Step::NextAndReturn))?, 1);
+    let snapshot = reader.snapshot()?;
+    store.delete_topic("alerts")?;
+    let is_gone = |cursor: &mut oncelog::ReaderCursor| {
+        assert_eq!(cursor.lag().unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(cursor.poll(|_, _| Ok(Step::Next)).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(cursor.wait(Duration::from_secs(60)).unwrap_err().kind(), ErrorKind::NotFound);
+    };
+    is_gone(&mut cursor);
+    is_gone(&mut slow);
+    let of_snapshot = |snapshot: &oncelog::ReaderSnapshot| {
+        snapshot.read("alerts", ZERO, LogOffset(0), |_| Ok(Step::Next)).unwrap_err().kind()
+    };
+    assert_eq!(of_snapshot(&snapshot), ErrorKind::NotFound);
+    assert_eq!(reader.offsets("alerts", ZERO).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(reader.topics()?.len(), 1);
+    store.producer(ALERTS)?.append("k", b"of the new one")?;
+    is_gone(&mut cursor);
+    assert_eq!(of_snapshot(&snapshot), ErrorKind::NotFound);
+    assert_eq!(reader.offsets("alerts", ZERO)?, (LogOffset(0), LogOffset(1)));
+    store.close()?;
+    // Without an owner it is the same.
+    is_gone(&mut slow);
+    assert_eq!(of_snapshot(&snapshot), ErrorKind::NotFound);
+    assert_eq!(reader.cursor("alerts", Whence::Oldest)?.count(), 1);
+    assert_eq!(values(&reader), (0..10).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// The making of a topic may fail behind its claim; then the id goes to the next topic, and the claim still names it.
+#[test]
+fn a_claim_that_names_the_id_of_another_topic_is_no_topic() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("store");
+    let store = options().open(&dir)?;
+    store.producer(ALERTS)?.append("k", b"not theirs")?;
+    let mut claim = std::fs::read(dir.join("topics/alerts/CLAIM")).unwrap();
+    claim.truncate(claim.len() - 4);
+    let name = claim.len() - "alerts".len();
+    claim[name..].copy_from_slice(b"failed");
+    claim.extend(crc32c::crc32c(&claim).to_le_bytes());
+    std::fs::create_dir_all(dir.join("topics/failed/000000")).unwrap();
+    std::fs::write(dir.join("topics/failed/CLAIM"), claim).unwrap();
+    let reader = StoreReader::open(&dir)?;
+    let check = || -> Result<()> {
+        assert_eq!(reader.offsets("failed", ZERO).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(reader.cursor("failed", Whence::Oldest).map(drop).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(reader.snapshot()?.end_offset("failed", ZERO).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(reader.topics()?.len(), 1);
+        assert_eq!(reader.offsets("alerts", ZERO)?.1, LogOffset(1));
+        Ok(())
+    };
+    check()?;
+    store.close()?;
+    check()
+}

@@ -1,10 +1,10 @@
 //! The owner's side of the page: it writes, and makes further files as partitions are added.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ENTRY_WORDS, PageName, PageState, at, begin_entry, place_of, publish, raise, set_end, visible, write_name,
-    write_state,
+    ENTRY_WORDS, PageName, PageState, Watched, at, begin_entry, clear_entry, name_hash, place_of, publish, raise,
+    set_end, visible, write_name, write_state,
 };
 use crate::disk::SharedMap;
 use crate::error::Result;
@@ -27,6 +27,8 @@ pub(crate) struct Board {
 #[derive(Default)]
 struct Known {
     entries: BTreeMap<(TopicId, PartitionId), usize>,
+    /// Deleted topics: who looked them up before, and is slow, does not show them again.
+    deleted: BTreeSet<TopicId>,
     next: usize,
 }
 
@@ -63,18 +65,19 @@ impl Board {
         Ok(())
     }
 
-    /// Shows a partition as it is now; one that is shown already stays as it is.
+    /// Shows a partition of the topic of that name as it is now; one that is shown already, or whose topic is deleted,
+    /// stays as it is.
     ///
     /// # Errors
     /// As [`Board::reserve`]: then readers are told that the page is not complete.
-    pub(crate) fn show(&self, topic: TopicId, partition: PartitionId, from: LogOffset, end: LogOffset) -> Result<()> {
+    pub(crate) fn show(&self, (topic, name): (TopicId, &str), partition: PartitionId, watched: Watched) -> Result<()> {
         let mut known = self.known.lock();
-        if known.entries.contains_key(&(topic, partition)) {
+        if known.entries.contains_key(&(topic, partition)) || known.deleted.contains(&topic) {
             return Ok(());
         }
         let number = known.next;
         self.grow_to(place_of(number).0).inspect_err(|_| self.set_state(PageState::Partial))?;
-        self.with(number, |entry| begin_entry(entry, topic, partition, from, end));
+        self.with(number, |entry| begin_entry(entry, (topic, name_hash(name)), partition, watched));
         known.next += 1;
         known.entries.insert((topic, partition), number);
         self.head.words()[at::ENTRIES].store(known.next as u64, Ordering::Release);
@@ -98,14 +101,14 @@ impl Board {
         }
     }
 
-    /// The topic is deleted.
-    #[cfg(test)]
+    /// The topic is deleted, and all that was ever appended to it is applied.
     pub(crate) fn forget(&self, topic: TopicId) {
         let mut known = self.known.lock();
+        known.deleted.insert(topic);
         let gone: Vec<_> = known.entries.keys().filter(|(found, _)| *found == topic).copied().collect();
         for partition in gone {
             if let Some(number) = known.entries.remove(&partition) {
-                self.with(number, super::clear_entry);
+                self.with(number, clear_entry);
             }
         }
         drop(known);

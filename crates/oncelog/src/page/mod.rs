@@ -60,6 +60,7 @@ mod of {
     pub(super) const KEY: usize = 0;
     pub(super) const SLOTS: [usize; 2] = [1, 3];
     pub(super) const START: usize = 5;
+    pub(super) const NAME: usize = 6;
 }
 
 /// The LSN of a slot that is being changed: above every visible one.
@@ -228,8 +229,16 @@ fn read_key(entry: &[AtomicU64]) -> Option<(TopicId, PartitionId)> {
     (topic != 0).then_some((TopicId(topic), PartitionId(partition)))
 }
 
+/// A topic's name in 64 bits (FNV-1a). A claim whose making failed may name an id that went to another topic since;
+/// by this it is seen.
+fn name_hash(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
 /// Fills an entry that nobody knows yet.
-fn begin_entry(entry: &[AtomicU64], topic: TopicId, partition: PartitionId, start: LogOffset, end: LogOffset) {
+fn begin_entry(entry: &[AtomicU64], (topic, name): (TopicId, u64), partition: PartitionId, watched: Watched) {
+    let Watched { start, end } = watched;
+    entry[of::NAME].store(name, Ordering::Relaxed);
     entry[of::START].store(start.0, Ordering::Relaxed);
     entry[of::SLOTS[1]].store(INVALID, Ordering::Relaxed);
     entry[of::SLOTS[0] + 1].store(end.0, Ordering::Relaxed);
@@ -239,7 +248,6 @@ fn begin_entry(entry: &[AtomicU64], topic: TopicId, partition: PartitionId, star
 }
 
 /// Takes an entry away: its topic is deleted.
-#[cfg(test)]
 fn clear_entry(entry: &[AtomicU64]) {
     entry[of::KEY].store(0, Ordering::SeqCst);
     for slot in of::SLOTS {

@@ -38,8 +38,12 @@ fn page() -> (Board, impl Fn() -> Option<Watch>) {
 const ONE: (TopicId, PartitionId) = (TopicId(1), PartitionId(0));
 const TWO: (TopicId, PartitionId) = (TopicId(2), PartitionId(3));
 
+fn watched(start: u64, end: u64) -> Watched {
+    Watched { start: LogOffset(start), end: LogOffset(end) }
+}
+
 fn show(board: &Board, (topic, partition): (TopicId, PartitionId)) {
-    board.show(topic, partition, LogOffset(0), LogOffset(0)).unwrap();
+    board.show((topic, "name"), partition, watched(0, 0)).unwrap();
 }
 
 #[test]
@@ -95,10 +99,10 @@ fn partitions_beyond_one_file_are_found() {
     let (board, watch) = page();
     let watch = watch().unwrap();
     for partition in 0..5000 {
-        board.show(TopicId(9), PartitionId(partition), LogOffset(0), LogOffset(u64::from(partition))).unwrap();
+        board.show((TopicId(9), "nine"), PartitionId(partition), watched(0, u64::from(partition))).unwrap();
     }
-    assert_eq!(watch.partitions(TopicId(9)).unwrap(), 5000);
-    assert_eq!(watch.partitions(TopicId(8)).unwrap(), 0);
+    assert_eq!(watch.partitions(TopicId(9), "nine").unwrap(), 5000);
+    assert_eq!(watch.partitions(TopicId(8), "nine").unwrap(), 0);
     let (_, all) = watch.all().unwrap();
     assert_eq!(all.len(), 5000);
     assert!(all.iter().all(|((_, partition), watched)| watched.end.0 == u64::from(partition.0)));
@@ -121,13 +125,25 @@ fn a_deleted_topic_is_gone_and_a_new_one_is_another() {
     let (board, watch) = page();
     let watch = watch().unwrap();
     show(&board, ONE);
-    board.show(TWO.0, TWO.1, LogOffset(3), LogOffset(9)).unwrap();
+    board.show((TWO.0, "two"), TWO.1, watched(3, 9)).unwrap();
     assert_eq!(watch.partition(ONE.0, ONE.1).unwrap().map(|it| it.end), Some(LogOffset(0)));
     board.forget(ONE.0);
     assert_eq!(watch.partition(ONE.0, ONE.1).unwrap(), None);
-    assert_eq!(watch.partitions(ONE.0).unwrap(), 0);
+    assert_eq!(watch.partitions(ONE.0, "name").unwrap(), 0);
     assert_eq!(watch.partition(TWO.0, TWO.1).unwrap().map(|it| it.start), Some(LogOffset(3)));
     assert_eq!(watch.all().unwrap().1.len(), 1);
+    // Who looked it up before the deletion shows it no more.
+    show(&board, ONE);
+    assert_eq!(watch.partition(ONE.0, ONE.1).unwrap(), None);
+}
+
+#[test]
+fn an_id_that_another_topic_has_is_no_topic_of_that_name() {
+    let (board, watch) = page();
+    let watch = watch().unwrap();
+    show(&board, ONE);
+    assert_eq!(watch.partitions(ONE.0, "name").unwrap(), 1);
+    assert_eq!(watch.partitions(ONE.0, "nama").unwrap(), 0);
 }
 
 /// One step of an owner.

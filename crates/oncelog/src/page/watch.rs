@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::board::MapFile;
 use super::{
-    ENTRY_WORDS, PageName, PageState, at, begin_wait, end_at, low_half, place_of, read_key, read_name, read_state,
-    start, visible,
+    ENTRY_WORDS, PageName, PageState, at, begin_wait, end_at, low_half, name_hash, of, place_of, read_key, read_name,
+    read_state, start, visible,
 };
 use crate::disk::{MapAccess, SharedMap};
 use crate::error::Result;
@@ -74,17 +74,19 @@ impl Watch {
         visible(self.head.words())
     }
 
-    /// How many partitions the topic has; 0: there is no such topic.
-    pub(crate) fn partitions(&self, topic: TopicId) -> Result<u32> {
+    /// How many partitions the topic of that id and name has; 0: there is no such topic.
+    pub(crate) fn partitions(&self, topic: TopicId, name: &str) -> Result<u32> {
         let mut index = self.index.lock();
         self.look(&mut index)?;
         let count = index.topics.get(&topic).copied().unwrap_or(0);
         let first = index.entries.get(&(topic, PartitionId(0))).copied();
         drop(index);
-        match first {
-            Some(first) if self.with(first, read_key)? == Some((topic, PartitionId(0))) => Ok(count),
-            _ => Ok(0),
-        }
+        let Some(first) = first else { return Ok(0) };
+        let fits = self.with(first, |entry| {
+            let named = entry[of::NAME].load(Ordering::Relaxed) == name_hash(name);
+            named && read_key(entry) == Some((topic, PartitionId(0)))
+        })?;
+        Ok(if fits { count } else { 0 })
     }
 
     /// The partition now; `None`: there is no such one.

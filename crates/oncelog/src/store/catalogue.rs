@@ -11,6 +11,7 @@ use crate::disk::SyncSite;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, TableId, TopicId};
 use crate::journal::Durability;
+use crate::page::Watched;
 use crate::table::{FIRST_USER_TABLE, TableSpec};
 use crate::topic::{self, Claim, Topic, TopicSpec, partition_dir, topic_dir};
 use crate::transaction::system::{self, CatalogueKey, NextIds};
@@ -57,7 +58,8 @@ impl Core {
         if let Some(board) = board {
             // Before anybody can append to it.
             for partition in 0..spec.partitions {
-                board.show(id, PartitionId(partition), LogOffset(0), LogOffset(0))?;
+                let watched = Watched { start: LogOffset(0), end: LogOffset(0) };
+                board.show((id, &spec.name), PartitionId(partition), watched)?;
             }
         }
         Ok(id)

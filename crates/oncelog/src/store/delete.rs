@@ -13,6 +13,7 @@ use std::ops::Bound;
 use std::path::Path;
 
 use super::Core;
+use super::page::OwnerPage;
 use crate::disk::SyncSite;
 use crate::error::{Error, Result};
 use crate::ids::TopicId;
@@ -34,6 +35,10 @@ impl Core {
             return Err(error);
         }
         self.pipeline.topics.remove(&topic);
+        if let Some(board) = self.page.as_ref().and_then(OwnerPage::board) {
+            // Before its files go: readers in other processes are told that it is deleted, not that records are lost.
+            board.forget(topic.id);
+        }
         self.pipeline.view.news.raise();
         // What cannot be removed now is removed by the next opening, or by whoever makes a topic of that name.
         if let Err(error) = self.remove_topic_files(&topic).and_then(|()| self.forget_files(topic.id)) {

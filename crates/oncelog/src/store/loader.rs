@@ -14,7 +14,7 @@ use crate::chance::Chance;
 use crate::disk::SyncSite;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, PartitionId, StoreId, TopicId};
-use crate::page::Board;
+use crate::page::{Board, Watched};
 use crate::segment::{OpenFiles, SegmentHead};
 use crate::table::{ScanRange, Tables};
 use crate::topic::{
@@ -59,7 +59,8 @@ impl LoadTopics for TopicLoader {
         let partitions = partitions.collect::<Result<Vec<Arc<Partition>>>>()?;
         if let Some(board) = &*self.board.lock() {
             for partition in &partitions {
-                board.show(id, partition.id, partition.start(), partition.applied_end())?;
+                let (start, end) = (partition.start(), partition.applied_end());
+                board.show((id, &spec.name), partition.id, Watched { start, end })?;
             }
         }
         Ok(Some(Topic { id, spec, partitions }))

@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::disk::{Disk, DiskFile, MapAccess, OpenMode, SharedMap};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, LogOffset, Lsn, PartitionId, TopicId};
-use crate::page::{Board, PageName, PageState, file_words};
+use crate::page::{Board, PageName, PageState, Watched, file_words};
 use crate::table::ScanRange;
 use crate::topic::{Partition, PartitionState, SegmentRow, TopicSpec};
 use crate::transaction::system::{self, CatalogueKey};
@@ -34,8 +34,8 @@ pub(super) struct OwnerPage {
     lock: Mutex<Option<Box<dyn DiskFile>>>,
 }
 
-/// A partition as it is now: the first offset that is kept, and the one behind the last visible record.
-pub(super) type PartitionNow = (TopicId, PartitionId, LogOffset, LogOffset);
+/// A partition as it is now, with the name of its topic.
+pub(super) type PartitionNow = (TopicId, String, PartitionId, Watched);
 
 impl Core {
     /// Shows what this opening has used so far; topics that are used from now on are shown when they are put together.
@@ -45,7 +45,8 @@ impl Core {
         let visible = self.pipeline.view.visible();
         for topic in self.pipeline.topics.all_loaded() {
             for partition in &topic.partitions {
-                board.show(topic.id, partition.id, partition.start(), partition.end_at(visible))?;
+                let watched = Watched { start: partition.start(), end: partition.end_at(visible) };
+                board.show((topic.id, &topic.spec.name), partition.id, watched)?;
             }
         }
         board.publish(visible);
@@ -57,9 +58,9 @@ impl Core {
     /// it is the first work of the background and not part of the opening.
     pub(super) fn show_rest(&self) -> Result<()> {
         let Some(board) = self.page.as_ref().and_then(OwnerPage::board) else { return Ok(()) };
-        for (topic, partition, start, end) in self.partitions_now()? {
+        for (topic, name, partition, watched) in self.partitions_now()? {
             // One that was used meanwhile is shown already, and stays as it is.
-            board.show(topic, partition, start, end)?;
+            board.show((topic, &name), partition, watched)?;
         }
         board.set_state(PageState::Serving);
         Ok(())
@@ -76,14 +77,16 @@ impl Core {
             let spec: TopicSpec = system::decode_row(&row)?;
             match self.pipeline.topics.loaded(id) {
                 Some(topic) => {
-                    let now =
-                        |partition: &Arc<Partition>| (id, partition.id, partition.start(), partition.end_at(pin.lsn()));
+                    let now = |partition: &Arc<Partition>| {
+                        let watched = Watched { start: partition.start(), end: partition.end_at(pin.lsn()) };
+                        (id, spec.name.clone(), partition.id, watched)
+                    };
                     found.extend(topic.partitions.iter().map(now));
                 }
                 None => {
                     for number in 0..spec.partitions {
                         let (start, end) = self.at_trim_point(id, PartitionId(number), pin.lsn())?;
-                        found.push((id, PartitionId(number), start, end));
+                        found.push((id, spec.name.clone(), PartitionId(number), Watched { start, end }));
                     }
                 }
             }

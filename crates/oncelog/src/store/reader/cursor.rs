@@ -112,6 +112,10 @@ impl PartitionCursor {
                     self.owner.look_again()?;
                     continue;
                 }
+                // What is deleted is not lost.
+                Ok(Next::Gap(_)) | Err(_) if self.owner.partition(self.info.id, self.partition)?.is_none() => {
+                    return Err(deleted(&self.info));
+                }
                 Ok(Next::Gap(lost)) => Some(Stopped::Gap(lost)),
                 Err(error) => return Err(error),
             };
@@ -331,9 +335,12 @@ impl ReaderCursor {
     }
 
     fn end(&self, partition: PartitionId) -> Result<LogOffset> {
-        let gone = || Error::new(ErrorKind::NotFound, format!("topic {:?} is deleted", self.info.name));
-        Ok(self.owner.partition(self.info.id, partition)?.ok_or_else(gone)?.end)
+        Ok(self.owner.partition(self.info.id, partition)?.ok_or_else(|| deleted(&self.info))?.end)
     }
+}
+
+fn deleted(info: &TopicInfo) -> Error {
+    Error::new(ErrorKind::NotFound, format!("topic {:?} is deleted", info.name))
 }
 
 /// Puts the cursor at the first record of that time or a later one. Reads all that is before it.

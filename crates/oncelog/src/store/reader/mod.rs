@@ -205,7 +205,7 @@ impl Inner {
     /// The topic of a claim, if its owner knows it.
     fn info(&self, claim: Claim) -> Result<Option<(TopicInfo, Arc<OwnerReader>)>> {
         let owner = self.owner(&claim.owner)?;
-        let partitions = owner.partitions(claim.topic)?;
+        let partitions = owner.partitions(claim.topic, &claim.name)?;
         let info = TopicInfo { name: claim.name, id: claim.topic, partitions, owner: claim.owner };
         Ok((partitions > 0).then_some((info, owner)))
     }

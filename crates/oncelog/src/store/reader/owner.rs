@@ -150,12 +150,13 @@ impl OwnerReader {
         }
     }
 
-    /// How many partitions the topic has; 0: this owner has no such topic.
-    pub(super) fn partitions(&self, topic: TopicId) -> Result<u32> {
+    /// How many partitions the topic has; 0: this owner has no topic of that id and name. A claim may say otherwise:
+    /// when the making of a topic fails, the id that it names goes to the next one that is made.
+    pub(super) fn partitions(&self, topic: TopicId, name: &str) -> Result<u32> {
         self.ask(|view| match view {
-            View::Live(live) => live.watch.partitions(topic),
+            View::Live(live) => live.watch.partitions(topic, name),
             View::Offline(offline) => match offline.store.core().pipeline.topics.get(topic) {
-                Ok(topic) => Ok(topic.spec.partitions),
+                Ok(topic) => Ok(if topic.spec.name == name { topic.spec.partitions } else { 0 }),
                 Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
                 Err(error) => Err(error),
             },
@@ -188,8 +189,8 @@ impl OwnerReader {
                 let core = offline.store.core();
                 let lsn = core.pipeline.view.visible();
                 let mut ends = HashMap::new();
-                for (topic, partition, start, end) in core.partitions_now()? {
-                    ends.insert((topic, partition), Watched { start, end });
+                for (topic, _, partition, watched) in core.partitions_now()? {
+                    ends.insert((topic, partition), watched);
                 }
                 Ok((view.clone(), lsn, ends))
             }
