@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use oncelog::{ErrorKind, LogOffset, PartitionId, ReaderSnapshot, RecordView, Result, Sequence, Snapshot, Step, Store};
 
 use crate::model::{Log, Model, Place};
-use crate::schema::{CONSUMER, DEVICE, GATE, JOINED, JOINER, PROCESSOR, ROWS, TOPICS, TOTALS};
+use crate::schema::{CONSUMER, DEVICE, GATE, GLOBAL, JOINED, JOINER, LATE, PROCESSOR, ROWS, TOPICS, TOTALS};
 
 /// What the store shows now.
 ///
@@ -13,7 +13,14 @@ use crate::schema::{CONSUMER, DEVICE, GATE, JOINED, JOINER, PROCESSOR, ROWS, TOP
 /// Whatever the store answers; a typed gap is no error here but part of what is seen.
 pub fn observe(store: &Store) -> Result<Model> {
     let mut seen = look(&store.snapshot()?)?;
-    for (consumer, topic) in [(PROCESSOR, "Spread/3"), (CONSUMER, "plain"), (JOINER, "Spread/3"), (JOINER, "side")] {
+    for (consumer, topic) in [
+        (PROCESSOR, "Spread/3"),
+        (CONSUMER, "plain"),
+        (JOINER, "Spread/3"),
+        (JOINER, "side"),
+        (LATE, "plain"),
+        (GLOBAL, "lax"),
+    ] {
         let committed = match store.committed_offsets(consumer, topic) {
             Ok(committed) => committed,
             Err(error) if error.kind() == ErrorKind::NotFound => continue,

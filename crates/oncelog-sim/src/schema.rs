@@ -61,6 +61,10 @@ pub const PROCESSOR: &str = "totaller";
 pub const JOINER: &str = "joiner";
 /// Reads `PLAIN` one by one.
 pub const CONSUMER: &str = "one by one";
+/// Reads `PLAIN` from where its end was when it came.
+pub const LATE: &str = "late";
+/// The global consumer, of `LAX`.
+pub const GLOBAL: &str = "";
 
 /// Adds the length of each value to the total of its key; each third total is told to `OUT`. Values that start with 7
 /// are skipped after their effects were made, so that these must be taken back.
