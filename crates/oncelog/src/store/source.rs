@@ -347,3 +347,66 @@ impl Source for StoreSource {
         self.cursors.iter().map(behind).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::Bytes;
+    use crate::consumer::ConsumerStyle;
+    use crate::handles::{Consumer, ConsumerOptions, TopicDef};
+
+    const TOPIC: TopicDef<Bytes, Bytes> = TopicDef::new("rolled").file_roll_size(600 << 10);
+    const VALUE: [u8; 1000] = [7; 1000];
+
+    /// The first segment is taken away while somebody has read some of it; gives where the next one starts.
+    fn take_away(store: &Store) -> LogOffset {
+        let core = &store.inner.core;
+        core.trim(crate::store::manifest::State::Open).unwrap();
+        let topic = core.pipeline.topics.find("rolled").unwrap().unwrap();
+        let partition = topic.partition(PartitionId(0)).unwrap();
+        let first = partition.forget_first();
+        first.rest();
+        core.disk.remove(&first.path).unwrap();
+        partition.start()
+    }
+
+    fn half_read(store: &Store, gaps: GapPolicy) -> Consumer<Bytes, Bytes> {
+        let style = ConsumerStyle::NonTx(Whence::Oldest);
+        let mut consumer = store.consumer(TOPIC, ConsumerOptions::new(style).on_gap(gaps)).unwrap();
+        assert_eq!(consumer.next().unwrap().unwrap().id.offset, LogOffset(0));
+        consumer
+    }
+
+    #[test]
+    fn a_segment_that_is_removed_while_it_is_read_is_a_gap_and_no_damage() {
+        let store = Store::in_memory().unwrap();
+        let producer = store.producer(TOPIC).unwrap();
+        for _ in 0..1000 {
+            producer.append(&b"k"[..], &VALUE[..]).unwrap();
+        }
+        let mut told = half_read(&store, GapPolicy::Stop);
+        let skips = half_read(&store, GapPolicy::Skip);
+        let start = take_away(&store);
+        assert!(start > LogOffset(500), "{start}");
+        let mut next = LogOffset(1);
+        let error = loop {
+            match told.next().unwrap() {
+                Ok(record) => {
+                    assert_eq!(record.id.offset, next);
+                    next = next.plus(1);
+                }
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((error.kind(), error.gap()), (ErrorKind::Gap, Some(next..start)), "{error}");
+        assert_eq!(told.next().unwrap().unwrap_err().kind(), ErrorKind::Gap, "told until it is skipped");
+        told.skip_gap().unwrap();
+        assert_eq!(told.next().unwrap().unwrap().id.offset, start);
+        let offsets: Vec<u64> = skips.map(|record| record.unwrap().id.offset.0).collect();
+        assert_eq!(offsets, (1..next.0).chain(start.0..1000).collect::<Vec<_>>());
+        // Where the removed records would come first.
+        let from = |whence| store.consumer(TOPIC, ConsumerStyle::NonTx(whence)).unwrap().next().unwrap();
+        assert_eq!(from(Whence::Oldest).unwrap().id.offset, start);
+        assert_eq!(from(Whence::Position(LogOffset(3))).unwrap_err().gap(), Some(LogOffset(3)..start));
+    }
+}

@@ -229,6 +229,12 @@ impl Partition {
         }
     }
 
+    /// Takes the first segment out of the partition, as retention will.
+    #[cfg(test)]
+    pub(crate) fn forget_first(&self) -> Arc<Segment> {
+        self.segments.write().remove(0)
+    }
+
     /// The segment that holds `offset`, or else the next one with records behind it.
     pub(super) fn segment_from(&self, offset: LogOffset) -> Option<Arc<Segment>> {
         let segments = self.segments.read();
