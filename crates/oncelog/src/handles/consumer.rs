@@ -472,7 +472,7 @@ impl<K, V> Batch<'_, K, V> {
 impl<'a, K, V> Iterator for Batch<'a, K, V> {
     type Item = Result<RecordRef<'a, K, V>>;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
         let Fetched { topic, topic_name, partition, .. } = self.records;
         let record = self.records.next()?;

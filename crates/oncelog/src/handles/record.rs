@@ -25,6 +25,7 @@ impl<K, V> Clone for RecordRef<'_, K, V> {
 impl<K, V> Copy for RecordRef<'_, K, V> {}
 
 impl<'a, K, V> RecordRef<'a, K, V> {
+    #[inline]
     pub(crate) fn new(
         view: RecordView<'a>,
         topic: TopicId,
@@ -88,6 +89,8 @@ impl<'a, K, V> RecordRef<'a, K, V> {
         Record::from_view(&self.view, self.topic, self.partition)
     }
 
+    #[cold]
+    #[inline(never)]
     fn undecodable(&self, part: &str, reason: CodecError) -> Error {
         let RecordRef { topic_name, partition, .. } = self;
         let what = format!("topic {topic_name:?}, partition {partition}, offset {}: bad {part}", self.view.offset);
@@ -100,6 +103,7 @@ impl<'a, K: Codec, V: Codec> RecordRef<'a, K, V> {
     ///
     /// # Errors
     /// `Invalid`: the record has no key, or its bytes are none of this codec.
+    #[inline]
     pub fn key(&self) -> Result<K::Ref<'a>> {
         let bytes = self.view.key.ok_or_else(|| self.undecodable("key", CodecError::new("the record has none")))?;
         K::decode(bytes).map_err(|reason| self.undecodable("key", reason))
@@ -109,6 +113,7 @@ impl<'a, K: Codec, V: Codec> RecordRef<'a, K, V> {
     ///
     /// # Errors
     /// `Invalid`: the record is a tombstone, or its bytes are none of this codec.
+    #[inline]
     pub fn value(&self) -> Result<V::Ref<'a>> {
         let bytes = self.view.value.ok_or_else(|| self.undecodable("value", CodecError::new("it is a tombstone")))?;
         V::decode(bytes).map_err(|reason| self.undecodable("value", reason))
