@@ -365,7 +365,7 @@ mod tests {
         let topic = core.pipeline.topics.find("rolled").unwrap().unwrap();
         let partition = topic.partition(PartitionId(0)).unwrap();
         let first = partition.forget_first();
-        first.rest();
+        first.close();
         core.disk.remove(&first.path).unwrap();
         partition.start()
     }
