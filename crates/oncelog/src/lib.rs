@@ -78,6 +78,8 @@ pub use codec::{Bytes, Codec, CodecError, Postcard, U64, Utf8};
 pub use codec::{CheckSite, skip_check};
 pub use consumer::{ConsumerStyle, FailurePolicy, GapPolicy, Outcome, RetryPolicy, Visibility, Whence};
 pub use error::{Error, ErrorKind, Result};
+#[cfg(feature = "async")]
+pub use handles::RecordStream;
 pub use handles::{
     AsEngine, Batch, Consumer, ConsumerOptions, IdempotentProducer, IdempotentProducerConfig, PartitionProgress,
     Pending, Processor, ProcessorHandle, ProcessorTask, Producer, ProducerStamp, RecordRef, StampedAppend, SyncPolicy,

@@ -20,9 +20,12 @@ pub(crate) mod models;
 use loom::{sync, thread};
 #[cfg(shuttle)]
 use shuttle::{sync, thread};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
+use std::task::Waker;
 use std::time::Duration;
 #[cfg(not(any(loom, shuttle)))]
 use std::{sync, thread};
@@ -127,23 +130,52 @@ impl Condvar {
     }
 }
 
-/// A counter that only grows and that threads can wait on: the news that something became visible.
+/// Tasks that wait for the same thing, each under a number of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Wakers(BTreeMap<u64, Waker>);
+
+impl Wakers {
+    /// Keeps `waker` under `number`; gives what was there. A waker is code of others: drop it outside the lock.
+    #[must_use = "it is dropped when no lock is held"]
+    pub(crate) fn put(&mut self, number: u64, waker: Waker) -> Option<Waker> {
+        self.0.insert(number, waker)
+    }
+
+    /// Wakes all of them, when no lock is held. One that panics does not keep the others from it.
+    pub(crate) fn wake(self) {
+        for waker in self.0.into_values() {
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        }
+    }
+}
+
+/// What threads and tasks can wait on: the news that something became visible.
+///
+/// Invariant: each waker that is kept is counted in `waiting`, which changes with it under the lock.
 #[derive(Debug, Default)]
 pub(crate) struct Signal {
-    count: Mutex<u64>,
+    wakers: Mutex<(u64, Wakers)>,
     changed: Condvar,
     waiting: AtomicUsize,
 }
+
+/// The number under which a task waits for a [`Signal`]; it may have been woken since.
+#[derive(Debug, Default)]
+pub(crate) struct Registered(Option<u64>);
 
 impl Signal {
     /// Tells every waiter that there is news. Costs one atomic load when nobody waits.
     pub(crate) fn raise(&self) {
         fence_of_models();
         if self.waiting.load(Ordering::SeqCst) > 0 {
+            let mut woken = Wakers::default();
             if keeps(RaceSite::SignalLock) {
-                *self.count.lock() += 1;
+                let mut wakers = self.wakers.lock();
+                woken = std::mem::take(&mut wakers.1);
+                self.waiting.fetch_sub(woken.0.len(), Ordering::SeqCst);
             }
             self.changed.notify_all();
+            woken.wake();
         }
     }
 
@@ -154,12 +186,56 @@ impl Signal {
         }
         self.waiting.fetch_add(1, Ordering::SeqCst);
         fence_of_models();
-        let guard = self.count.lock();
+        let guard = self.wakers.lock();
         // Asked again under the lock: a raise between the first question and here would otherwise be missed.
         if !keeps(RaceSite::SignalAsksAgain) || !ready() {
             drop(self.changed.wait_timeout(guard, limit));
         }
         self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Has `waker` woken by the next [`Signal::raise`], in the place of the one that `registered` stands for. `false`:
+    /// `ready` says so already, and nothing is kept.
+    pub(crate) fn register(&self, registered: &mut Registered, waker: &Waker, mut ready: impl FnMut() -> bool) -> bool {
+        if ready() {
+            self.unregister(registered);
+            return false;
+        }
+        let waker = waker.clone();
+        let before = {
+            let mut wakers = self.wakers.lock();
+            let number = *registered.0.get_or_insert_with(|| {
+                wakers.0 += 1;
+                wakers.0
+            });
+            let before = wakers.1.put(number, waker);
+            if before.is_none() {
+                self.waiting.fetch_add(1, Ordering::SeqCst);
+            }
+            before
+        };
+        drop(before);
+        fence_of_models();
+        // Asked again now that a raise sees the waker: one between the first question and here would be missed.
+        if keeps(RaceSite::TaskAsksAgain) && ready() {
+            self.unregister(registered);
+            return false;
+        }
+        true
+    }
+
+    /// Forgets the waker that `registered` stands for.
+    pub(crate) fn unregister(&self, registered: &mut Registered) {
+        let Some(number) = registered.0.take() else { return };
+        let forgotten = {
+            let mut wakers = self.wakers.lock();
+            let forgotten = wakers.1.0.remove(&number);
+            if forgotten.is_some() {
+                self.waiting.fetch_sub(1, Ordering::SeqCst);
+            }
+            forgotten
+        };
+        drop(forgotten);
     }
 }
 
@@ -186,6 +262,10 @@ pub(crate) enum RaceSite {
     SignalLock,
     /// Who waits asks again under that lock: what was raised before it was counted is not missed.
     SignalAsksAgain,
+    /// A task asks again once its waker is kept: what was raised before it was counted is not missed.
+    TaskAsksAgain,
+    /// A task that comes when its group is done already is not left waiting.
+    TaskOfDoneGroup,
     /// The leader passes the baton to one who waits for the next group.
     Baton,
     /// A nudge is remembered for a background that is not waiting yet.

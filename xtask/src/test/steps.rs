@@ -56,7 +56,7 @@ pub(super) fn steps(root: &Path, size: Size) -> Vec<Step> {
         step.with("RUSTFLAGS", with_flag(flags.as_deref(), flag)).with("CARGO_TARGET_DIR", target_dir(root).join(dir))
     };
     vec![
-        Step::new("tests", "test --workspace --locked --no-fail-fast", Proof::TestResults),
+        Step::new("tests", "test --workspace --features oncelog/async --locked --no-fail-fast", Proof::TestResults),
         Step::new("simulation", &simulate, Proof::Crashes(crashes)),
         Step::new("short histories", "run --release --locked -p oncelog-sim -- exhaust", Proof::Checked),
         Step::new("rot survey", "run --release --locked -p oncelog-sim -- rot --stride 10", Proof::Checked),

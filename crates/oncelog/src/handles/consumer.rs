@@ -3,6 +3,9 @@
 //! Whatever asks for the next record says that the one at hand is done with. In the styles that remember, that is a
 //! durable commit of progress before the next one is handed out; a function's effects are in the same commit.
 
+#[cfg(feature = "async")]
+mod stream;
+
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -22,6 +25,9 @@ use crate::record::Record;
 use crate::topic::TopicSpec;
 use crate::transaction::{Engine, Fetched, Source, SourceSpec};
 use crate::wake::Arc;
+
+#[cfg(feature = "async")]
+pub use stream::RecordStream;
 
 /// How a topic is consumed: the style, and what can be said beside it.
 ///
@@ -166,6 +172,8 @@ pub struct Consumer<K, V> {
     ahead: VecDeque<Record>,
     /// The offset behind them.
     ahead_next: LogOffset,
+    #[cfg(feature = "async")]
+    tasks: stream::ForTasks,
     codecs: PhantomData<fn() -> (K, V)>,
 }
 
@@ -217,6 +225,8 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
         let mut spec = SourceSpec::new(&topics).whence(how.start).visibility(how.visibility).gaps(how.gaps);
         (spec.consumer, spec.partitions) = (consumer, how.partitions.as_deref());
         let source = engine.sources(&spec, 1)?.pop().ok_or_else(Error::closed)?;
+        #[cfg(feature = "async")]
+        let tasks = stream::ForTasks::new(&engine, how, dead_letters, consumer.unwrap_or_default());
         let reading = match consumer {
             None => {
                 let records = how.commit_records.unwrap_or(PLAIN_COMMIT_RECORDS);
@@ -238,6 +248,8 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
             at_hand: None,
             ahead: VecDeque::new(),
             ahead_next: LogOffset(0),
+            #[cfg(feature = "async")]
+            tasks,
             codecs: PhantomData,
         })
     }
@@ -305,6 +317,8 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
     /// # Errors
     /// `Full`: it did not happen, and may be tried again. `InDoubt`, `Closed`.
     pub fn commit(&mut self) -> Result<()> {
+        #[cfg(feature = "async")]
+        self.settle()?;
         if let (Some(done), Reading::Remembered(worker)) = (self.at_hand, &mut self.reading) {
             worker.pass(done.topic, done.partition, done.next)?;
         }
@@ -327,6 +341,8 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
     /// # Errors
     /// `Full`, `InDoubt`, `Closed`.
     pub fn skip_gap(&mut self) -> Result<()> {
+        #[cfg(feature = "async")]
+        self.settle()?;
         match &mut self.reading {
             Reading::Remembered(worker) => worker.skip_gap(),
             Reading::Plain(plain) => {

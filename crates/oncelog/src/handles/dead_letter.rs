@@ -4,7 +4,7 @@
 //! record or none.
 
 use crate::error::{Error, Result};
-use crate::ids::{PartitionId, TopicId};
+use crate::ids::{LogOffset, PartitionId, TopicId};
 use crate::record::{Header, RecordView};
 use crate::transaction::{EngineTx, NewRecord};
 
@@ -39,24 +39,37 @@ pub(super) fn stage(
     record: &RecordView<'_>,
     why: &Obituary<'_>,
 ) -> Result<()> {
-    let (partition, offset) = (why.partition.to_string(), record.offset.to_string());
-    let (timestamp, attempts) = (record.timestamp_ms.to_string(), why.attempts.to_string());
+    let headers: Vec<Header<'_>> = record.headers().collect();
+    let parts =
+        NewRecord { key: record.key, value: record.value, headers: &headers, timestamp_ms: Some(record.timestamp_ms) };
+    stage_parts(tx, dead_letters, record.offset, parts, why)
+}
+
+/// As [`stage`], of a record in parts with the timestamp it had.
+pub(super) fn stage_parts(
+    tx: &mut dyn EngineTx,
+    dead_letters: TopicId,
+    offset: LogOffset,
+    record: NewRecord<'_>,
+    why: &Obituary<'_>,
+) -> Result<()> {
+    let (partition, at) = (why.partition.to_string(), offset.to_string());
+    let (timestamp, attempts) = (record.timestamp_ms.unwrap_or_default().to_string(), why.attempts.to_string());
     let ours = [
         (TOPIC, why.topic_name),
         (PARTITION, &partition),
-        (OFFSET, &offset),
+        (OFFSET, &at),
         (TIMESTAMP, &timestamp),
         (CONSUMER, why.consumer),
         (ATTEMPTS, &attempts),
         (REASON, cut(why.reason)),
     ];
     let ours = ours.map(|(name, text)| Header { name, value: Some(text.as_bytes()) });
-    let headers: Vec<Header<'_>> = record.headers().chain(ours).collect();
+    let headers: Vec<Header<'_>> = record.headers.iter().copied().chain(ours).collect();
     let letter = NewRecord { key: record.key, value: record.value, headers: &headers, timestamp_ms: None };
     tx.append(dead_letters, None, letter).map(drop).map_err(|error| {
         let Obituary { topic_name, partition, .. } = why;
-        let what =
-            format!("record {} of topic {topic_name:?}, partition {partition}, is no dead letter", record.offset);
+        let what = format!("record {offset} of topic {topic_name:?}, partition {partition}, is no dead letter");
         Error::new(error.kind(), what).because(error)
     })
 }

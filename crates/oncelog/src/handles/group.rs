@@ -330,12 +330,28 @@ impl Group {
 
     /// Records behind `next` are not to be had: a commit of its own that passes them. Durable on return.
     pub(super) fn pass(&mut self, topic: TopicId, partition: PartitionId, next: LogOffset) -> Result<()> {
-        let mut tx = self.engine.begin()?;
+        let tx = self.engine.begin()?;
+        self.submit_pass(tx, topic, partition, next)?.wait()?;
+        self.passed(topic, partition, next);
+        Ok(())
+    }
+
+    /// Gives a transaction its place in which everything before `next` is done with; [`Group::passed`] when it is
+    /// answered.
+    pub(super) fn submit_pass(
+        &self,
+        mut tx: Box<dyn EngineTx>,
+        topic: TopicId,
+        partition: PartitionId,
+        next: LogOffset,
+    ) -> Result<Box<dyn PendingCommit>> {
         tx.progress(&self.consumer, topic, partition, next)?;
-        tx.submit()?.wait()?;
+        tx.submit()
+    }
+
+    pub(super) fn passed(&mut self, topic: TopicId, partition: PartitionId, next: LogOffset) {
         self.submitted.insert((topic, partition), next);
         self.progress.add(0, 0, &vec![(topic, partition, next)]);
-        Ok(())
     }
 }
 

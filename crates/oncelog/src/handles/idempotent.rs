@@ -218,15 +218,71 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
         K::Value: 'r,
         V::Value: 'r,
     {
+        self.submit_batch_with(first, records, false)?.wait()
+    }
+
+    /// As [`IdempotentProducer::append`], with a future for the answer. The record is handed over, and its sequence
+    /// used, by the call: see [`Producer::append_async`](crate::Producer::append_async).
+    #[cfg(feature = "async")]
+    pub fn append_async(&self, key: &K::Value, value: &V::Value) -> Pending<LogOffset> {
+        self.submit(key, value).unwrap_or_else(|error| Pending::there(Err(error)))
+    }
+
+    /// As [`IdempotentProducer::append_batch`], with a future for the answer, as
+    /// [`IdempotentProducer::append_async`].
+    #[cfg(feature = "async")]
+    pub fn append_batch_async<'r>(
+        &self,
+        records: impl IntoIterator<Item = (&'r K::Value, &'r V::Value)>,
+    ) -> Pending<LogOffset>
+    where
+        K::Value: 'r,
+        V::Value: 'r,
+    {
+        let mut records = records.into_iter();
+        let submitted = self.submit_new(&mut |tx| self.stage_all(tx, &mut records));
+        submitted.unwrap_or_else(|error| Pending::there(Err(error)))
+    }
+
+    /// As [`IdempotentProducer::append_batch_with`], with a future for the answer. After one that was dropped, send
+    /// the same again under its sequence: it is stored once.
+    #[cfg(feature = "async")]
+    pub fn append_batch_with_async<'r>(
+        &self,
+        first: Sequence,
+        records: impl IntoIterator<Item = (&'r K::Value, &'r V::Value)>,
+    ) -> Pending<StampedAppend>
+    where
+        K::Value: 'r,
+        V::Value: 'r,
+    {
+        self.submit_batch_with(first, records, true).unwrap_or_else(|error| Pending::there(Err(error)))
+    }
+
+    fn submit_batch_with<'r>(
+        &self,
+        first: Sequence,
+        records: impl IntoIterator<Item = (&'r K::Value, &'r V::Value)>,
+        hand_over: bool,
+    ) -> Result<Pending<StampedAppend>>
+    where
+        K::Value: 'r,
+        V::Value: 'r,
+    {
         let mut records = records.into_iter();
         let mut next = self.next.lock();
         let submitted = self.submit_at(&mut next, Some(first), &mut |tx| self.stage_all(tx, &mut records))?;
         drop(next);
-        match submitted {
-            Submitted::New(pending) => pending.wait().map(|committed| StampedAppend::Appended(first_offset(committed))),
-            Submitted::Before(Some(offset)) => Ok(StampedAppend::Repeated(offset)),
-            Submitted::Before(None) => Ok(StampedAppend::Duplicate),
-        }
+        Ok(match submitted {
+            Submitted::New(pending) => {
+                if hand_over {
+                    pending.hand_over();
+                }
+                Pending::new(pending, |committed| StampedAppend::Appended(first_offset(committed)))
+            }
+            Submitted::Before(Some(offset)) => Pending::there(Ok(StampedAppend::Repeated(offset))),
+            Submitted::Before(None) => Pending::there(Ok(StampedAppend::Duplicate)),
+        })
     }
 
     /// Makes every append that was acknowledged so far durable, by this producer or any other of the store.

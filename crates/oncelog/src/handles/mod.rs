@@ -23,6 +23,8 @@ mod running;
 mod tx;
 mod worker;
 
+#[cfg(feature = "async")]
+pub use consumer::RecordStream;
 pub use consumer::{Batch, Consumer, ConsumerOptions, Waiting};
 pub(crate) use def::shard_of;
 pub use def::{TableDef, TopicDef};

@@ -1,6 +1,10 @@
 //! Appending records to one topic.
 
 use std::marker::PhantomData;
+#[cfg(feature = "async")]
+use std::pin::Pin;
+#[cfg(feature = "async")]
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::def::TopicDef;
@@ -93,11 +97,20 @@ pub struct Producer<K, V> {
     codecs: PhantomData<fn() -> (K, V)>,
 }
 
-/// An answer that is still to come.
+/// An answer that is still to come. What it is about was handed over: dropping this takes nothing back.
+///
+/// With feature `async` it is a [`Future`] too, which any executor can run. It is woken when the answer is there; over
+/// a store with [`StoreOptions::manual_duties`](crate::StoreOptions::manual_duties), where nobody else would bring it,
+/// the poll itself goes to the disk.
 #[must_use]
-pub struct Pending<T> {
-    inner: Box<dyn PendingCommit>,
-    answer: Box<dyn FnOnce(Committed) -> T + Send>,
+pub struct Pending<T>(Answer<T>);
+
+enum Answer<T> {
+    Awaited(Box<dyn PendingCommit>, Box<dyn FnOnce(Committed) -> T + Send>),
+    There(Result<T>),
+    /// A future that was polled again after its end.
+    #[cfg(feature = "async")]
+    Taken,
 }
 
 impl<T> Pending<T> {
@@ -105,13 +118,21 @@ impl<T> Pending<T> {
         inner: Box<dyn PendingCommit>,
         answer: impl FnOnce(Committed) -> T + Send + 'static,
     ) -> Pending<T> {
-        Pending { inner, answer: Box::new(answer) }
+        Pending(Answer::Awaited(inner, Box::new(answer)))
+    }
+
+    /// An answer that is known.
+    pub(super) fn there(answer: Result<T>) -> Pending<T> {
+        Pending(Answer::There(answer))
     }
 
     /// Whether [`Pending::wait`] would return at once.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.inner.is_done()
+        match &self.0 {
+            Answer::Awaited(pending, _) => pending.is_done(),
+            _ => true,
+        }
     }
 
     /// Waits for the answer.
@@ -120,7 +141,27 @@ impl<T> Pending<T> {
     /// `InDoubt`: the disk failed, it may have happened: reopen and look. `Closed`: an earlier failure, it did not
     /// happen.
     pub fn wait(self) -> Result<T> {
-        self.inner.wait().map(self.answer)
+        match self.0 {
+            Answer::Awaited(pending, answer) => pending.wait().map(answer),
+            Answer::There(answer) => answer,
+            #[cfg(feature = "async")]
+            Answer::Taken => Err(Error::invalid("the answer was taken before")),
+        }
+    }
+}
+
+#[cfg(feature = "async")]
+impl<T: Unpin> Future for Pending<T> {
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<T>> {
+        if let Answer::Awaited(pending, _) = &self.0
+            && !pending.is_done()
+            && pending.wake_when_done(context.waker())
+        {
+            return Poll::Pending;
+        }
+        Poll::Ready(Pending(std::mem::replace(&mut self.0, Answer::Taken)).wait())
     }
 }
 
@@ -218,6 +259,71 @@ impl<K: Codec, V: Codec> Producer<K, V> {
         let pending = self.submit_record(None, record)?;
         pending.hand_over();
         Ok(Pending::new(pending, first_offset))
+    }
+
+    /// As [`Producer::append`], with a future for the answer. The record is handed over by the call, not by the first
+    /// poll: dropping the future takes nothing back, and the record is there as a whole, or after a crash not at all.
+    /// So the future borrows nothing.
+    ///
+    /// The call encodes, and may wait as any append does when too much is on its way already; with
+    /// [`Producer::linger`] and [`SyncPolicy::Bytes`], the append that makes a sync due waits for it.
+    ///
+    /// ```
+    /// # use oncelog::{Store, TopicDef, U64, Utf8};
+    /// const ORDERS: TopicDef<Utf8, U64> = TopicDef::new("orders");
+    /// async fn order(store: &Store) -> oncelog::Result<()> {
+    ///     let orders = store.producer(ORDERS)?;
+    ///     let (ann, bob) = (orders.append_async("ann", &250), orders.append_async("bob", &75));
+    ///     // One sync for both.
+    ///     println!("{} {}", ann.await?, bob.await?);
+    ///     Ok(())
+    /// }
+    /// ```
+    #[cfg(feature = "async")]
+    pub fn append_async(&self, key: &K::Value, value: &V::Value) -> Pending<LogOffset> {
+        if self.linger.is_some() {
+            return Pending::there(self.append(key, value));
+        }
+        self.submit(key, value).unwrap_or_else(|error| Pending::there(Err(error)))
+    }
+
+    /// As [`Producer::append_batch`], with a future for the answer, as [`Producer::append_async`].
+    #[cfg(feature = "async")]
+    pub fn append_batch_async<'r>(
+        &self,
+        records: impl IntoIterator<Item = (&'r K::Value, &'r V::Value)>,
+    ) -> Pending<Committed>
+    where
+        K::Value: 'r,
+        V::Value: 'r,
+    {
+        self.submit_batch(records).unwrap_or_else(|error| Pending::there(Err(error)))
+    }
+
+    /// Encodes before it begins, so that it is known whether these bytes make a sync due.
+    #[cfg(feature = "async")]
+    fn submit_batch<'r>(
+        &self,
+        records: impl IntoIterator<Item = (&'r K::Value, &'r V::Value)>,
+    ) -> Result<Pending<Committed>>
+    where
+        K::Value: 'r,
+        V::Value: 'r,
+    {
+        let encoded = |(key, value)| Ok((encode::<K>(key)?, encode::<V>(value)?));
+        let encoded = records.into_iter().map(encoded).collect::<Result<Vec<_>>>()?;
+        let bytes = encoded.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let pending = self.counted(bytes, |mut tx| {
+            if let Some(bytes) = self.batch_bytes {
+                tx.batch_bytes(bytes)?;
+            }
+            for (key, value) in &encoded {
+                tx.append(self.topic, None, NewRecord { key: Some(key), value: Some(value), ..NewRecord::default() })?;
+            }
+            tx.submit()
+        })?;
+        pending.hand_over();
+        Ok(Pending::new(pending, |committed| committed))
     }
 
     /// Appends many records in one atomic step: after a crash all are there, or none. Those of one partition get

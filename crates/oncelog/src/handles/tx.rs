@@ -414,6 +414,14 @@ impl Transaction {
         Ok(Pending::new(pending, |committed| committed))
     }
 
+    /// As [`Transaction::commit`], with a future for the answer. It is handed over by the call, not by the first poll:
+    /// dropping the future takes nothing back, and it happens as a whole, or after a crash not at all. To abort, drop
+    /// the transaction.
+    #[cfg(feature = "async")]
+    pub fn commit_async(self) -> Pending<Committed> {
+        self.submit().unwrap_or_else(|error| Pending::there(Err(error)))
+    }
+
     /// Gives it up. Nothing of it was ever visible.
     pub fn abort(self) {}
 }

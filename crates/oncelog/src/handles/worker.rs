@@ -18,6 +18,8 @@ use crate::consumer::{Outcome, Rules};
 use crate::error::Result;
 use crate::ids::{LogOffset, PartitionId, TopicId};
 use crate::transaction::{Engine, Source, Step};
+#[cfg(feature = "async")]
+use crate::transaction::{EngineTx, PendingCommit};
 use crate::wake::{Arc, Signal};
 
 /// How a worker goes about its work.
@@ -167,6 +169,23 @@ impl Worker {
     /// Commits that everything before `next` is done with; durable on return.
     pub(super) fn pass(&mut self, topic: TopicId, partition: PartitionId, next: LogOffset) -> Result<()> {
         self.group.pass(topic, partition, next)
+    }
+
+    /// As [`Worker::pass`] in two steps, with what is in `tx`: its place now, [`Worker::passed`] when it is answered.
+    #[cfg(feature = "async")]
+    pub(super) fn submit_pass(
+        &self,
+        tx: Box<dyn EngineTx>,
+        topic: TopicId,
+        partition: PartitionId,
+        next: LogOffset,
+    ) -> Result<Box<dyn PendingCommit>> {
+        self.group.submit_pass(tx, topic, partition, next)
+    }
+
+    #[cfg(feature = "async")]
+    pub(super) fn passed(&mut self, topic: TopicId, partition: PartitionId, next: LogOffset) {
+        self.group.passed(topic, partition, next);
     }
 
     /// The records, for whoever takes them without a function and tells by [`Worker::pass`] what is done with.

@@ -5,6 +5,7 @@
 //! everybody halves the rate at 64 threads).
 
 use std::collections::VecDeque;
+use std::task::Waker;
 use std::time::Duration;
 
 use super::JournalOptions;
@@ -303,6 +304,12 @@ impl<A: Apply> Journal<A> {
         ticket.group.done().is_some()
     }
 
+    /// Has `waker` woken when the frame has its answer; `false`: it has. Somebody else must lead: see
+    /// [`Journal::nudge`].
+    pub(crate) fn register(ticket: &Ticket, waker: &Waker) -> bool {
+        ticket.group.register(ticket.lsn, waker)
+    }
+
     /// Asks the background to lead, for a caller that will not wait itself.
     pub(crate) fn nudge(&self) {
         if !self.queue.lock().leading {
@@ -371,6 +378,10 @@ impl<A: Apply> Journal<A> {
         drop(applier);
         leading.group = None;
         group.finish(done);
+        if done != Done::Applied {
+            // It tells those who wait for news, and answers tasks that came meanwhile.
+            self.wake_background();
+        }
         true
     }
 
@@ -433,10 +444,17 @@ impl<A: Apply> Journal<A> {
         }
     }
 
-    /// Refuses every later frame and waits until nobody writes any more, so that another process may take over.
+    /// Refuses every later frame and waits until nobody writes any more, so that another process may take over. Frames
+    /// that nobody leads are answered as not written.
     pub(crate) fn halt(&self) {
         self.fail();
-        while self.queue.lock().leading {
+        loop {
+            while self.lead() {}
+            let queue = self.queue.lock();
+            if !queue.leading && queue.frames.is_empty() {
+                return;
+            }
+            drop(queue);
             yield_now();
         }
     }
@@ -444,6 +462,7 @@ impl<A: Apply> Journal<A> {
     /// Refuses every later frame.
     pub(crate) fn fail(&self) {
         self.queue.lock().failed = true;
+        self.wake_background();
     }
 
     /// Whether an earlier failure has ended the journal.

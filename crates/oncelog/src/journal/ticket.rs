@@ -1,8 +1,10 @@
 //! What callers wait on: a group of frames that become durable together.
 
+use std::task::Waker;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Lsn;
-use crate::wake::{Arc, Condvar, Mutex};
+use crate::wake::{Arc, Condvar, Mutex, RaceSite, Wakers, keeps};
 
 /// What `enqueue` gives: the frame's LSN, and something to wait on.
 #[must_use]
@@ -24,6 +26,8 @@ struct GroupState {
     /// The last leader asks one waiter of this group to lead.
     baton: bool,
     waiters: usize,
+    /// Tasks that wait, by the LSN of their frame. They never lead.
+    wakers: Wakers,
 }
 
 /// What became of a group.
@@ -66,8 +70,28 @@ impl Group {
 
     /// Tells all who wait for it.
     pub(super) fn finish(&self, done: Done) {
-        self.state.lock().done = Some(done);
+        let wakers = {
+            let mut state = self.state.lock();
+            state.done = Some(done);
+            std::mem::take(&mut state.wakers)
+        };
         self.changed.notify_all();
+        wakers.wake();
+    }
+
+    /// Has `waker` woken when the group is done, in the place of the one before for that frame; `false`: it is done.
+    pub(super) fn register(&self, lsn: Lsn, waker: &Waker) -> bool {
+        // A waker is code of others: it is cloned and dropped when no lock is held.
+        let waker = waker.clone();
+        let before = {
+            let mut state = self.state.lock();
+            if state.done.is_some() && keeps(RaceSite::TaskOfDoneGroup) {
+                return false;
+            }
+            state.wakers.put(lsn.0, waker)
+        };
+        drop(before);
+        true
     }
 
     /// Asks one of those who wait for this group to lead it; `false` when nobody waits yet.

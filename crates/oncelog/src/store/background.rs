@@ -1,10 +1,15 @@
 //! The one thread of a store: leads groups that nobody waits for, syncs lax appends in time, moves the trim point.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use super::Core;
 use crate::error::{Error, ErrorKind, Result};
 use crate::wake::{Arc, AtomicBool, Ordering, Thread, spawn};
+
+/// The journal wakes the thread when there is something to answer; this only bounds the harm of a wake-up that is lost
+/// to a bug.
+const ANSWER_EVERY: Duration = Duration::from_secs(1);
 
 /// The running thread. Dropping it ends and joins it.
 pub(super) struct Background {
@@ -22,6 +27,7 @@ impl Background {
             if ran.is_err() {
                 tracing::error!("the background thread panicked; the store must be reopened");
                 their_core.pipeline.journal.fail();
+                answer_rest(&their_core, &theirs);
             }
         };
         let thread = spawn("oncelog".to_owned(), run).map_err(|error| {
@@ -43,14 +49,22 @@ fn run(core: &Core, stop: &AtomicBool) {
                 if error.kind() != ErrorKind::Closed {
                     tracing::error!(%error, "background work failed");
                 }
-                // Frames that are still waiting get their answer from those who wait for them.
-                while core.pipeline.journal.lead() {}
-                if core.pipeline.journal.has_failed() {
-                    return;
-                }
             }
         }
+        if core.pipeline.journal.has_failed() {
+            return answer_rest(core, stop);
+        }
         core.pipeline.journal.wait_for_work(core.next_duty());
+    }
+}
+
+/// What is left to do when the journal has failed: frames of tasks, which never lead, get their answer, and who waits
+/// for news hears of it.
+fn answer_rest(core: &Core, stop: &AtomicBool) {
+    core.pipeline.view.news.raise();
+    while !stop.load(Ordering::SeqCst) {
+        while core.pipeline.journal.lead() {}
+        core.pipeline.journal.wait_for_work(ANSWER_EVERY);
     }
 }
 

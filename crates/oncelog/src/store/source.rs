@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::task::Waker;
 use std::time::Duration;
 
 use super::claims::Name;
@@ -15,7 +16,7 @@ use crate::ids::{LogOffset, Lsn, PartitionId, TopicId};
 use crate::record::RecordView;
 use crate::topic::{Partition, PartitionReader, Polled, Topic};
 use crate::transaction::{EngineTx, Fetched, Source, SourceSpec, Step, system};
-use crate::wake::Arc;
+use crate::wake::{Arc, Registered};
 
 /// A consumer's cursors, one for each partition; shares the claim on the consumer's id with its sisters.
 pub(super) struct StoreSource {
@@ -27,6 +28,7 @@ pub(super) struct StoreSource {
     turn: usize,
     gap: Option<(TopicId, PartitionId, Range<LogOffset>)>,
     _claim: Option<Arc<IdClaim>>,
+    registered: Registered,
 }
 
 struct Cursor {
@@ -104,6 +106,12 @@ impl Drop for IdClaim {
     }
 }
 
+impl Drop for StoreSource {
+    fn drop(&mut self) {
+        self.forget_waker();
+    }
+}
+
 impl StoreSource {
     /// See [`Engine::sources`](crate::transaction::Engine::sources).
     pub(super) fn open(store: &Store, spec: &SourceSpec<'_>, count: usize) -> Result<Vec<StoreSource>> {
@@ -125,6 +133,7 @@ impl StoreSource {
             turn: 0,
             gap: None,
             _claim: claim.clone(),
+            registered: Registered::default(),
         };
         let mut sources: Vec<StoreSource> = (0..count).map(source).collect();
         for (place, next) in places.into_iter().zip(starts) {
@@ -339,6 +348,19 @@ impl Source for StoreSource {
     fn wait(&mut self, limit: Duration, enough: &dyn Fn() -> bool) {
         let core = &self.store.inner.core;
         core.pipeline.view.news.wait_until(limit, || self.has_more() || core.check_open().is_err() || enough());
+    }
+
+    fn wake_when_more(&mut self, waker: &Waker) -> bool {
+        let mut registered = std::mem::take(&mut self.registered);
+        let core = &self.store.inner.core;
+        let ready = || self.has_more() || core.check_open().is_err();
+        let is_kept = core.pipeline.view.news.register(&mut registered, waker, ready);
+        self.registered = registered;
+        is_kept
+    }
+
+    fn forget_waker(&mut self) {
+        self.store.inner.core.pipeline.view.news.unregister(&mut self.registered);
     }
 
     fn lag(&self) -> u64 {

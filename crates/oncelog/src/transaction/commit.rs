@@ -1,6 +1,7 @@
 //! From a filled transaction to a frame with its place: turns, validation, offsets.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::task::Waker;
 
 use super::apply::{Applier, BatchAt};
 use super::engine::{Appended, Committed};
@@ -70,6 +71,12 @@ impl Pending {
         if self.ticket.is_some() && self.pipeline.has_background {
             self.pipeline.journal.nudge();
         }
+    }
+
+    /// Without a background nobody else would lead: then the caller is told to wait, and does.
+    pub(super) fn wake_when_done(&self, waker: &Waker) -> bool {
+        let Some(ticket) = &self.ticket else { return false };
+        self.pipeline.has_background && Journal::<Applier>::register(ticket, waker)
     }
 
     pub(super) fn wait(self) -> Result<Committed> {

@@ -1,6 +1,7 @@
 //! What stands between the handles and an engine. The embedded store is one; a cluster can be another.
 
 use std::ops::Range;
+use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -321,6 +322,10 @@ pub trait PendingCommit: Send {
     /// The caller goes on to other work: the engine's own thread, if it has one, takes the transaction to the disk.
     fn hand_over(&self);
 
+    /// Has `waker` woken once when the answer is there, instead of the one given before; [`PendingCommit::hand_over`]
+    /// was called. `false`: the caller waits now, since it is there, or nobody else would bring it.
+    fn wake_when_done(&self, waker: &Waker) -> bool;
+
     /// Waits for the answer.
     ///
     /// # Errors
@@ -438,6 +443,13 @@ pub trait Source: Send {
     /// Waits until there may be more or `enough` says so, for `limit` at most. `enough` is asked again after each
     /// [`Engine::wake`].
     fn wait(&mut self, limit: Duration, enough: &dyn Fn() -> bool);
+
+    /// Has `waker` woken once when there may be more or the engine has ended, instead of the one given before.
+    /// `false`: there may be more already, and nothing is kept.
+    fn wake_when_more(&mut self, waker: &Waker) -> bool;
+
+    /// Forgets the waker, if it was not woken yet.
+    fn forget_waker(&mut self);
 
     /// Records that are there and not yet polled.
     fn lag(&self) -> u64;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::task::Waker;
 
 use bytes::Bytes;
 
@@ -383,6 +384,10 @@ impl PendingCommit for Pending {
 
     fn hand_over(&self) {
         Pending::hand_over(self);
+    }
+
+    fn wake_when_done(&self, waker: &Waker) -> bool {
+        Pending::wake_when_done(self, waker)
     }
 
     fn wait(self: Box<Self>) -> Result<Committed> {
