@@ -287,7 +287,8 @@ fn store_and_claim() {
     assert_eq!(page.bytes(&claim, "store"), made.store.id().0);
     assert_eq!(page.number(&claim, "topic"), 1);
     let (summed, stored) = claim.split_at(claim.len() - 4);
-    assert_eq!(&summed[page.size()..], b"\x04main\x06Orders");
+    assert_eq!(page.number(&claim, "partitions"), 2);
+    assert_eq!(&summed[page.size()..], b"\x04main\x06Orders\x04utf8\x05bytes");
     assert_eq!(stored, crc32c::crc32c(summed).to_le_bytes());
 }
 
@@ -669,9 +670,12 @@ const GOLDEN_CLAIM: &str = "\
     4f4c434c41494d31\
     c15c0289ec2d0a9167ec8e65a18debbe\
     01000000\
+    02000000\
     046d61696e\
     064f7264657273\
-    8fccab12";
+    0475746638\
+    056279746573\
+    47ed5a8a";
 const GOLDEN_SEGMENT_HEAD: &str = "\
     4f4c5345474d4e54\
     01000000\

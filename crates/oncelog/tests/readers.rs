@@ -323,8 +323,8 @@ fn a_claim_that_names_the_id_of_another_topic_is_no_topic() -> Result<()> {
     store.producer(ALERTS)?.append("k", b"not theirs")?;
     let mut claim = std::fs::read(dir.join("topics/alerts/CLAIM")).unwrap();
     claim.truncate(claim.len() - 4);
-    let name = claim.len() - "alerts".len();
-    claim[name..].copy_from_slice(b"failed");
+    let name = claim.windows(6).position(|bytes| bytes == b"alerts").unwrap();
+    claim[name..name + 6].copy_from_slice(b"failed");
     claim.extend(crc32c::crc32c(&claim).to_le_bytes());
     std::fs::create_dir_all(dir.join("topics/failed/000000")).unwrap();
     std::fs::write(dir.join("topics/failed/CLAIM"), claim).unwrap();

@@ -219,7 +219,7 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
         if let Some(complaint) = complaint {
             return Err(Error::invalid(format!("a consumer of topic {:?}: {complaint}", input.name)));
         }
-        let id = engine.open_topic(&input)?;
+        let id = engine.open_input(&input)?;
         let dead_letters = how.dead_letters.as_ref().map(|spec| engine.open_topic(spec)).transpose()?;
         let topics = [id];
         let mut spec = SourceSpec::new(&topics).whence(how.start).visibility(how.visibility).gaps(how.gaps);

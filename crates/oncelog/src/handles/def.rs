@@ -11,7 +11,7 @@ use crate::table::TableSpec;
 use crate::topic::TopicSpec;
 
 /// Segments are ended before they grow beyond this unless the topic says otherwise: 256 MiB.
-const FILE_ROLL_SIZE: u64 = 256 << 20;
+pub(crate) const FILE_ROLL_SIZE: u64 = 256 << 20;
 
 /// A topic by name, with the codecs of its keys and values.
 ///

@@ -26,6 +26,7 @@ mod worker;
 #[cfg(feature = "async")]
 pub use consumer::RecordStream;
 pub use consumer::{Batch, Consumer, ConsumerOptions, Waiting};
+pub(crate) use def::FILE_ROLL_SIZE;
 pub(crate) use def::shard_of;
 pub use def::{TableDef, TopicDef};
 pub use idempotent::{IdempotentProducer, IdempotentProducerConfig, ProducerStamp, StampedAppend};

@@ -251,7 +251,7 @@ impl<K: Codec, V: Codec> Processor<K, V> {
     fn prepare(&self, engine: &dyn Engine) -> Result<Prepared> {
         self.check()?;
         let open = |spec: &TopicSpec| {
-            let topic = engine.open_topic(spec)?;
+            let topic = engine.open_input(spec)?;
             Ok(InputName { topic, name: spec.name.clone(), partitions: spec.partitions })
         };
         let inputs: Arc<[InputName]> = self.inputs().iter().map(open).collect::<Result<_>>()?;

@@ -1,6 +1,7 @@
 //! Reading a segment that another process writes: its end is not known here, only the offset up to which records are
 //! visible, and the batches themselves say where they are.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::head::SegmentHead;
@@ -24,6 +25,8 @@ pub(crate) struct Follower {
     settled: LogOffset,
     index: SparseIndex,
     position: u64,
+    /// The batch that was taken last: where, and how long.
+    current: (u64, usize),
 }
 
 /// What stands at a follower's position.
@@ -57,6 +60,7 @@ impl Follower {
             settled: LogOffset(0),
             index,
             position,
+            current: (position, 0),
         }))
     }
 
@@ -82,22 +86,29 @@ impl Follower {
         Ok(())
     }
 
-    /// Whether there is a batch at the cursor; see [`Follower::next`].
+    /// Whether there is a batch at the cursor; see [`Follower::advance`].
     pub(crate) fn is_at_batch(&mut self, next: LogOffset, limit: LogOffset) -> Result<bool> {
         Ok(matches!(self.look(next, limit)?, Here::Batch(_)))
     }
 
-    /// The batch at the cursor, which should hold record `next`; `None` when the file ends there. Everything below
-    /// `limit` is visible and `next` is below it: so what is there is not being written, but there or elsewhere.
-    pub(crate) fn next(&mut self, next: LogOffset, limit: LogOffset) -> Result<Option<Batch<'_>>> {
+    /// Makes the batch at the cursor, which should hold record `next`, the current one, and gives its offsets; `None`
+    /// when the file ends there. Everything below `limit` is visible and `next` is below it: so what is there is not
+    /// being written, but there or elsewhere.
+    pub(crate) fn advance(&mut self, next: LogOffset, limit: LogOffset) -> Result<Option<Range<LogOffset>>> {
         let Here::Batch(head) = self.look(next, limit)? else { return Ok(None) };
         let position = self.position;
         if self.load(head.bytes, limit)? < head.bytes {
             return Err(Error::corrupt(&self.path, position, "a segment was cut short"));
         }
         self.position += head.bytes as u64;
-        let batch = Batch::check(self.at(position, head.bytes));
-        batch.map(Some).map_err(|error| Error::corrupt(&self.path, position, error))
+        self.current = (position, head.bytes);
+        Ok(Some(head.base_offset..head.next_offset()))
+    }
+
+    /// The batch that was taken last, with its checksum compared.
+    pub(crate) fn current(&self) -> Result<Batch<'_>> {
+        let (position, bytes) = self.current;
+        Batch::check(self.at(position, bytes)).map_err(|error| Error::corrupt(&self.path, position, error))
     }
 
     /// The batch's head, believed only if it was written for this place.
@@ -127,7 +138,8 @@ impl Follower {
 
     /// `count` bytes at `position`, as far as the block holds them.
     fn at(&self, position: u64, count: usize) -> &[u8] {
-        let start = usize::try_from(position - self.block_start).unwrap_or(usize::MAX).min(self.block.len());
+        let skipped = position.checked_sub(self.block_start).and_then(|skipped| usize::try_from(skipped).ok());
+        let start = skipped.unwrap_or(usize::MAX).min(self.block.len());
         &self.block[start..start.saturating_add(count).min(self.block.len())]
     }
 

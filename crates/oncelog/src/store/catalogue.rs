@@ -78,8 +78,9 @@ impl Core {
             self.check_unused(&dir, spec)?;
             make_dir(disk, &dir).map_err(|error| Error::io(&dir, "make a topic", error))?;
         }
-        let (owner, name) = (self.layout.name.clone(), spec.name.clone());
-        let claim = Claim { store: self.store, topic: id, owner, name };
+        let TopicSpec { name, partitions, key_codec, value_codec, .. } = spec.clone();
+        let (store, owner) = (self.store, self.layout.name.clone());
+        let claim = Claim { store, topic: id, partitions, owner, name, key_codec, value_codec };
         self.fill_claim(&dir, spec, &claim).inspect_err(|_| {
             // A name whose sync has failed may stay seen and never become durable: away with it. Best effort.
             self.remove_claim(&dir);

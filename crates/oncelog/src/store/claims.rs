@@ -50,7 +50,9 @@ impl Name<'_> {
             Name::Consumer(name) => (0, *name),
             Name::Global(id, name) => (id.0, *name),
         };
-        Claim { store: core.store, topic: TopicId(id), owner: core.layout.name.clone(), name: name.to_owned() }
+        let (store, owner) = (core.store, core.layout.name.clone());
+        let (key_codec, value_codec) = (String::new(), String::new());
+        Claim { store, topic: TopicId(id), partitions: 0, owner, name: name.to_owned(), key_codec, value_codec }
     }
 }
 

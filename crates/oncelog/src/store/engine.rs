@@ -29,7 +29,11 @@ impl Engine for StoreEngine {
     }
 
     fn find_topic(&self, name: &str) -> Result<Option<(TopicId, TopicSpec)>> {
-        Ok(self.0.inner.core.pipeline.topics.find(name)?.map(|topic| (topic.id, topic.spec.clone())))
+        Ok(self.0.inner.core.find_input(name)?.map(|topic| (topic.id(), topic.spec())))
+    }
+
+    fn open_input(&self, spec: &TopicSpec) -> Result<TopicId> {
+        self.0.inner.core.open_input(spec)
     }
 
     fn open_table(&self, spec: &TableSpec) -> Result<TableId> {
@@ -88,10 +92,8 @@ impl Engine for StoreEngine {
     }
 
     fn ends(&self, topic: TopicId) -> Result<Vec<LogOffset>> {
-        let pipeline = &self.0.inner.core.pipeline;
-        let topic = pipeline.topics.get(topic)?;
-        let visible = pipeline.view.visible();
-        Ok(topic.partitions.iter().map(|partition| partition.end_at(visible)).collect())
+        let core = &self.0.inner.core;
+        core.ends(&core.input(topic)?)
     }
 
     fn now_ms(&self) -> i64 {

@@ -80,11 +80,17 @@ impl Store {
         let mut found = Vec::new();
         core.each_row(system::PROGRESS, Bound::Unbounded, Bound::Unbounded, |key, row| {
             let (consumer, topic, partition) = read_progress_key(key).ok_or_else(|| malformed("progress"))?;
-            // Topics of other owners are not in this catalogue.
-            if let Some(topic) = names.get(&topic).cloned() {
-                let (consumer, next) = (consumer.to_owned(), system::decode_row(row)?);
-                found.push(ConsumerProgress { consumer, topic, partition, next });
-            }
+            let name = match names.get(&topic) {
+                Some(name) => name.clone(),
+                None => match core.input(topic) {
+                    Ok(topic) => topic.name().to_owned(),
+                    // Another owner has deleted it.
+                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                    Err(error) => return Err(error),
+                },
+            };
+            let (consumer, next) = (consumer.to_owned(), system::decode_row(row)?);
+            found.push(ConsumerProgress { consumer, topic: name, partition, next });
             Ok(())
         })?;
         Ok(found)

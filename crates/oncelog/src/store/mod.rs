@@ -18,6 +18,7 @@ mod copies;
 mod delete;
 mod engine;
 mod fence;
+mod input;
 mod layout;
 mod listing;
 mod loader;
@@ -60,6 +61,7 @@ use crate::transaction::{Committed, Engine, Pipeline};
 use crate::wake::{Arc, AtomicBool, Mutex, Ordering};
 use background::Background;
 use fence::Fence;
+use input::Input;
 use layout::Layout;
 use manifest::ManifestFile;
 use page::OwnerPage;
@@ -94,6 +96,7 @@ pub(crate) struct Core {
     fence: Arc<Fence>,
     /// What readers in other processes see; `None` for a store in memory.
     page: Option<OwnerPage>,
+    foreign: input::ForeignTopics,
     /// Creating topics and tables goes one at a time.
     creating: Mutex<()>,
     /// Consumers that a handle of this store is at work for.
@@ -239,9 +242,16 @@ impl Store {
     /// `NotFound`: no such topic; `Invalid`: no such partition.
     pub fn offsets(&self, topic: &str, partition: PartitionId) -> Result<(LogOffset, LogOffset)> {
         let core = &self.inner.core;
-        let topic = core.topic(topic)?;
-        let partition = topic.partition(partition)?;
-        Ok((partition.start(), partition.end_at(core.pipeline.view.visible())))
+        match core.input_named(topic)? {
+            Input::Own(topic) => {
+                let partition = topic.partition(partition)?;
+                Ok((partition.start(), partition.end_at(core.pipeline.view.visible())))
+            }
+            Input::Foreign(topic) if partition.0 < topic.info.partitions => {
+                topic.watched(partition).map(|watched| (watched.start, watched.end))
+            }
+            Input::Foreign(topic) => Err(reader::no_partition(&topic.info, partition)),
+        }
     }
 
     /// The next offset that `consumer` will read of each partition of `topic`, as committed; 0 where it has read
@@ -251,8 +261,9 @@ impl Store {
     /// `NotFound`: no such topic; `Corrupt`.
     pub fn committed_offsets(&self, consumer: &str, topic: &str) -> Result<Vec<LogOffset>> {
         let core = &self.inner.core;
-        let topic = core.topic(topic)?;
-        topic.partitions.iter().map(|partition| core.committed(consumer, topic.id, partition.id)).collect()
+        let topic = core.input_named(topic)?;
+        let partitions = (0..topic.partitions()).map(PartitionId);
+        partitions.map(|partition| core.committed(consumer, topic.id(), partition)).collect()
     }
 
     /// The first visible record of a partition that is not older than `timestamp_ms`; the end if there is none.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::background::Background;
 use super::copies::{self, check_place};
 use super::fence::Fence;
+use super::input::ForeignTopics;
 use super::layout::Layout;
 use super::loader::TopicLoader;
 use super::manifest::{Manifest, ManifestFile, State};
@@ -320,6 +321,7 @@ impl Opening {
             manifest: Mutex::new(manifest),
             fence: self.fence,
             page: self.page,
+            foreign: ForeignTopics::default(),
             creating: Mutex::new(()),
             consumers: Mutex::default(),
             trimming: Mutex::default(),

@@ -9,12 +9,15 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::claims::Name;
+use super::input::Input;
+use super::reader::{ForeignTopic, PartitionCursor, TopicInfo, no_partition};
 use super::{Core, Store};
 use crate::consumer::{GapPolicy, Visibility, Whence};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, Lsn, PartitionId, TopicId};
-use crate::record::RecordView;
-use crate::topic::{Partition, PartitionReader, Polled, Topic};
+
+use crate::record::{Batch, RecordView};
+use crate::topic::{Partition, PartitionReader, Polled};
 use crate::transaction::{EngineTx, Fetched, Source, SourceSpec, Step, system};
 use crate::wake::{Arc, Registered};
 
@@ -32,12 +35,23 @@ pub(super) struct StoreSource {
 }
 
 struct Cursor {
-    topic: Arc<Topic>,
+    topic: TopicId,
+    topic_name: String,
     partition: PartitionId,
     /// The next record to hand out.
     next: LogOffset,
-    reader: PartitionReader,
+    reading: Reading,
 }
+
+/// Where a cursor's records come from.
+enum Reading {
+    Own(PartitionReader),
+    /// Another owner's topic, by its page and its files, or by a recovery in memory while nobody has that owner.
+    Foreign(Arc<ForeignTopic>, Box<PartitionCursor>),
+}
+
+/// How long a source waits that waits for several owners at once, before it looks again.
+const LOOK_AT_ALL: Duration = Duration::from_millis(2);
 
 /// What one handle at a time may have.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,8 +70,15 @@ struct IdClaim {
 
 /// A partition to be read.
 struct Place {
-    topic: Arc<Topic>,
-    partition: Arc<Partition>,
+    topic: TopicId,
+    topic_name: String,
+    partition: PartitionId,
+    of: Of,
+}
+
+enum Of {
+    Own(Arc<Partition>),
+    Foreign(Arc<ForeignTopic>),
 }
 
 /// Why a cursor stopped.
@@ -67,26 +88,22 @@ enum Stopped {
 }
 
 impl IdClaim {
-    fn take(store: &Store, consumer: &str, topics: &[Arc<Topic>]) -> Result<IdClaim> {
+    fn take(store: &Store, consumer: &str, topics: &[Input]) -> Result<IdClaim> {
         let core = &store.inner.core;
         let wanted = match consumer {
-            "" => topics.iter().map(|topic| Claimed::Global(topic.id)).collect(),
+            "" => topics.iter().map(|topic| Claimed::Global(topic.id())).collect(),
             id => vec![Claimed::Id(id.to_owned())],
         };
         let mut held = core.consumers.lock();
+        let name_of = |id: &TopicId| topics.iter().find(|topic| topic.id() == *id).map_or("", Input::name);
         if let Some(taken) = wanted.iter().find(|claimed| held.contains(claimed)) {
             let what = match taken {
                 Claimed::Id(id) => format!("consumer {id:?} is at work already"),
-                Claimed::Global(id) => {
-                    let name = topics.iter().find(|topic| topic.id == *id).map_or("", |topic| &topic.spec.name);
-                    format!("the global consumer of topic {name:?} is at work already")
-                }
+                Claimed::Global(id) => format!("the global consumer of topic {:?} is at work already", name_of(id)),
             };
             return Err(Error::locked(&core.layout.dir, what, Some(std::process::id())));
         }
         for claimed in &wanted {
-            let name_of =
-                |id: &TopicId| topics.iter().find(|topic| topic.id == *id).map_or("", |topic| &topic.spec.name);
             core.claim_consumer(&match claimed {
                 Claimed::Id(id) => Name::Consumer(id),
                 Claimed::Global(id) => Name::Global(*id, name_of(id)),
@@ -117,14 +134,15 @@ impl StoreSource {
     pub(super) fn open(store: &Store, spec: &SourceSpec<'_>, count: usize) -> Result<Vec<StoreSource>> {
         let core = &store.inner.core;
         core.check_open()?;
-        let topics = spec.topics.iter().map(|id| core.pipeline.topics.get(*id)).collect::<Result<Vec<_>>>()?;
+        let topics = spec.topics.iter().map(|id| core.input(*id)).collect::<Result<Vec<_>>>()?;
+        refuse_written(&topics, spec.visibility)?;
         let places = places(&topics, spec.partitions)?;
         let claim = spec.consumer.map(|consumer| IdClaim::take(store, consumer, &topics).map(Arc::new)).transpose()?;
         let starts = match spec.consumer {
             Some(consumer) => core.resume(consumer, &places, spec)?,
             None => core.resolve_all(&places, spec)?,
         };
-        let count = count.clamp(1, topics.iter().map(|topic| topic.partitions.len()).max().unwrap_or(1));
+        let count = count.clamp(1, topics.iter().map(Input::partitions).max().unwrap_or(1) as usize);
         let source = |_| StoreSource {
             store: store.clone(),
             visibility: spec.visibility,
@@ -137,10 +155,7 @@ impl StoreSource {
         };
         let mut sources: Vec<StoreSource> = (0..count).map(source).collect();
         for (place, next) in places.into_iter().zip(starts) {
-            let Place { topic, partition } = place;
-            let id = partition.id;
-            let reader = PartitionReader::new(partition, next);
-            sources[id.0 as usize % count].cursors.push(Cursor { topic, partition: id, next, reader });
+            sources[place.partition.0 as usize % count].cursors.push(place.cursor(next));
         }
         Ok(sources)
     }
@@ -154,68 +169,95 @@ impl StoreSource {
         let core = &self.store.inner.core;
         core.check_open()?;
         self.gap = None;
-        self.cursors.iter().try_for_each(|cursor| cursor.reader.partition().check_there())?;
+        self.cursors.iter().try_for_each(Cursor::check_there)?;
         let shown = core.shown(self.visibility);
-        let count = self.cursors.len();
-        loop {
-            let chosen = (0..count).map(|step| (self.turn + step) % count).find_map(|at| {
-                let limit = self.cursors[at].reader.partition().end_at(shown);
-                (self.cursors[at].next < limit).then_some((at, limit))
-            });
-            let Some((at, limit)) = chosen else { return Ok(None) };
+        let (from, count) = (self.turn, self.cursors.len());
+        let mut step = 0;
+        while step < count {
+            let at = (from + step) % count;
             let cursor = &mut self.cursors[at];
-            cursor.reader.seek(cursor.next);
-            match cursor.reader.poll(limit)? {
+            match cursor.advance(shown)? {
                 Polled::Batch => {
                     self.turn = at + 1;
                     return Ok(Some(at));
                 }
-                Polled::End => return Ok(None),
+                Polled::End => step += 1,
                 Polled::Gap(lost) => {
-                    let error = Error::lost(&cursor.topic.spec.name, cursor.partition.0, lost.clone());
+                    let error = Error::lost(&cursor.topic_name, cursor.partition.0, lost.clone());
                     match self.gaps {
                         GapPolicy::Skip => {
                             tracing::warn!(%error, "a consumer goes on behind records that are lost");
                             cursor.next = lost.end;
                         }
                         _ => {
-                            self.gap = Some((cursor.topic.id, cursor.partition, lost));
+                            self.gap = Some((cursor.topic, cursor.partition, lost));
                             return Err(error);
                         }
                     }
                 }
             }
         }
+        Ok(None)
     }
 
     fn has_more(&self) -> bool {
         let shown = self.shown();
-        let news = |cursor: &Cursor| {
-            let partition = cursor.reader.partition();
-            cursor.next < partition.end_at(shown) || partition.check_there().is_err()
-        };
-        self.cursors.iter().any(news)
+        let news = |cursor: &Cursor| cursor.check_there().and_then(|()| cursor.end(shown));
+        // An error is news too: the next poll meets it.
+        self.cursors.iter().any(|cursor| news(cursor).map_or(true, |end| end > cursor.next))
+    }
+
+    /// The one other owner's topic that all of it is about; `None`: there are several, or some of it is our own.
+    fn only_foreign(&self) -> Option<&Arc<ForeignTopic>> {
+        let mut only = None;
+        for cursor in &self.cursors {
+            match (&cursor.reading, only) {
+                (Reading::Foreign(topic, _), None) => only = Some(topic),
+                (Reading::Foreign(topic, _), Some(found)) if found.info.owner == topic.info.owner => {}
+                _ => return None,
+            }
+        }
+        only
     }
 }
 
 /// The partitions that are asked for, topic by topic.
-fn places(topics: &[Arc<Topic>], partitions: Option<&[PartitionId]>) -> Result<Vec<Place>> {
+fn places(topics: &[Input], partitions: Option<&[PartitionId]>) -> Result<Vec<Place>> {
     let mut ids = BTreeSet::new();
     let mut places = Vec::new();
     for topic in topics {
-        if !ids.insert(topic.id) {
-            return Err(Error::invalid(format!("topic {:?} is named twice", topic.spec.name)));
+        if !ids.insert(topic.id()) {
+            return Err(Error::invalid(format!("topic {:?} is named twice", topic.name())));
         }
-        let chosen: Vec<Arc<Partition>> = match partitions {
-            None => topic.partitions.clone(),
-            Some(chosen) => {
-                let chosen: BTreeSet<PartitionId> = chosen.iter().copied().collect();
-                chosen.into_iter().map(|id| topic.partition(id).cloned()).collect::<Result<_>>()?
-            }
+        let chosen: BTreeSet<PartitionId> = match partitions {
+            None => (0..topic.partitions()).map(PartitionId).collect(),
+            Some(chosen) => chosen.iter().copied().collect(),
         };
-        places.extend(chosen.into_iter().map(|partition| Place { topic: Arc::clone(topic), partition }));
+        for partition in chosen {
+            let of = match topic {
+                Input::Own(topic) => Of::Own(Arc::clone(topic.partition(partition)?)),
+                Input::Foreign(topic) if partition.0 < topic.info.partitions => Of::Foreign(Arc::clone(topic)),
+                Input::Foreign(topic) => return Err(no_partition(&topic.info, partition)),
+            };
+            places.push(Place { topic: topic.id(), topic_name: topic.name().to_owned(), partition, of });
+        }
     }
     Ok(places)
+}
+
+/// What another owner has written and not made durable cannot be seen from here.
+fn refuse_written(topics: &[Input], visibility: Visibility) -> Result<()> {
+    let foreign = topics.iter().find_map(|topic| match topic {
+        Input::Foreign(topic) if visibility == Visibility::Written => Some(&topic.info),
+        _ => None,
+    });
+    foreign.map_or(Ok(()), |TopicInfo { name, owner, .. }| {
+        let what = format!(
+            "topic {name:?} belongs to owner {owner:?}: others see of it what is durable, not what is \
+                            only written"
+        );
+        Err(Error::invalid(what))
+    })
 }
 
 impl Core {
@@ -234,7 +276,7 @@ impl Core {
             let mut starts = Vec::with_capacity(places.len());
             let shown = self.shown(spec.visibility);
             for place in places {
-                let (topic, partition) = (place.topic.id, place.partition.id);
+                let Place { topic, partition, .. } = *place;
                 let key = system::progress_key(consumer, topic, partition);
                 starts.push(match tx.get(system::PROGRESS, system::SHARD, &key)? {
                     Some(row) => system::decode_row(&row)?,
@@ -262,33 +304,102 @@ impl Core {
 
 impl Place {
     fn resolve(&self, whence: Whence, shown: Lsn) -> Result<LogOffset> {
-        let end = self.partition.end_at(shown);
+        let partition = match &self.of {
+            Of::Own(partition) => partition,
+            Of::Foreign(topic) => return topic.resolve(self.partition, whence),
+        };
+        let end = partition.end_at(shown);
         match whence {
-            Whence::Oldest => Ok(self.partition.start()),
+            Whence::Oldest => Ok(partition.start()),
             Whence::Latest => Ok(end),
             Whence::Position(position) if position > end => {
-                let (name, id) = (&self.topic.spec.name, self.partition.id);
+                let (name, id) = (&self.topic_name, self.partition);
                 let what = format!("topic {name:?}, partition {id}: position {position} is behind the end, {end}");
                 Err(Error::invalid(what))
             }
             Whence::Position(position) => Ok(position),
-            Whence::Time(timestamp_ms) => self.partition.offset_at_time(timestamp_ms, end),
+            Whence::Time(timestamp_ms) => partition.offset_at_time(timestamp_ms, end),
+        }
+    }
+
+    fn cursor(self, next: LogOffset) -> Cursor {
+        let Place { topic, topic_name, partition, of } = self;
+        let reading = match of {
+            Of::Own(of) => Reading::Own(PartitionReader::new(of, next)),
+            Of::Foreign(of) => {
+                let cursor = Box::new(of.cursor(partition, next));
+                Reading::Foreign(of, cursor)
+            }
+        };
+        Cursor { topic, topic_name, partition, next, reading }
+    }
+}
+
+impl Reading {
+    fn current(&self) -> Result<Batch<'_>> {
+        match self {
+            Reading::Own(reader) => reader.current(),
+            Reading::Foreign(_, cursor) => cursor.current(),
         }
     }
 }
 
 impl Cursor {
+    /// Whether the topic was deleted. One of another owner says so when its end is asked for.
+    fn check_there(&self) -> Result<()> {
+        match &self.reading {
+            Reading::Own(reader) => reader.partition().check_there(),
+            Reading::Foreign(..) => Ok(()),
+        }
+    }
+
+    /// The offset behind the last record to be handed out now. While another owner is being opened there is nothing
+    /// more of it: it has its reasons to take long, and whoever reads it goes on when it serves.
+    fn end(&self, shown: Lsn) -> Result<LogOffset> {
+        match &self.reading {
+            Reading::Own(reader) => Ok(reader.partition().end_at(shown)),
+            Reading::Foreign(topic, _) => match topic.watched(self.partition) {
+                Err(error) if error.kind() == ErrorKind::Unavailable => {
+                    tracing::debug!(%error, "nothing to be read of another owner for now");
+                    Ok(self.next)
+                }
+                watched => Ok(watched?.end),
+            },
+        }
+    }
+
+    /// Finds the batch with the next record.
+    fn advance(&mut self, shown: Lsn) -> Result<Polled> {
+        let limit = self.end(shown)?;
+        if self.next >= limit {
+            return Ok(Polled::End);
+        }
+        match &mut self.reading {
+            Reading::Own(reader) => {
+                reader.seek(self.next);
+                reader.poll(limit)
+            }
+            Reading::Foreign(_, cursor) => {
+                cursor.next = self.next;
+                match cursor.advance(limit) {
+                    Err(error) if error.kind() == ErrorKind::Unavailable => Ok(Polled::End),
+                    polled => polled,
+                }
+            }
+        }
+    }
+
     /// Hands out the records of the current batch.
     fn visit(
         &mut self,
         done: &mut u64,
         visit: &mut dyn FnMut(TopicId, PartitionId, RecordView<'_>) -> Result<Step>,
     ) -> Result<Stopped> {
-        let batch = self.reader.current()?;
+        let batch = self.reading.current()?;
         let behind = batch.next_offset();
-        for record in Fetched::new(self.topic.id, &self.topic.spec.name, self.partition, self.next, batch) {
+        for record in Fetched::new(self.topic, &self.topic_name, self.partition, self.next, batch) {
             let record = record?;
-            match visit(self.topic.id, self.partition, record)? {
+            match visit(self.topic, self.partition, record)? {
                 Step::Stay => return Ok(Stopped::ByVisitor),
                 step => {
                     self.next = record.offset.plus(1);
@@ -306,7 +417,7 @@ impl Cursor {
 
 impl Source for StoreSource {
     fn positions(&self) -> Vec<(TopicId, PartitionId, LogOffset)> {
-        self.cursors.iter().map(|cursor| (cursor.topic.id, cursor.partition, cursor.next)).collect()
+        self.cursors.iter().map(|cursor| (cursor.topic, cursor.partition, cursor.next)).collect()
     }
 
     fn poll(&mut self, visit: &mut dyn FnMut(TopicId, PartitionId, RecordView<'_>) -> Result<Step>) -> Result<u64> {
@@ -327,15 +438,15 @@ impl Source for StoreSource {
     fn poll_batch(&mut self) -> Result<Option<Fetched<'_>>> {
         let Some(at) = self.advance()? else { return Ok(None) };
         let cursor = &mut self.cursors[at];
-        let (from, topic) = (cursor.next, &cursor.topic);
-        let batch = cursor.reader.current()?;
+        let from = cursor.next;
+        let batch = cursor.reading.current()?;
         cursor.next = batch.next_offset();
-        Ok(Some(Fetched::new(topic.id, &topic.spec.name, cursor.partition, from, batch)))
+        Ok(Some(Fetched::new(cursor.topic, &cursor.topic_name, cursor.partition, from, batch)))
     }
 
     fn seek(&mut self, topic: TopicId, partition: PartitionId, next: LogOffset) {
         for cursor in &mut self.cursors {
-            if cursor.topic.id == topic && cursor.partition == partition {
+            if cursor.topic == topic && cursor.partition == partition {
                 cursor.next = next;
             }
         }
@@ -347,7 +458,18 @@ impl Source for StoreSource {
 
     fn wait(&mut self, limit: Duration, enough: &dyn Fn() -> bool) {
         let core = &self.store.inner.core;
-        core.pipeline.view.news.wait_until(limit, || self.has_more() || core.check_open().is_err() || enough());
+        let ready = || self.has_more() || core.check_open().is_err() || enough();
+        let all_own = self.cursors.iter().all(|cursor| matches!(cursor.reading, Reading::Own(_)));
+        match self.only_foreign() {
+            Some(topic) => {
+                // An owner that is being opened takes its time; then there is nothing to wait on but the clock.
+                if topic.wait(limit, &ready).is_err() {
+                    core.pipeline.view.news.wait_until(limit.min(LOOK_AT_ALL), ready);
+                }
+            }
+            None if all_own => core.pipeline.view.news.wait_until(limit, ready),
+            None => core.pipeline.view.news.wait_until(limit.min(LOOK_AT_ALL), ready),
+        }
     }
 
     fn wake_when_more(&mut self, waker: &Waker) -> bool {
@@ -365,7 +487,8 @@ impl Source for StoreSource {
 
     fn lag(&self) -> u64 {
         let shown = self.shown();
-        let behind = |cursor: &Cursor| cursor.reader.partition().end_at(shown).0.saturating_sub(cursor.next.0);
+        // What cannot be seen now is not ahead; the next poll tells why.
+        let behind = |cursor: &Cursor| cursor.end(shown).map_or(0, |end| end.0.saturating_sub(cursor.next.0));
         self.cursors.iter().map(behind).sum()
     }
 }

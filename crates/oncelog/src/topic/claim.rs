@@ -18,8 +18,13 @@ pub(crate) struct Claim {
     pub(crate) store: StoreId,
     /// The topic's id; a table's id in the same place; 0 for a consumer.
     pub(crate) topic: TopicId,
+    /// How many partitions the topic has; 0 for a table or a consumer.
+    pub(crate) partitions: u32,
     pub(crate) owner: String,
     pub(crate) name: String,
+    /// Of a topic, for other owners, who cannot see its catalogue row; empty for a table or a consumer.
+    pub(crate) key_codec: String,
+    pub(crate) value_codec: String,
 }
 
 impl Claim {
@@ -34,8 +39,10 @@ pub(crate) fn write_claim(disk: &dyn Disk, dir: &Path, claim: &Claim) -> Result<
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&claim.store.0);
     bytes.extend_from_slice(&claim.topic.0.to_le_bytes());
-    put_bytes(&mut bytes, claim.owner.as_bytes());
-    put_bytes(&mut bytes, claim.name.as_bytes());
+    bytes.extend_from_slice(&claim.partitions.to_le_bytes());
+    for text in [&claim.owner, &claim.name, &claim.key_codec, &claim.value_codec] {
+        put_bytes(&mut bytes, text.as_bytes());
+    }
     let sum = crc32c(&bytes);
     bytes.extend_from_slice(&sum.to_le_bytes());
     let (path, new) = (Claim::path(dir), dir.join("CLAIM.new"));
@@ -76,10 +83,11 @@ pub(crate) fn find_claim(disk: &dyn Disk, dir: &Path) -> Result<Option<Claim>> {
     let mut input = Input::new(summed);
     let parsed = (|| {
         let magic: [u8; 8] = input.array()?;
-        let (store, topic) = (StoreId(input.array()?), TopicId(input.u32()?));
-        let owner = std::str::from_utf8(input.bytes()?).ok()?.to_owned();
-        let name = std::str::from_utf8(input.bytes()?).ok()?.to_owned();
-        (magic == MAGIC && input.is_empty()).then_some(Claim { store, topic, owner, name })
+        let (store, topic, partitions) = (StoreId(input.array()?), TopicId(input.u32()?), input.u32()?);
+        let mut text = || std::str::from_utf8(input.bytes()?).ok().map(str::to_owned);
+        let (owner, name, key_codec, value_codec) = (text()?, text()?, text()?, text()?);
+        let claim = Claim { store, topic, partitions, owner, name, key_codec, value_codec };
+        (magic == MAGIC && input.is_empty()).then_some(claim)
     })();
     parsed.map(Some).ok_or_else(damaged)
 }

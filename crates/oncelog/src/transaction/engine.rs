@@ -87,7 +87,15 @@ pub trait Engine: Send + Sync {
     /// `Invalid`: it exists and differs from `spec`, or no topic can be so.
     fn open_topic(&self, spec: &TopicSpec) -> Result<TopicId>;
 
-    /// The topic of that name, if there is one.
+    /// The topic of that name for reading: also one that only others append to. Made if there is none.
+    ///
+    /// # Errors
+    /// As [`Engine::open_topic`]; `Unavailable`: who appends to it is being opened.
+    fn open_input(&self, spec: &TopicSpec) -> Result<TopicId> {
+        self.open_topic(spec)
+    }
+
+    /// The topic of that name, if there is one, whoever appends to it.
     fn find_topic(&self, name: &str) -> Result<Option<(TopicId, TopicSpec)>>;
 
     /// The table of that name, made if there is none.

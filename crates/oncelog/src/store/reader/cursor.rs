@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::live::{Next, Trail};
+use super::live::Trail;
 use super::owner::{OwnerReader, View};
 use super::{StoreReader, TopicInfo, no_partition};
 use crate::consumer::Whence;
@@ -36,11 +36,11 @@ pub struct ReaderCursor {
 }
 
 /// A place in one partition.
-pub(super) struct PartitionCursor {
+pub(in crate::store) struct PartitionCursor {
     owner: Arc<OwnerReader>,
     info: TopicInfo,
     partition: PartitionId,
-    pub(super) next: LogOffset,
+    pub(in crate::store) next: LogOffset,
     reading: Option<(View, Reading)>,
 }
 
@@ -57,17 +57,20 @@ pub(super) enum Stopped {
 }
 
 impl Reading {
-    fn poll(&mut self, next: LogOffset, limit: LogOffset) -> Result<Next<'_>> {
+    fn poll(&mut self, next: LogOffset, limit: LogOffset) -> Result<Polled> {
         match self {
             Reading::Trail(trail) => trail.poll(next, limit),
             Reading::Partition(reader) => {
                 reader.seek(next);
-                Ok(match reader.poll(limit)? {
-                    Polled::Batch => Next::Batch(reader.current()?),
-                    Polled::Gap(lost) => Next::Gap(lost),
-                    Polled::End => Next::End,
-                })
+                reader.poll(limit)
             }
+        }
+    }
+
+    fn current(&self) -> Result<Batch<'_>> {
+        match self {
+            Reading::Trail(trail) => trail.current(),
+            Reading::Partition(reader) => reader.current(),
         }
     }
 }
@@ -98,33 +101,49 @@ impl PartitionCursor {
         done: &mut u64,
         visit: &mut dyn FnMut(RecordView<'_>) -> Result<Step>,
     ) -> Result<Stopped> {
+        loop {
+            match self.advance(limit)? {
+                Polled::Batch => {}
+                Polled::End => return Ok(Stopped::AtLimit),
+                Polled::Gap(lost) => return Ok(Stopped::Gap(lost)),
+            }
+            let Some((view, reading)) = self.reading.take() else { return Ok(Stopped::AtLimit) };
+            let stopped = reading.current().and_then(|batch| self.hand_out(&batch, done, visit));
+            self.reading = Some((view, reading));
+            if let Some(stopped) = stopped? {
+                return Ok(stopped);
+            }
+        }
+    }
+
+    /// Finds the batch with the next record, below `limit`, which must be visible. `next` stays as it is.
+    pub(in crate::store) fn advance(&mut self, limit: LogOffset) -> Result<Polled> {
         while self.next < limit {
             let view = self.owner.view()?;
             let mut reading = match self.reading.take() {
                 Some((of, reading)) if of.is(&view) => reading,
                 _ => self.reading(&view)?,
             };
-            let stopped = match reading.poll(self.next, limit) {
-                Ok(Next::Batch(batch)) => self.hand_out(&batch, done, visit)?,
-                Ok(Next::End) => Some(Stopped::AtLimit),
+            match reading.poll(self.next, limit) {
                 // An owner that comes or goes moves files: then nothing is lost, and nothing wrong.
-                Ok(Next::Gap(_)) | Err(_) if self.owner.is_spoilt(&view)? => {
-                    self.owner.look_again()?;
-                    continue;
-                }
+                Ok(Polled::Gap(_)) | Err(_) if self.owner.is_spoilt(&view)? => self.owner.look_again()?,
                 // What is deleted is not lost.
-                Ok(Next::Gap(_)) | Err(_) if self.owner.partition(self.info.id, self.partition)?.is_none() => {
+                Ok(Polled::Gap(_)) | Err(_) if self.owner.partition(self.info.id, self.partition)?.is_none() => {
                     return Err(deleted(&self.info));
                 }
-                Ok(Next::Gap(lost)) => Some(Stopped::Gap(lost)),
                 Err(error) => return Err(error),
-            };
-            self.reading = Some((view, reading));
-            if let Some(stopped) = stopped {
-                return Ok(stopped);
+                Ok(polled) => {
+                    self.reading = Some((view, reading));
+                    return Ok(polled);
+                }
             }
         }
-        Ok(Stopped::AtLimit)
+        Ok(Polled::End)
+    }
+
+    /// The batch that [`PartitionCursor::advance`] found.
+    pub(in crate::store) fn current(&self) -> Result<Batch<'_>> {
+        self.reading.as_ref().ok_or_else(Error::closed)?.1.current()
     }
 
     fn hand_out(
@@ -344,7 +363,7 @@ fn deleted(info: &TopicInfo) -> Error {
 }
 
 /// Puts the cursor at the first record of that time or a later one. Reads all that is before it.
-fn find_time(cursor: &mut PartitionCursor, end: LogOffset, from_ms: i64) -> Result<()> {
+pub(super) fn find_time(cursor: &mut PartitionCursor, end: LogOffset, from_ms: i64) -> Result<()> {
     loop {
         let mut done = 0;
         let stopped = cursor.read(end, &mut done, &mut |record| {

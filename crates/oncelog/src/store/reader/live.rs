@@ -10,7 +10,7 @@ use crate::ids::{Epoch, LogOffset, PartitionId, StoreId, TopicId};
 use crate::page::{PageState, Watch, file_words};
 use crate::record::Batch;
 use crate::segment::Follower;
-use crate::topic::{Piece, partition_dir, pieces, topic_dir};
+use crate::topic::{Piece, Polled, partition_dir, pieces, topic_dir};
 use crate::wake::Arc;
 
 /// The page of an opening, and the file whose lock shows that its owner lives.
@@ -110,15 +110,6 @@ struct Place {
     until: Option<LogOffset>,
 }
 
-/// What comes next in a partition.
-pub(super) enum Next<'a> {
-    Batch(Batch<'a>),
-    /// These offsets are gone.
-    Gap(std::ops::Range<LogOffset>),
-    /// Nothing below the limit.
-    End,
-}
-
 /// Files come and go while they are looked at: so often it is looked again before something counts as wrong.
 const LOOKS: u32 = 16;
 
@@ -136,9 +127,9 @@ impl Trail {
     }
 
     /// The batch that holds record `next`, or what stands in its place. Everything below `limit` must be visible.
-    pub(super) fn poll(&mut self, next: LogOffset, limit: LogOffset) -> Result<Next<'_>> {
+    pub(super) fn poll(&mut self, next: LogOffset, limit: LogOffset) -> Result<Polled> {
         if next >= limit {
-            return Ok(Next::End);
+            return Ok(Polled::End);
         }
         if self.next != next {
             self.next = next;
@@ -148,7 +139,7 @@ impl Trail {
             }
         }
         match self.approach(limit)? {
-            Some(lost) => Ok(Next::Gap(lost)),
+            Some(lost) => Ok(Polled::Gap(lost)),
             None => self.take(limit),
         }
     }
@@ -198,15 +189,22 @@ impl Trail {
         Ok(())
     }
 
-    fn take(&mut self, limit: LogOffset) -> Result<Next<'_>> {
-        let Some(Place { follower, .. }) = &mut self.at else { return Ok(Next::End) };
-        let path = follower.path().to_owned();
-        match follower.next(self.next, limit)? {
-            Some(batch) if batch.base_offset() <= self.next && batch.next_offset() > self.next => {
-                self.next = batch.next_offset();
-                Ok(Next::Batch(batch))
+    fn take(&mut self, limit: LogOffset) -> Result<Polled> {
+        let Some(Place { follower, .. }) = &mut self.at else { return Ok(Polled::End) };
+        match follower.advance(self.next, limit)? {
+            Some(offsets) if offsets.contains(&self.next) => {
+                self.next = offsets.end;
+                Ok(Polled::Batch)
             }
-            _ => Err(Error::corrupt(&path, 0, format!("record {} is missing from its segment", self.next))),
+            _ => {
+                let what = format!("record {} is missing from its segment", self.next);
+                Err(Error::corrupt(follower.path(), 0, what))
+            }
         }
+    }
+
+    /// The batch that the last poll found.
+    pub(super) fn current(&self) -> Result<Batch<'_>> {
+        self.at.as_ref().ok_or_else(Error::closed)?.follower.current()
     }
 }

@@ -13,6 +13,7 @@
 //! * So the ends that a reader sees only grow, whoever comes and goes.
 
 mod cursor;
+mod foreign;
 mod live;
 mod offline;
 mod owner;
@@ -24,7 +25,9 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+pub(super) use cursor::PartitionCursor;
 pub use cursor::ReaderCursor;
+pub(super) use foreign::ForeignTopic;
 pub use snapshot::ReaderSnapshot;
 
 use super::layout::{Layout, MAIN};
@@ -74,6 +77,10 @@ pub struct TopicInfo {
     pub id: TopicId,
     /// How many partitions it has.
     pub partitions: u32,
+    /// The codec of keys.
+    pub key_codec: String,
+    /// The codec of values.
+    pub value_codec: String,
     /// Which owner writes it.
     pub owner: String,
 }
@@ -205,9 +212,11 @@ impl Inner {
     /// The topic of a claim, if its owner knows it.
     fn info(&self, claim: Claim) -> Result<Option<(TopicInfo, Arc<OwnerReader>)>> {
         let owner = self.owner(&claim.owner)?;
-        let partitions = owner.partitions(claim.topic, &claim.name)?;
-        let info = TopicInfo { name: claim.name, id: claim.topic, partitions, owner: claim.owner };
-        Ok((partitions > 0).then_some((info, owner)))
+        // A topic that is being made may not be shown whole.
+        let is_made = owner.partitions(claim.topic, &claim.name)? == claim.partitions;
+        let Claim { topic: id, partitions, owner: owner_name, name, key_codec, value_codec, .. } = claim;
+        let info = TopicInfo { name, id, partitions, key_codec, value_codec, owner: owner_name };
+        Ok((is_made && partitions > 0).then_some((info, owner)))
     }
 
     fn find(&self, name: &str) -> Result<(TopicInfo, Arc<OwnerReader>)> {
@@ -244,7 +253,7 @@ impl Inner {
     }
 }
 
-fn no_partition(info: &TopicInfo, partition: PartitionId) -> Error {
+pub(super) fn no_partition(info: &TopicInfo, partition: PartitionId) -> Error {
     Error::invalid(format!("topic {:?} has {} partitions, there is no {partition}", info.name, info.partitions))
 }
 
