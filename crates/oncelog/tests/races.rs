@@ -253,6 +253,42 @@ fn a_recovery_without_space_gives_back_what_it_took() {
     assert_eq!(again.offsets("one", PartitionId(0)).unwrap().1.0, 100);
 }
 
+/// With a background that trims, and without.
+#[test]
+fn a_full_disk_under_a_full_table_memory_is_told_and_passes() {
+    const ROWS: TableDef<U64, Utf8> = TableDef::new("rows");
+    for manual in [false, true] {
+        let full = Arc::new(AtomicBool::new(false));
+        let theirs = Arc::clone(&full);
+        let hook = move |event: Event<'_>| match event {
+            Event::Write(path, _) if path.extension().is_some_and(|kind| kind == "table") => {
+                if theirs.load(Ordering::SeqCst) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+            }
+            _ => Ok(()),
+        };
+        let options = on(&Arc::default(), hook).table_memory(1 << 20);
+        let store = if manual { options.manual_duties() } else { options }.open("/s").unwrap();
+        let value = "v".repeat(1000);
+        let put = |n: u64| store.transact(|tx| tx.table(ROWS)?.put(&n, &value));
+        put(0).unwrap();
+        full.store(true, Ordering::SeqCst);
+        let done = (1..2000).take_while(|n| match put(*n) {
+            Ok(()) => true,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Full);
+                false
+            }
+        });
+        let done = done.count() as u64;
+        assert!((100..1999).contains(&done), "{done}");
+        assert_eq!(store.snapshot().unwrap().scan(ROWS, ..).unwrap().len() as u64, done + 1);
+        full.store(false, Ordering::SeqCst);
+        (done + 1..2000).try_for_each(put).unwrap();
+        assert_eq!(store.snapshot().unwrap().scan(ROWS, ..).unwrap().len(), 2000);
+        store.close().unwrap();
+    }
+}
+
 fn count(disk: &MemoryDisk, dir: &Path) -> usize {
     let inside = |path: &PathBuf| if disk.list(path).is_ok() { count(disk, path) } else { 1 };
     disk.list(dir).unwrap().iter().map(inside).sum()

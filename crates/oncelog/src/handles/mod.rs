@@ -20,6 +20,7 @@ mod producer;
 mod progress;
 mod record;
 mod running;
+mod scan;
 mod tx;
 mod worker;
 
@@ -34,5 +35,6 @@ pub use processor::{AsEngine, Processor, ProcessorTask};
 pub use producer::{Pending, Producer, SyncPolicy};
 pub use record::RecordRef;
 pub use running::{PartitionProgress, ProcessorHandle};
+pub(crate) use scan::Scan;
 pub use tx::{Table, Transaction, Tx};
 pub(crate) use tx::{decode_row, encode};

@@ -1,23 +1,21 @@
 //! A transaction in the user's types.
 
 use std::marker::PhantomData;
-use std::ops::{Bound, RangeBounds};
+use std::ops::RangeBounds;
 
 use bytes::Bytes;
 
 use super::def::{TableDef, TopicDef, shard_of};
 use super::idempotent::ProducerStamp;
 use super::producer::{Pending, encode_into};
+use super::scan::Scan;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, Sequence, ShardId, TableId, TopicId};
 use crate::record::Header;
-use crate::table::{ScanRange, TableSpec};
+use crate::table::{Direction, TableSpec};
 use crate::transaction::{Committed, Engine, EngineTx, NewRecord, NewStamp, Stamped};
 use crate::wake::Arc;
-
-/// Rows that one call to the engine asks for in a scan.
-const SCAN_ROWS: usize = 256;
 
 /// What definitions became when they were first used: so that using one costs no lookup by name in the engine.
 #[derive(Default)]
@@ -293,29 +291,41 @@ impl<K: Codec, V: Codec> Table<'_, K, V> {
     where
         K::Value: 'k,
     {
-        let start = encode_bound::<K>(range.start_bound())?;
-        let end = encode_bound::<K>(range.end_bound())?;
+        self.run(Scan::range::<K>(range)?)
+    }
+
+    /// The first `limit` rows of `range`, from its low or its high end, as [`Table::scan`]. Looks at no more rows than
+    /// it gives, and what lies behind the last one may change without a `Conflict`.
+    ///
+    /// # Errors
+    /// As [`Table::get`].
+    pub fn page<'k>(
+        &mut self,
+        range: impl RangeBounds<&'k K::Value>,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<(K::Owned, V::Owned)>>
+    where
+        K::Value: 'k,
+    {
+        self.run(Scan::range::<K>(range)?.page(direction, limit))
+    }
+
+    /// The rows whose encoded keys begin with the encoding of `prefix`, as [`Table::scan`].
+    ///
+    /// # Errors
+    /// As [`Table::get`].
+    pub fn prefix(&mut self, prefix: &K::Value) -> Result<Vec<(K::Owned, V::Owned)>> {
+        self.run(Scan::prefix::<K>(prefix)?)
+    }
+
+    fn run(&mut self, scan: Scan) -> Result<Vec<(K::Owned, V::Owned)>> {
         let shards = match self.bound()? {
             Some(ShardId(shard)) => shard..shard + 1,
             None => 0..self.shards,
         };
-        let mut rows = Vec::new();
-        for shard in shards {
-            let mut from = start.clone();
-            loop {
-                let (start, end) = (from.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
-                let range = ScanRange { limit: SCAN_ROWS, ..ScanRange::between(start, end) };
-                let page = self.tx.scan(self.id, ShardId(shard), range)?;
-                for (key, value) in &page {
-                    rows.push(decode_row::<K, V>(key, value)?);
-                }
-                match page.into_iter().nth(SCAN_ROWS - 1) {
-                    Some((last, _)) => from = Bound::Excluded(last),
-                    None => break,
-                }
-            }
-        }
-        Ok(rows)
+        let (tx, id) = (&mut *self.tx, self.id);
+        scan.run::<K, V>(shards, |shard, range| tx.scan(id, shard, range))
     }
 
     /// Encodes the key into the scratch, and finds the shard that it belongs to.
@@ -431,14 +441,6 @@ pub(crate) fn encode<C: Codec>(value: &C::Value) -> Result<Vec<u8>> {
     C::encode(value, &mut out)
         .map_err(|reason| Error::invalid(format!("the value has no encoding as {}", C::ID)).because(reason))?;
     Ok(out)
-}
-
-fn encode_bound<C: Codec>(bound: Bound<&&C::Value>) -> Result<Bound<Vec<u8>>> {
-    Ok(match bound {
-        Bound::Included(key) => Bound::Included(encode::<C>(key)?),
-        Bound::Excluded(key) => Bound::Excluded(encode::<C>(key)?),
-        Bound::Unbounded => Bound::Unbounded,
-    })
 }
 
 /// A row in the user's types.

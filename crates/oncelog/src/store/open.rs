@@ -23,7 +23,7 @@ use crate::journal::{self, FileName, Journal, JournalOptions, TornTail};
 use crate::page::PageName;
 use crate::process::Process;
 use crate::segment::OpenFiles;
-use crate::table::{ScanRange, StateBackend, TableFileName, TableHome, TableStore, Tables};
+use crate::table::{Pressure, ScanRange, StateBackend, TableFileName, TableHome, TableStore, Tables};
 use crate::transaction::system::{self, CatalogueKey};
 use crate::transaction::{Applier, Limits, Lingering, LoadTopics, Pipeline, Replayer, Topics};
 use crate::view::View;
@@ -80,6 +80,11 @@ pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Sto
     }
     if !core.report.clean {
         tracing::info!(dir = %core.layout.dir.display(), "{}", core.report);
+    }
+    if core.options.manual_duties {
+        let weak = Arc::downgrade(&core);
+        let trim = move || weak.upgrade().map_or_else(|| Err(Error::closed()), |core| core.trim(State::Open));
+        core.pipeline.pressure.trim_by(Arc::new(trim));
     }
     let background = if core.options.manual_duties { None } else { Some(Background::start(&core)?) };
     Ok(Store { inner: Arc::new(Inner { core, background: Mutex::new(background) }) })
@@ -305,6 +310,7 @@ impl Opening {
             has_background: !self.options.manual_duties,
             spread: AtomicU32::new(0),
             trim_at: AtomicU64::new(self.options.trim_bytes),
+            pressure: Pressure::new(self.options.table_memory / 2),
             closing: AtomicBool::new(false),
         };
         Core {

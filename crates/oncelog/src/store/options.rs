@@ -136,7 +136,9 @@ impl StoreOptions {
 
     /// Sets about how much memory tables take: 256 MiB unless set, 1 MiB at least. Half of it is for what was read from
     /// the table file and for what is being written to it, half for rows that were changed and are not in it yet: when
-    /// these take half of their half, the trim point is moved. A snapshot that is held keeps what it shows beyond.
+    /// these take half of their half, the trim point is moved; when they take all of it, commits that change rows wait
+    /// until it has moved, or move it themselves under [`manual_duties`](StoreOptions::manual_duties). A snapshot that
+    /// is held keeps what it shows beyond.
     pub fn table_memory(self, bytes: usize) -> StoreOptions {
         StoreOptions { table_memory: bytes, ..self }
     }

@@ -1,14 +1,14 @@
 //! One state of all tables, for reading.
 
-use std::ops::{Bound, RangeBounds};
+use std::ops::RangeBounds;
 
 use super::Core;
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
-use crate::handles::{TableDef, decode_row, encode, shard_of};
-use crate::ids::{LogOffset, Lsn, PartitionId, Sequence, ShardId, TableId, TopicId};
+use crate::handles::{Scan, TableDef, decode_row, encode, shard_of};
+use crate::ids::{LogOffset, Lsn, PartitionId, Sequence, TableId, TopicId};
 use crate::record::RecordView;
-use crate::table::ScanRange;
+use crate::table::Direction;
 use crate::topic::{PartitionReader, Polled};
 use crate::transaction::{Step, read_stamp, system};
 use crate::view::Pin;
@@ -19,9 +19,6 @@ pub struct Snapshot {
     core: Arc<Core>,
     pin: Pin,
 }
-
-/// Rows read at once in a scan.
-const SCAN_ROWS: usize = 256;
 
 impl Snapshot {
     pub(super) fn take(core: &Arc<Core>) -> Snapshot {
@@ -60,31 +57,42 @@ impl Snapshot {
     where
         K::Value: 'k,
     {
-        let Some((id, shards)) = self.find(&table)? else { return Ok(Vec::new()) };
-        let bound = |bound: Bound<&&K::Value>| match bound {
-            Bound::Included(key) => encode::<K>(key).map(Bound::Included),
-            Bound::Excluded(key) => encode::<K>(key).map(Bound::Excluded),
-            Bound::Unbounded => Ok(Bound::Unbounded),
-        };
-        let (start, end) = (bound(range.start_bound())?, bound(range.end_bound())?);
-        let mut found = Vec::new();
-        for shard in 0..shards {
-            let rows = self.core.tables.shard(id, ShardId(shard));
-            let mut from = start.clone();
-            loop {
-                let (start, end) = (from.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
-                let range = ScanRange { limit: SCAN_ROWS, ..ScanRange::between(start, end) };
-                let page = rows.scan(range, self.pin.lsn())?;
-                for (key, value) in &page {
-                    found.push(decode_row::<K, V>(key, value)?);
-                }
-                match page.into_iter().nth(SCAN_ROWS - 1) {
-                    Some((last, _)) => from = Bound::Excluded(last),
-                    None => break,
-                }
-            }
-        }
-        Ok(found)
+        self.run(&table, Scan::range::<K>(range)?)
+    }
+
+    /// The first `limit` rows of `range`, from its low or its high end, as [`Snapshot::scan`]. Looks at no more rows
+    /// than it gives.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn page<'k, K: Codec, V: Codec>(
+        &self,
+        table: TableDef<K, V>,
+        range: impl RangeBounds<&'k K::Value>,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<(K::Owned, V::Owned)>>
+    where
+        K::Value: 'k,
+    {
+        self.run(&table, Scan::range::<K>(range)?.page(direction, limit))
+    }
+
+    /// The rows whose encoded keys begin with the encoding of `prefix`, as [`Snapshot::scan`].
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn prefix<K: Codec, V: Codec>(
+        &self,
+        table: TableDef<K, V>,
+        prefix: &K::Value,
+    ) -> Result<Vec<(K::Owned, V::Owned)>> {
+        self.run(&table, Scan::prefix::<K>(prefix)?)
+    }
+
+    fn run<K: Codec, V: Codec>(&self, table: &TableDef<K, V>, scan: Scan) -> Result<Vec<(K::Owned, V::Owned)>> {
+        let Some((id, shards)) = self.find(table)? else { return Ok(Vec::new()) };
+        scan.run::<K, V>(0..shards, |shard, range| self.core.tables.shard(id, shard).scan(range, self.pin.lsn()))
     }
 
     /// The offset behind the last record of a partition that it shows.

@@ -42,6 +42,8 @@ impl Core {
             (position, touched, rows)
         });
         let moved = rows.and_then(|(rows, ends)| self.trim_to(position, &touched, rows, state).map(|()| ends));
+        let found_full = moved.as_ref().is_err_and(|error| error.kind() == ErrorKind::Full);
+        self.pipeline.pressure.end_round(found_full);
         match moved {
             Ok((ends, deleted)) => {
                 journal.at_rest(|applier, _| applier.are_forgotten(&deleted));
@@ -127,7 +129,7 @@ impl Core {
         if self.lax_sync_is_due() {
             self.pipeline.flush()?;
         }
-        let rows_are_due = self.tables.unwritten_bytes() >= self.options.table_memory / 4;
+        let rows_are_due = self.pipeline.pressure.is_due(self.tables.unwritten_bytes());
         if rows_are_due || journal.placed_bytes() >= self.pipeline.trim_at.load(Ordering::Relaxed) {
             self.trim(State::Open)?;
         }

@@ -7,7 +7,8 @@
 //!          StateBackend::apply(batch, lsn)      one durable step
 //! ```
 //!
-//! The backend is `library`: redb over a file whose blocks we check (`file`, `blocks`). `ledger` knows what is dirty.
+//! The backend is `library`: redb over a file whose blocks we check (`file`, `blocks`). `ledger` knows what is dirty,
+//! `pressure` how much of it may be.
 //!
 //! Invariants:
 //! * A row is looked up in the dirty map first, then in the backend. The dirty map holds, for each of its keys, every
@@ -24,6 +25,7 @@ mod blocks;
 mod file;
 mod ledger;
 mod library;
+mod pressure;
 mod shard;
 #[cfg(test)]
 mod tests;
@@ -37,6 +39,7 @@ pub use backend::{Direction, StateBackend, StateBatch, Visit};
 pub(crate) use blocks::{ROOT_HEAD_BYTES, TableFileName, TableRoot};
 use ledger::Ledger;
 pub(crate) use library::{TableHome, TableStore};
+pub(crate) use pressure::Pressure;
 pub use shard::ScanRange;
 pub(crate) use shard::{Shard, ShardGuard};
 

@@ -17,7 +17,7 @@ use crate::ids::{Lsn, ShardId, TableId};
 use crate::journal::{Durability, Journal, Ticket};
 use crate::producer::OpenStamps;
 use crate::record;
-use crate::table::{ShardGuard, Tables};
+use crate::table::{Pressure, ShardGuard, Tables};
 use crate::topic::{Partition, Plan, Topic, Turn};
 use crate::view::View;
 use crate::wake::{Arc, AtomicBool, AtomicU32, AtomicU64, MutexGuard, Ordering};
@@ -51,6 +51,8 @@ pub(crate) struct Pipeline {
     pub(crate) spread: AtomicU32,
     /// The background is told when this many bytes of journal are placed.
     pub(crate) trim_at: AtomicU64,
+    /// How much of the tables may be in memory only.
+    pub(crate) pressure: Pressure,
     /// The store is being closed: no more frames that are answered before they are durable. Read under turns.
     pub(crate) closing: AtomicBool,
 }
@@ -100,13 +102,26 @@ impl Pipeline {
         let (ticket, committed) = if tx.is_read_only() {
             (self.confirm_reads(&tx)?, Committed::default())
         } else {
+            if !tx.writes.is_empty() {
+                self.wait_for_table_memory()?;
+            }
             let (ticket, committed) = self.place(tx)?;
             (Some(ticket), committed)
         };
-        if ticket.is_some() && self.journal.placed_bytes() >= self.trim_at.load(Ordering::Relaxed) {
+        let rows_are_due = self.has_background && self.pressure.is_due(self.tables.unwritten_bytes());
+        if ticket.is_some() && (rows_are_due || self.journal.placed_bytes() >= self.trim_at.load(Ordering::Relaxed)) {
             self.journal.wake_background();
         }
         Ok(Pending { pipeline: Arc::clone(self), ticket, committed })
+    }
+
+    /// Waits, before any turn is taken, until rows that are in memory only take less than they may.
+    fn wait_for_table_memory(&self) -> Result<()> {
+        let bytes = || {
+            let ends = self.closing.load(Ordering::SeqCst) || self.journal.has_failed();
+            (!ends).then(|| self.tables.unwritten_bytes())
+        };
+        self.pressure.wait(bytes, || self.journal.wake_background())
     }
 
     /// A transaction that wrote nothing saw one state as a whole; it is answered when that state is durable.
