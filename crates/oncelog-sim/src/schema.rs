@@ -1,14 +1,15 @@
 //! The topics, tables and consumers that every simulated history uses, and the processing functions over them.
 
-use oncelog::{Bytes, Outcome, RecordRef, Result, TableDef, TopicDef, Tx, U64, Utf8};
+use oncelog::{Bytes, Compression, Outcome, RecordRef, Result, TableDef, TopicDef, Tx, U64, Utf8};
 
 /// Segments are small, so that histories roll them often.
 const ROLL: u64 = 2048;
 
 /// Appended to by hand, one partition.
 pub const PLAIN: TopicDef<Bytes, Bytes> = TopicDef::new("plain").file_roll_size(ROLL);
-/// Keyed, three partitions, read by the processor.
-pub const SPREAD: TopicDef<Utf8, Bytes> = TopicDef::new("Spread/3").partitions(3).file_roll_size(ROLL);
+/// Keyed, three partitions, compressed, read by the processor.
+pub const SPREAD: TopicDef<Utf8, Bytes> =
+    TopicDef::new("Spread/3").partitions(3).file_roll_size(ROLL).compression(Compression::Lz4);
 /// Written by the processing functions.
 pub const OUT: TopicDef<Utf8, U64> = TopicDef::new("out").file_roll_size(ROLL);
 /// Appended to before it is durable.
@@ -21,8 +22,9 @@ pub const DEAD: TopicDef<Bytes, Bytes> = TopicDef::new("dead").file_roll_size(RO
 /// Appended to with stamps, durable or not.
 pub const STAMPED: TopicDef<Utf8, Bytes> = TopicDef::new("stamped").partitions(2).file_roll_size(ROLL);
 
-/// Appended to one by one, gathered before it is written. Not among `TOPICS`: it has a book of its own.
-pub const GATHERED: TopicDef<Bytes, Bytes> = TopicDef::new("gathered").file_roll_size(ROLL);
+/// Appended to one by one, gathered before it is written, compressed. Not among `TOPICS`: it has a book of its own.
+pub const GATHERED: TopicDef<Bytes, Bytes> =
+    TopicDef::new("gathered").file_roll_size(ROLL).compression(Compression::Lz4);
 /// Deleted and made anew.
 pub const FLEETING: TopicDef<Bytes, Bytes> = TopicDef::new("fleeting").file_roll_size(ROLL);
 /// Long enough for an index beside its one segment, and with timestamps of its own.

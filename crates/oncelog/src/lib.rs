@@ -89,7 +89,7 @@ pub use ids::{
     Epoch, LogOffset, Lsn, NAME_BYTES_MAX, OwnerId, PartitionId, ProducerEpoch, RecordId, Sequence, ShardId, StoreId,
     TableId, TopicId,
 };
-pub use record::{Header, Headers, Record, RecordView};
+pub use record::{Compression, Header, Headers, Record, RecordView};
 pub use store::{
     ConsumerProgress, LostOffsets, PartitionInfo, ReaderCursor, ReaderOptions, ReaderSnapshot, RecoveryReport,
     Snapshot, Store, StoreMode, StoreOptions, StoreReader, StoreStats, TopicInfo, TornTailReport,

@@ -1,14 +1,16 @@
 //! Producers: when an append is durable, what it may expect, and what a record can carry.
 #![allow(clippy::unwrap_used, reason = "a test may fail by panic")]
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use oncelog::clock::Clock;
-use oncelog::disk::MemoryDisk;
+use oncelog::disk::{Disk, MemoryDisk, OpenMode};
 use oncelog::{
-    Bytes, ErrorKind, Header, LogOffset, PartitionId, Producer, Step, Store, StoreOptions, SyncPolicy, TopicDef, Utf8,
+    Bytes, Compression, ErrorKind, Header, LogOffset, PartitionId, Producer, Step, Store, StoreOptions, SyncPolicy,
+    TopicDef, Utf8,
 };
 
 const EVENTS: TopicDef<Utf8, Bytes> = TopicDef::new("events");
@@ -234,4 +236,37 @@ fn a_batch_within_append_batch_is_as_large_as_the_producer_says() {
     let committed = events.append_batch(records).unwrap();
     assert_eq!((committed.appended.len(), committed.appended[0].count), (1, 20));
     assert_eq!(visible(&store), 20);
+}
+
+#[test]
+fn a_compressed_topic_reads_as_it_was_written_and_takes_less_room() {
+    let disk = Arc::new(MemoryDisk::default());
+    let store = StoreOptions::new().disk(Arc::clone(&disk) as _).journal_file_bytes(1 << 20).open("/m").unwrap();
+    let small = EVENTS.compression(Compression::Lz4);
+    let events = store.producer(small).unwrap();
+    let value = b"the same again and again, ".repeat(40);
+    let committed = events.append_batch((0..200).map(|_| ("k", value.as_slice()))).unwrap();
+    assert_eq!(committed.appended[0].count, 200);
+    events.append("k", b"tiny").unwrap();
+    let gathered = store.producer(EVENTS).unwrap().sync_policy(SyncPolicy::Os).linger(Duration::from_secs(1));
+    (0..100).for_each(|_| assert!(gathered.append("k", &value).is_ok()));
+    gathered.flush().unwrap();
+    let mut seen = 0;
+    let visit = |record: oncelog::RecordView<'_>| {
+        let expected: &[u8] = if seen == 200 { b"tiny" } else { &value };
+        assert_eq!((record.offset.0, record.value), (seen, Some(expected)));
+        seen += 1;
+        Ok(Step::Next)
+    };
+    store.snapshot().unwrap().read("events", PartitionId(0), LogOffset(0), visit).unwrap();
+    assert_eq!(seen, 301);
+    store.close().unwrap();
+    let files = disk.list(Path::new("/m/topics/events/000000")).unwrap();
+    let stored: u64 = files.iter().map(|path| disk.open(path, OpenMode::Read).unwrap().len().unwrap()).sum();
+    assert!(stored < 60_000, "{stored} bytes for 300 times {}", value.len());
+    if !Compression::Zstd.is_built_in() {
+        let store = Store::in_memory().unwrap();
+        let refused = store.producer(EVENTS.compression(Compression::Zstd)).err().unwrap();
+        assert_eq!(refused.kind(), ErrorKind::Invalid);
+    }
 }

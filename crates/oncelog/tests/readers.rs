@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use oncelog::{
-    Bytes, ErrorKind, LogOffset, PartitionId, Result, Step, Store, StoreOptions, StoreReader, SyncPolicy, TopicDef,
-    U64, Utf8, Whence,
+    Bytes, Compression, ErrorKind, LogOffset, PartitionId, Result, Step, Store, StoreOptions, StoreReader, SyncPolicy,
+    TopicDef, U64, Utf8, Whence,
 };
 
 const ORDERS: TopicDef<Utf8, U64> = TopicDef::new("Orders").partitions(2).file_roll_size(2048);
@@ -81,6 +81,38 @@ fn a_reader_follows_an_owner_and_outlives_it() -> Result<()> {
     assert_eq!(seen, 300);
     assert_eq!(values(&reader), (0..400).collect::<Vec<_>>());
     store.close()
+}
+
+#[test]
+fn a_reader_inflates_what_is_compressed_with_and_without_an_owner() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("store");
+    let small = TopicDef::<Utf8, Bytes>::new("small").file_roll_size(4096).compression(Compression::Lz4);
+    let store = options().open(&dir)?;
+    let producer = store.producer(small.clone())?;
+    let value = b"again and again, ".repeat(50);
+    for _ in 0..30 {
+        producer.append_batch((0..20).map(|_| ("k", value.as_slice())))?;
+    }
+    producer.append("k", b"x")?;
+    let reader = StoreReader::open(&dir)?;
+    let look = |reader: &StoreReader| {
+        let values: Vec<_> =
+            reader.cursor("small", Whence::Oldest).unwrap().map(|record| record.unwrap().value.unwrap()).collect();
+        assert_eq!(values.len(), 601);
+        assert!(values[..600].iter().all(|found| found[..] == value[..]) && values[600][..] == b"x"[..]);
+    };
+    look(&reader);
+    // A second home, as a kill would leave it: here the records come out of the journal.
+    let killed = home.path().join("killed");
+    copy(&dir, &killed);
+    look(&StoreReader::open(&killed)?);
+    drop(producer);
+    store.close()?;
+    look(&StoreReader::open(&dir)?);
+    let stored: usize = files(&dir.join("topics/small")).iter().map(|(_, bytes)| bytes.len()).sum();
+    assert!(stored < 601 * value.len() / 10, "{stored}");
+    Ok(())
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 
 use crate::codec::Codec;
 use crate::ids::{PartitionId, ShardId};
-use crate::record::partition_of;
+use crate::record::{Compression, partition_of};
 use crate::table::TableSpec;
 use crate::topic::TopicSpec;
 
@@ -23,6 +23,7 @@ pub struct TopicDef<K, V> {
     name: Cow<'static, str>,
     partitions: u32,
     file_roll_size: u64,
+    compression: Compression,
     codecs: PhantomData<fn() -> (K, V)>,
 }
 
@@ -30,7 +31,13 @@ impl<K, V> TopicDef<K, V> {
     /// A topic of one partition.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
-        TopicDef { name: Cow::Borrowed(name), partitions: 1, file_roll_size: FILE_ROLL_SIZE, codecs: PhantomData }
+        TopicDef {
+            name: Cow::Borrowed(name),
+            partitions: 1,
+            file_roll_size: FILE_ROLL_SIZE,
+            compression: Compression::None,
+            codecs: PhantomData,
+        }
     }
 
     /// A topic whose name is known at run time only.
@@ -53,6 +60,13 @@ impl<K, V> TopicDef<K, V> {
         self
     }
 
+    /// Sets how its batches are compressed: not unless set. Stored with the topic when it is made.
+    #[must_use]
+    pub const fn compression(mut self, compression: Compression) -> Self {
+        self.compression = compression;
+        self
+    }
+
     /// The name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -70,6 +84,7 @@ impl<K: Codec, V: Codec> TopicDef<K, V> {
             key_codec: K::ID.to_owned(),
             value_codec: V::ID.to_owned(),
             file_roll_size: self.file_roll_size,
+            compression: self.compression,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Filling a batch: records are encoded as they come, into one buffer, and the head is made at the end.
 
 use super::Header;
+use super::compress::Compression;
 use super::head::{
     ATTRIBUTES_AT, BASE_SEQUENCE_AT, BASE_TIMESTAMP_AT, BATCH_BYTES_MAX, BATCH_HEAD_BYTES, COUNT_AT, CRC_AT,
     LAST_OFFSET_DELTA_AT, LEADER_EPOCH_AT, LENGTH_AT, MAGIC, MAGIC_AT, MAX_TIMESTAMP_AT, PRODUCER_EPOCH_AT,
@@ -138,13 +139,29 @@ impl BatchBuilder {
     /// Appends the batch to `out`: at base offset 0, in no segment, by no Kafka producer, not compressed. Without
     /// records there is no batch, and nothing is appended. Costs one checksum and one copy.
     pub(crate) fn finish_into(&self, out: &mut Vec<u8>) {
+        self.finish(Compression::None, &self.buffer[..self.used], out);
+    }
+
+    /// The records compressed, where that makes them smaller.
+    pub(crate) fn deflated(&self, compression: Compression) -> Option<Vec<u8>> {
+        compression.deflate(&self.buffer[..self.used])
+    }
+
+    /// As [`BatchBuilder::finish_into`], with `records` as [`BatchBuilder::deflated`] gave them.
+    pub(crate) fn finish_deflated(&self, compression: Compression, records: &[u8], out: &mut Vec<u8>) {
+        self.finish(compression, records, out);
+    }
+
+    fn finish(&self, compression: Compression, records: &[u8], out: &mut Vec<u8>) {
         let Some(last_offset_delta) = self.count.checked_sub(1) else { return };
+        let bytes = BATCH_HEAD_BYTES + records.len();
         // `push` keeps both within 31 bits: the length by its assertion, the count as each record takes seven bytes.
-        let behind = u32::try_from(self.len_bytes() - LEADER_EPOCH_AT).expect("push keeps a batch below its limit");
+        let behind = u32::try_from(bytes - LEADER_EPOCH_AT).expect("push keeps a batch below its limit");
         let mut head = [0; BATCH_HEAD_BYTES];
         set_field(&mut head, LENGTH_AT, behind.to_be_bytes());
         set_field(&mut head, LEADER_EPOCH_AT, (-1i32).to_be_bytes());
         head[MAGIC_AT] = MAGIC;
+        set_field(&mut head, ATTRIBUTES_AT, compression.bits().to_be_bytes());
         set_field(&mut head, LAST_OFFSET_DELTA_AT, last_offset_delta.to_be_bytes());
         set_field(&mut head, BASE_TIMESTAMP_AT, self.base_timestamp_ms.to_be_bytes());
         set_field(&mut head, MAX_TIMESTAMP_AT, self.max_timestamp_ms.to_be_bytes());
@@ -152,11 +169,11 @@ impl BatchBuilder {
         set_field(&mut head, PRODUCER_EPOCH_AT, (-1i16).to_be_bytes());
         set_field(&mut head, BASE_SEQUENCE_AT, (-1i32).to_be_bytes());
         set_field(&mut head, COUNT_AT, self.count.to_be_bytes());
-        let crc = crc32c_of(&[&head[ATTRIBUTES_AT..], &self.buffer[..self.used]]);
+        let crc = crc32c_of(&[&head[ATTRIBUTES_AT..], records]);
         set_field(&mut head, CRC_AT, crc.to_be_bytes());
-        out.reserve(self.len_bytes());
+        out.reserve(bytes);
         out.extend_from_slice(&head);
-        out.extend_from_slice(&self.buffer[..self.used]);
+        out.extend_from_slice(records);
     }
 }
 

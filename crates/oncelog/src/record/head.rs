@@ -31,7 +31,7 @@ pub(super) const COUNT_AT: usize = 57;
 const _: () = assert!(BASE_SEQUENCE_AT - PRODUCER_ID_AT == 10 && COUNT_AT + 4 == BATCH_HEAD_BYTES);
 
 /// The seven fields of a record take a byte each at least, so a count can be held against the length.
-const RECORD_BYTES_MIN: usize = 7;
+pub(super) const RECORD_BYTES_MIN: usize = 7;
 
 /// What the head of a batch says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +93,9 @@ impl BatchHead {
         if count - 1 > last_offset_delta {
             return Err(BatchError::Malformed("there are more records than offsets"));
         }
-        if count as usize > (bytes - BATCH_HEAD_BYTES) / RECORD_BYTES_MIN {
+        let attributes = u16::from_be_bytes(field(head, ATTRIBUTES_AT));
+        // Of compressed records it is known when they are inflated.
+        if attributes == 0 && count as usize > (bytes - BATCH_HEAD_BYTES) / RECORD_BYTES_MIN {
             return Err(BatchError::Malformed("there are more records than bytes for them"));
         }
         Ok(BatchHead {
@@ -105,7 +107,7 @@ impl BatchHead {
             max_timestamp_ms: i64::from_be_bytes(field(head, MAX_TIMESTAMP_AT)),
             crc: u32::from_be_bytes(field(head, CRC_AT)),
             place: u32::from_be_bytes(field(head, LEADER_EPOCH_AT)),
-            attributes: u16::from_be_bytes(field(head, ATTRIBUTES_AT)),
+            attributes,
         })
     }
 

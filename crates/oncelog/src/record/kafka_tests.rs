@@ -8,6 +8,10 @@ use kafka_protocol::records::{
 };
 use proptest::prelude::*;
 
+#[cfg(feature = "lz4")]
+use super::Inflated;
+#[cfg(feature = "lz4")]
+use super::tests::compressed_batch_of;
 use super::tests::{Event, batch_of, events};
 use super::{Batch, set_base_offset};
 use crate::ids::LogOffset;
@@ -58,6 +62,34 @@ fn of_kafka(record: &KafkaRecord) -> Event {
 }
 
 proptest! {
+    #[cfg(feature = "lz4")]
+    #[test]
+    fn kafka_inflates_ours_and_we_inflate_kafkas(
+        events in events(timestamps()).prop_map(with_distinct_headers),
+        filler in 200..3000usize,
+    ) {
+        // Something to compress.
+        let mut events = events;
+        events.push(Event { key: None, value: Some(vec![7; filler]), headers: Vec::new(), timestamp_ms: 5 });
+        let records: Vec<_> = events.iter().zip(0..).map(|(event, offset)| to_kafka(event, offset)).collect();
+
+        let ours = compressed_batch_of(&events);
+        let mut bytes = Bytes::from(ours.clone());
+        let read = RecordBatchDecoder::decode(&mut bytes).unwrap();
+        prop_assert_eq!(read.compression, Compression::Lz4);
+        prop_assert_eq!(read.records.iter().map(of_kafka).collect::<Vec<_>>(), events.clone());
+
+        let mut theirs = BytesMut::new();
+        let options = RecordEncodeOptions { version: 2, compression: Compression::Lz4 };
+        RecordBatchEncoder::encode(&mut theirs, &records, &options).unwrap();
+        for bytes in [&theirs[..], &ours] {
+            let inflated = Inflated::default();
+            let batch = Batch::open(bytes, &inflated).unwrap();
+            let read: Vec<_> = batch.records().map(|record| Event::of(&record.unwrap())).collect();
+            prop_assert_eq!(&read, &events);
+        }
+    }
+
     #[test]
     fn kafka_reads_ours(events in events(timestamps()).prop_map(with_distinct_headers), base in 0..1i64 << 40) {
         let mut batch = batch_of(&events);

@@ -15,10 +15,12 @@
 //! [`Batch::records`] hands out without an error has offsets that rise and stay within the batch.
 //!
 //! Flow: [`BatchBuilder`] fills a batch in a transaction, [`set_base_offset`] gives it its place in the partition,
-//! [`set_place`] that in the segment; [`BatchHead::peek`] finds its way from batch to batch, [`Batch::check`] opens
-//! one, [`Record`] is what the user keeps. Compressed and control batches are refused by a typed error.
+//! [`set_place`] that in the segment; [`BatchHead::peek`] finds its way from batch to batch, [`Batch::open`] opens
+//! one, inflated if it is compressed ([`Compression`]), [`Record`] is what the user keeps. Control batches are refused by
+//! a typed error.
 
 mod batch;
+mod compress;
 mod head;
 #[cfg(test)]
 mod kafka_tests;
@@ -31,6 +33,8 @@ mod view;
 use std::fmt;
 
 pub(crate) use batch::{BatchBuilder, Draft, Mark};
+pub use compress::Compression;
+pub(crate) use compress::Inflated;
 pub(crate) use head::{BATCH_HEAD_BYTES, BatchHead, place_checksum, place_of, set_base_offset, set_place};
 pub use owned::Record;
 pub(crate) use partition::partition_of;
@@ -59,6 +63,10 @@ pub(crate) enum BatchError {
     Checksum,
     /// Compressed, transactional or control batches, broker timestamps, or bits without a meaning yet.
     Attributes(u16),
+    /// Compressed in a way that this build of the library lacks.
+    NotBuiltIn(Compression),
+    /// Compressed, and more than so many bytes.
+    TooLarge(usize),
     /// The checksum is right and the content contradicts itself: written wrong, or by an enemy.
     Malformed(&'static str),
 }
@@ -71,6 +79,8 @@ impl fmt::Display for BatchError {
             BatchError::Magic(magic) => write!(f, "a batch of format version {magic}, only 2 is known"),
             BatchError::Checksum => f.write_str("the checksum of a batch does not fit its content"),
             BatchError::Attributes(bits) => write!(f, "a batch with attributes {bits:#06x}, which are not supported"),
+            BatchError::NotBuiltIn(kind) => write!(f, "a batch compressed by {kind:?}, a feature that is not built in"),
+            BatchError::TooLarge(max) => write!(f, "a compressed batch that holds more than {max} bytes"),
             BatchError::Malformed(what) => write!(f, "a malformed batch: {what}"),
         }
     }

@@ -71,6 +71,16 @@ pub(super) fn batch_of(events: &[Event]) -> Vec<u8> {
     out
 }
 
+#[cfg(feature = "lz4")]
+pub(super) fn compressed_batch_of(events: &[Event]) -> Vec<u8> {
+    let mut builder = BatchBuilder::new();
+    events.iter().for_each(|event| event.push_to(&mut builder));
+    let records = builder.deflated(super::Compression::Lz4).expect("something to compress");
+    let mut out = Vec::new();
+    builder.finish_deflated(super::Compression::Lz4, &records, &mut out);
+    out
+}
+
 fn event(key: &str, value: &str, timestamp_ms: i64) -> Event {
     let bytes = |text: &str| Some(text.as_bytes().to_vec());
     Event { key: bytes(key), value: bytes(value), headers: Vec::new(), timestamp_ms }

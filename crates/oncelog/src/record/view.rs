@@ -2,7 +2,8 @@
 
 use std::iter::FusedIterator;
 
-use super::head::{ATTRIBUTES_AT, BATCH_HEAD_BYTES, CRC_AT, field};
+use super::compress::{Compression, Inflated};
+use super::head::{ATTRIBUTES_AT, BATCH_HEAD_BYTES, CRC_AT, RECORD_BYTES_MIN, field};
 use super::{BatchError, BatchHead, Header};
 use crate::codec::{CheckSite, Input, crc32c, same, zigzag_back};
 use crate::ids::LogOffset;
@@ -15,13 +16,40 @@ pub(crate) struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
+    /// As [`Batch::open`], for batches that are not compressed.
+    #[cfg(test)]
+    pub(crate) fn check(bytes: &'a [u8]) -> Result<Batch<'a>, BatchError> {
+        let (head, records) = Batch::checked(bytes)?;
+        if head.attributes == 0 { Ok(Batch { head, records }) } else { Err(BatchError::Attributes(head.attributes)) }
+    }
+
     /// Opens `bytes`, which are one batch and nothing else. Costs one checksum; records are parsed as they are asked
-    /// for.
+    /// for. Compressed ones are inflated into `inflated`, which is cleared or that of this batch, and borrowed from
+    /// there.
     ///
     /// # Errors
-    /// `Truncated`, `Length`: more or fewer bytes than the head says. `Checksum`: damaged. Others: not for us, see
-    /// there.
-    pub(crate) fn check(bytes: &'a [u8]) -> Result<Batch<'a>, BatchError> {
+    /// `Truncated`, `Length`: more or fewer bytes than the head says. `Checksum`: damaged. `NotBuiltIn`, `TooLarge` and
+    /// others: not for us, see there.
+    pub(crate) fn open(bytes: &'a [u8], inflated: &'a Inflated) -> Result<Batch<'a>, BatchError> {
+        let (head, records) = Batch::checked(bytes)?;
+        let kind = Compression::of_bits(head.attributes)?;
+        if kind == Compression::None {
+            return Ok(Batch { head, records });
+        }
+        let records = inflated.get(kind, records)?;
+        if head.count as usize > records.len() / RECORD_BYTES_MIN {
+            return Err(BatchError::Malformed("there are more records than bytes for them"));
+        }
+        Ok(Batch { head, records })
+    }
+
+    /// Whether `bytes` are one batch whose checksum is right, whatever its records are.
+    pub(crate) fn is_whole(bytes: &[u8]) -> bool {
+        Batch::checked(bytes).is_ok()
+    }
+
+    /// Head and records of `bytes`, after the checksum.
+    fn checked(bytes: &'a [u8]) -> Result<(BatchHead, &'a [u8]), BatchError> {
         let (head, records) = bytes.split_first_chunk::<BATCH_HEAD_BYTES>().ok_or(BatchError::Truncated)?;
         let claimed = BatchHead::measure(head)?;
         if bytes.len() < claimed {
@@ -34,11 +62,7 @@ impl<'a> Batch<'a> {
         if !same(CheckSite::BatchBody, stored, crc32c(&bytes[ATTRIBUTES_AT..])) {
             return Err(BatchError::Checksum);
         }
-        let head = BatchHead::read(head)?;
-        if head.attributes != 0 {
-            return Err(BatchError::Attributes(head.attributes));
-        }
-        Ok(Batch { head, records })
+        Ok((BatchHead::read(head)?, records))
     }
 
     /// The offset that the batch starts at.

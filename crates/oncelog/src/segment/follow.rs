@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use super::head::SegmentHead;
 use super::index::SparseIndex;
+use super::refused;
 use crate::codec::{CheckSite, same};
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::{Error, Result};
 use crate::ids::LogOffset;
-use crate::record::{self, Batch, BatchHead};
+use crate::record::{self, Batch, BatchHead, Inflated};
 
 const BLOCK_BYTES: usize = 256 << 10;
 
@@ -21,6 +22,8 @@ pub(crate) struct Follower {
     head: SegmentHead,
     block_start: u64,
     block: Vec<u8>,
+    /// The records of the batch that was handed out last, if it is a compressed one.
+    inflated: Inflated,
     /// Records below it were visible, and so written, when the block was read; what is behind them may have come since.
     settled: LogOffset,
     index: SparseIndex,
@@ -57,6 +60,7 @@ impl Follower {
             head,
             block_start: 0,
             block: Vec::new(),
+            inflated: Inflated::default(),
             settled: LogOffset(0),
             index,
             position,
@@ -102,13 +106,15 @@ impl Follower {
         }
         self.position += head.bytes as u64;
         self.current = (position, head.bytes);
+        self.inflated.clear();
         Ok(Some(head.base_offset..head.next_offset()))
     }
 
     /// The batch that was taken last, with its checksum compared.
     pub(crate) fn current(&self) -> Result<Batch<'_>> {
         let (position, bytes) = self.current;
-        Batch::check(self.at(position, bytes)).map_err(|error| Error::corrupt(&self.path, position, error))
+        let batch = Batch::open(self.at(position, bytes), &self.inflated);
+        batch.map_err(|error| refused(&self.path, position, &error))
     }
 
     /// The batch's head, believed only if it was written for this place.

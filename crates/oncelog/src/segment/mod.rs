@@ -28,9 +28,9 @@ pub(crate) use head::{SEGMENT_HEAD_BYTES, SegmentHead};
 pub(crate) use read::BatchReader;
 
 use crate::disk::{DiskFile, OpenMode, SyncSite};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::LogOffset;
-use crate::record::{self, BatchHead};
+use crate::record::{self, BatchError, BatchHead};
 use crate::wake::{Arc, AtomicBool, Mutex, Ordering};
 use files::{GivenUp, Pressure};
 use index::{IndexEntry, SparseIndex};
@@ -38,6 +38,14 @@ use index::{IndexEntry, SparseIndex};
 /// An index that has grown by so many entries since it was last saved is saved before it is given up: without them a
 /// reader would have to walk 256 KiB again.
 const ENTRIES_WORTH_SAVING: usize = 16;
+
+/// Why the batch at `position` is not handed out.
+fn refused(path: &Path, position: u64, error: &BatchError) -> Error {
+    match error {
+        BatchError::NotBuiltIn(_) => Error::new(ErrorKind::UnsupportedVersion, error.to_string()).at(path, position),
+        _ => Error::corrupt(path, position, error),
+    }
+}
 
 /// How far a segment is part of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,11 +2,11 @@
 //! believed, and for its content before it is handed out.
 
 use super::index::IndexEntry;
-use super::{SEGMENT_HEAD_BYTES, Segment, SegmentEnd};
+use super::{SEGMENT_HEAD_BYTES, Segment, SegmentEnd, refused};
 use crate::codec::{CheckSite, same};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::LogOffset;
-use crate::record::{self, Batch, BatchHead};
+use crate::record::{self, Batch, BatchHead, Inflated};
 use crate::wake::Arc;
 
 const BLOCK_BYTES: usize = 256 << 10;
@@ -18,6 +18,8 @@ pub(crate) struct BatchReader {
     /// What of the file is in the buffer.
     block_start: u64,
     block: Vec<u8>,
+    /// The records of the current batch, if it is a compressed one and was asked for.
+    inflated: Inflated,
     /// Where the next batch starts.
     position: u64,
     /// The batch before it, once one was read: its length, and the offset behind its records.
@@ -56,6 +58,7 @@ impl BatchReader {
             segment,
             block_start: 0,
             block: Vec::new(),
+            inflated: Inflated::default(),
             position: entry.position,
             current: (0, entry.offset),
             end,
@@ -131,7 +134,7 @@ impl BatchReader {
             return;
         }
         let start = usize::try_from(position - self.block_start).unwrap_or(usize::MAX);
-        if Batch::check(&self.block[start..start + head.bytes]).is_ok() {
+        if Batch::is_whole(&self.block[start..start + head.bytes]) {
             self.segment.with_index(|index| index.add(head, position));
         }
     }
@@ -162,6 +165,7 @@ impl BatchReader {
         self.load(head.bytes)?;
         self.position += head.bytes as u64;
         self.current = (head.bytes, head.next_offset());
+        self.inflated.clear();
         Ok(true)
     }
 
@@ -177,7 +181,7 @@ impl BatchReader {
         // In the buffer, as `advance` has seen to.
         let start = usize::try_from(position - self.block_start).unwrap_or(usize::MAX);
         let bytes = &self.block[start..start + len];
-        Batch::check(bytes).map_err(|error| Error::corrupt(&self.segment.path, position, error))
+        Batch::open(bytes, &self.inflated).map_err(|error| refused(&self.segment.path, position, &error))
     }
 
     /// The head of the batch at `position`, believed only if it was written for this place.

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::{BatchReader, OpenFiles, SEGMENT_HEAD_BYTES, Segment, SegmentEnd, SegmentHead};
+use super::{BatchReader, Follower, OpenFiles, SEGMENT_HEAD_BYTES, Segment, SegmentEnd, SegmentHead};
 use crate::disk::{MemoryDisk, OpenMode};
 use crate::error::ErrorKind;
 use crate::ids::{Epoch, LogOffset, PartitionId, StoreId, TopicId};
-use crate::record::{BatchBuilder, Draft, set_base_offset};
+use crate::record::{BatchBuilder, Compression, Draft, set_base_offset};
 use crate::wake::Arc;
 
 const HEAD: SegmentHead = SegmentHead {
@@ -91,6 +91,28 @@ fn a_limit_hides_the_batches_behind_it() {
     assert_eq!(read_from(&segment, 100, 102).len(), 2);
     assert_eq!(read_from(&segment, 100, 103).len(), 3);
     assert_eq!(read_from(&segment, 100, 100).len(), 0);
+}
+
+#[test]
+fn a_batch_that_this_build_cannot_inflate_is_not_called_damaged() {
+    let disk = in_memory();
+    let segment = Segment::create(&disk, Path::new("/"), HEAD, 0).unwrap();
+    let mut builder = BatchBuilder::new();
+    builder.push(&Draft { key: None, value: Some(b"v"), headers: &[], timestamp_ms: 1 });
+    let mut bytes = Vec::new();
+    builder.finish_deflated(Compression::Zstd, b"no frame", &mut bytes);
+    set_base_offset(&mut bytes, HEAD.base_offset);
+    segment.apply(SEGMENT_HEAD_BYTES, &mut bytes).unwrap();
+
+    let mut reader = BatchReader::seek(Arc::clone(&segment), HEAD.base_offset).unwrap();
+    let told = reader.next(LogOffset(u64::MAX)).err().unwrap();
+    let kind = if Compression::Zstd.is_built_in() { ErrorKind::Corrupt } else { ErrorKind::UnsupportedVersion };
+    assert_eq!(told.kind(), kind, "{told}");
+    assert!(told.to_string().contains(segment.path.to_str().unwrap()), "{told}");
+    let mut follower = Follower::open(disk.disk.as_ref(), &segment.path, |_| true).unwrap().unwrap();
+    assert!(follower.advance(HEAD.base_offset, LogOffset(u64::MAX)).unwrap().is_some());
+    let told = follower.current().err().unwrap();
+    assert_eq!(told.kind(), kind, "{told}");
 }
 
 #[test]

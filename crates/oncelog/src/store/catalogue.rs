@@ -23,11 +23,15 @@ impl Core {
     /// The topic of that name, made if there is none; durable on return.
     pub(super) fn open_topic(&self, spec: &TopicSpec) -> Result<TopicId> {
         self.check_open()?;
-        let existing = |topic: Arc<Topic>| topic.spec.admit(spec).map(|()| topic.id);
+        let existing = |topic: Arc<Topic>| {
+            topic.spec.admit(spec)?;
+            topic.spec.check_built_in(ErrorKind::UnsupportedVersion).map(|()| topic.id)
+        };
         if let Some(topic) = self.pipeline.topics.find(&spec.name)? {
             return existing(topic);
         }
         spec.check()?;
+        spec.check_built_in(ErrorKind::Invalid)?;
         let _one_at_a_time = self.creating.lock();
         match self.pipeline.topics.find(&spec.name)? {
             Some(topic) => existing(topic),

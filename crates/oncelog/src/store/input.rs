@@ -53,7 +53,7 @@ impl Input {
         }
     }
 
-    /// What it is like. The size of another owner's segment files is that owner's affair.
+    /// What it is like. The size of another owner's segment files, and how it compresses them, is that owner's affair.
     pub(super) fn spec(&self) -> TopicSpec {
         match self {
             Input::Own(topic) => topic.spec.clone(),
@@ -65,6 +65,8 @@ impl Input {
                     key_codec: info.key_codec,
                     value_codec: info.value_codec,
                     file_roll_size: crate::handles::FILE_ROLL_SIZE,
+                    // Each batch says how it is compressed.
+                    compression: crate::record::Compression::None,
                 }
             }
         }

@@ -98,6 +98,7 @@ impl TopicLoader {
             epoch: self.epoch,
             dir: partition_dir(dir, id),
             file_roll_size: spec.file_roll_size,
+            compression: spec.compression,
         };
         let view = Arc::clone(&self.view);
         let partition = Partition::recovered(topic, id, maker, view, state, &rows, continues);

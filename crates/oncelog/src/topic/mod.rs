@@ -25,8 +25,9 @@ pub(crate) use partition::{
 pub(crate) use pieces::{Piece, pieces};
 pub(crate) use reader::{PartitionReader, Polled};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{self, PartitionId, TopicId};
+use crate::record::Compression;
 use crate::wake::Arc;
 
 /// What a topic is: stored with it, and compared when it is opened again.
@@ -42,6 +43,8 @@ pub struct TopicSpec {
     pub value_codec: String,
     /// A segment that would grow beyond this many bytes is ended and the next begun.
     pub file_roll_size: u64,
+    /// How its batches are compressed.
+    pub compression: Compression,
 }
 
 impl TopicSpec {
@@ -62,6 +65,17 @@ impl TopicSpec {
             return complain(&"file_roll_size must be at least 1024 bytes");
         }
         Ok(())
+    }
+
+    /// # Errors
+    /// Of that kind: compressed in a way that this build of the library lacks.
+    pub(crate) fn check_built_in(&self, missing: ErrorKind) -> Result<()> {
+        if self.compression.is_built_in() {
+            return Ok(());
+        }
+        let (name, kind) = (&self.name, self.compression);
+        let what = format!("topic {name:?}: compression by {kind:?} needs a feature that is not built in");
+        Err(Error::new(missing, what))
     }
 
     /// Whether a topic that exists as `self` can be used as `wanted`.

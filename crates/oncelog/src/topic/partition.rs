@@ -10,7 +10,7 @@ use crate::chance::Chance;
 use crate::disk::SyncSite;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, LogOffset, Lsn, PartitionId, StoreId, TopicId};
-use crate::record::BatchBuilder;
+use crate::record::{BatchBuilder, Compression};
 use crate::segment::{BatchReader, OpenFiles, SEGMENT_HEAD_BYTES, Segment, SegmentEnd, SegmentHead};
 use crate::view::View;
 use crate::wake::{Arc, AtomicBool, Mutex, MutexGuard, Ordering, RwLock};
@@ -23,6 +23,7 @@ pub(crate) struct SegmentMaker {
     pub(crate) epoch: Epoch,
     pub(crate) dir: PathBuf,
     pub(crate) file_roll_size: u64,
+    pub(crate) compression: Compression,
 }
 
 /// A partition that is open.
@@ -191,6 +192,11 @@ impl Partition {
     /// The offset behind the last record that is applied, visible or not.
     pub(crate) fn applied_end(&self) -> LogOffset {
         self.ends.lock().back().map_or(LogOffset(0), |(_, end)| *end)
+    }
+
+    /// How its batches are compressed.
+    pub(crate) fn compression(&self) -> Compression {
+        self.maker.compression
     }
 
     /// Where its segments are.

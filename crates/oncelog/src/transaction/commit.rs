@@ -346,7 +346,8 @@ fn encode(tx: &mut StoreTx) -> (Vec<u8>, Vec<BatchRange>) {
     for (at, staged) in tx.appends.iter_mut().enumerate() {
         for batch in staged.batches.iter_mut().filter(|batch| !batch.is_empty()) {
             let records = batch.count();
-            let bytes = writer.batch(staged.partition.topic, staged.partition.id, batch);
+            let bytes =
+                writer.batch(staged.partition.topic, staged.partition.id, batch, staged.partition.compression());
             ranges.push(BatchRange { staged: at, bytes, records });
         }
     }

@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{PartitionId, ProducerEpoch, Sequence, ShardId, TableId, TopicId};
 use crate::journal::FRAME_HEAD_BYTES;
 use crate::producer::Stamp;
-use crate::record::BatchBuilder;
+use crate::record::{BATCH_HEAD_BYTES, BatchBuilder, Compression};
 
 const VERSION: u8 = 1;
 
@@ -34,9 +34,21 @@ impl FrameWriter {
     }
 
     /// Finishes a batch into the frame; gives where it is in the frame's bytes.
-    pub(super) fn batch(&mut self, topic: TopicId, partition: PartitionId, batch: &BatchBuilder) -> Range<usize> {
+    pub(super) fn batch(
+        &mut self,
+        topic: TopicId,
+        partition: PartitionId,
+        batch: &BatchBuilder,
+        compression: Compression,
+    ) -> Range<usize> {
         self.bytes.extend_from_slice(&topic.0.to_le_bytes());
         self.bytes.extend_from_slice(&partition.0.to_le_bytes());
+        if let Some(records) = batch.deflated(compression) {
+            put_varint(&mut self.bytes, (BATCH_HEAD_BYTES + records.len()) as u64);
+            let start = self.bytes.len();
+            batch.finish_deflated(compression, &records, &mut self.bytes);
+            return start..self.bytes.len();
+        }
         put_varint(&mut self.bytes, batch.len_bytes() as u64);
         let start = self.bytes.len();
         batch.finish_into(&mut self.bytes);
@@ -145,7 +157,7 @@ mod tests {
         let mut writer = FrameWriter::new(0, 1);
         let mut batch = BatchBuilder::new();
         batch.push(&Draft { key: None, value: Some(b"v"), headers: &[], timestamp_ms: 1 });
-        let at = writer.batch(TopicId(7), PartitionId(3), &batch);
+        let at = writer.batch(TopicId(7), PartitionId(3), &batch, Compression::None);
         let mut batch_bytes = Vec::new();
         batch.finish_into(&mut batch_bytes);
         writer.rows(2);

@@ -98,7 +98,7 @@ impl Pipeline {
     pub(super) fn seal(&self, partition: &Arc<Partition>, turn: &mut Turn) -> Result<()> {
         let Some(open) = turn.open.take() else { return Ok(()) };
         let mut writer = FrameWriter::new(turn.gathered.len_bytes() + 16, 1);
-        let range = writer.batch(partition.topic, partition.id, &turn.gathered);
+        let range = writer.batch(partition.topic, partition.id, &turn.gathered, partition.compression());
         writer.rows(0);
         writer.stamps(0);
         let count = turn.gathered.count();
