@@ -321,10 +321,12 @@ mod tests {
         }
     }
 
+    type Deflate = fn(&[u8]) -> io::Result<Vec<u8>>;
+
     #[test]
     fn a_batch_that_is_a_bomb_is_refused_and_says_so() {
         let zeros = vec![0; INFLATED_BYTES_MAX + 1];
-        let deflate: [fn(&[u8]) -> io::Result<Vec<u8>>; 2] = [lz4_deflate, zstd_deflate];
+        let deflate: [Deflate; 2] = [lz4_deflate, zstd_deflate];
         for (kind, deflate) in [Compression::Lz4, Compression::Zstd].into_iter().zip(deflate) {
             if kind.is_built_in() {
                 let mut builder = BatchBuilder::new();
@@ -396,7 +398,7 @@ mod tests {
                 let mut hostile = if with_magic { kind.deflate(&[0; 300]).unwrap()[..7].to_vec() } else { Vec::new() };
                 hostile.extend_from_slice(&bytes);
                 let _ = kind.inflate(&hostile, &mut out, 1000);
-                prop_assert!(out.capacity() <= 1001.max(8));
+                prop_assert!(out.capacity() <= 1001);
             }
         }
     }

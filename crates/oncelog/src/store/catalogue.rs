@@ -127,6 +127,7 @@ impl Core {
         let _one_at_a_time = self.creating.lock();
         if let Some((id, found)) = self.find_table(&spec.name)? {
             found.admit(spec)?;
+            self.check_claim_of(&Name::Table(&spec.name, id))?;
             return Ok(id);
         }
         let mut tx = self.begin();

@@ -96,6 +96,19 @@ impl Core {
         if known.is_empty() { self.claim_name(name) } else { Ok(()) }
     }
 
+    /// What the catalogue knows must have its claim on disk.
+    ///
+    /// # Errors
+    /// `Corrupt`: it is gone, damaged, or another's.
+    pub(super) fn check_claim_of(&self, name: &Name<'_>) -> Result<()> {
+        let dir = name.dir(&self.layout);
+        match self.find_own_claim(&dir, &name.text())? {
+            Some(claim) if claim == name.claim(self) => Ok(()),
+            Some(_) => Err(Error::corrupt(&Claim::path(&dir), 0, format!("the claim is not that of {}", name.text()))),
+            None => Err(Error::corrupt(&Claim::path(&dir), 0, format!("the claim of {} is gone", name.text()))),
+        }
+    }
+
     /// The claim in `dir`, if there is one and it is ours.
     ///
     /// # Errors
