@@ -39,7 +39,13 @@ impl World {
             Err(error) => return self.after_side_error(&error),
         };
         self.side.made = true;
-        self.check_side(&store)?;
+        match read(&store) {
+            Ok(seen) => self.check_side(seen)?,
+            Err(error) => {
+                drop(store);
+                return self.after_side_error(&error);
+            }
+        }
         for _ in 0..self.dice.below(4) {
             let note = self.bytes();
             let expected = self.side.notes.len() as u64;
@@ -59,11 +65,7 @@ impl World {
         }
     }
 
-    fn check_side(&mut self, store: &Store) -> Done {
-        let seen = match read(store) {
-            Ok(seen) => seen,
-            Err(error) => return Err(format!("reading the notes says {error:?}")),
-        };
+    fn check_side(&mut self, seen: Vec<Vec<u8>>) -> Done {
         let behind = seen.get(self.side.notes.len()..).ok_or("answered notes are gone")?;
         let may_be = self.side.pending.take();
         let is_allowed = behind.is_empty() || behind == may_be.as_slice();
