@@ -71,6 +71,7 @@ pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Sto
         }
     })?;
     let core = with_sweep(core)?;
+    OwnerPage::forget_earlier(&*disk, &layout.page, epoch);
     core.sweep_deleted()?;
     if let Some((_, loader)) = &opened {
         core.show_loaded(loader)?;

@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::disk::{Disk, DiskFile, MapAccess, OpenMode, SharedMap};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, LogOffset, Lsn, PartitionId, TopicId};
-use crate::page::{Board, PageName, PageState, Watched, file_words};
+use crate::page::{Board, PageName, PageState, Watch, Watched, file_words};
 use crate::table::ScanRange;
 use crate::topic::{Partition, PartitionState, SegmentRow, TopicSpec};
 use crate::transaction::system::{self, CatalogueKey};
@@ -114,14 +114,16 @@ pub(super) fn page_path(dir: &Path, epoch: Epoch, number: usize) -> PathBuf {
 }
 
 impl OwnerPage {
-    /// Makes the page of the opening `name.epoch`, in place of those of openings before. Only with the owner's lock.
+    /// Makes the page of the opening `name.epoch`. Of those before only what tells of a failed journal stays, until
+    /// [`OwnerPage::forget_earlier`]. Only with the owner's lock.
     ///
     /// # Errors
     /// `Full`, `Unavailable`: the page could not be made.
     pub(super) fn make(disk: &Arc<dyn Disk>, clock: &dyn Clock, dir: &Path, name: PageName) -> Result<OwnerPage> {
         make_dir(&**disk, dir).map_err(|error| Error::io(dir, "make the place of the page", error))?;
-        remove_all(&**disk, dir)?;
         let path = page_path(dir, name.epoch, 0);
+        let earlier = Earlier::find(disk, dir)?;
+        remove_all(&**disk, dir, |page| *page != path && earlier.pages.iter().any(|kept| kept == page))?;
         let file = make_file(&**disk, &path, 0)?;
         lock(&*file, &path, clock)?;
         let board = match disk.map_shared(&path, file_words(0), MapAccess::Write) {
@@ -137,6 +139,16 @@ impl OwnerPage {
     /// What is written as things become visible.
     pub(super) fn board(&self) -> Option<&Arc<Board>> {
         self.board.as_ref()
+    }
+
+    /// A recovery is complete and durable: what earlier openings left in doubt is settled.
+    pub(super) fn forget_earlier(disk: &dyn Disk, dir: &Path, epoch: Epoch) {
+        let ours = format!("{:010}-", epoch.0);
+        let is_ours = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&ours));
+        if let Err(error) = remove_all(disk, dir, is_ours) {
+            // From now on our own page says that nothing before it counts.
+            tracing::warn!(%error, "an old page stays");
+        }
     }
 
     /// The owner ends: readers look for themselves from now on.
@@ -197,10 +209,54 @@ fn lock(file: &dyn DiskFile, path: &Path, clock: &dyn Clock) -> Result<()> {
     Err(Error::locked(path, "another process has the page of this store", None))
 }
 
-fn remove_all(disk: &dyn Disk, dir: &Path) -> Result<()> {
+/// What the pages say that no owner holds any more: down to the newest opening that has served.
+pub(super) struct Earlier {
+    pages: Vec<PathBuf>,
+    /// The journal of one of them failed, in this running of the machine: then this was visible, and what lies behind
+    /// it may be in the page cache alone.
+    pub(super) failed_at: Option<Lsn>,
+}
+
+impl Earlier {
+    /// An opening that ended before it served has settled nothing, so what was before it is asked too.
+    pub(super) fn find(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Earlier> {
+        let mut found = match disk.list(dir) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(Error::io(dir, "list the pages", error)),
+        };
+        found.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().ends_with("-000.page")));
+        // Names begin with the epoch, in as many digits each.
+        found.sort_by(|one, other| other.cmp(one));
+        let (mut pages, mut visible, mut failed) = (Vec::new(), Lsn(0), false);
+        for path in found {
+            let map = |number| {
+                let mapped = disk.map_shared(&path, file_words(number), MapAccess::Read);
+                mapped.map_err(|error| Error::io(&path, "map a page", error))
+            };
+            // One that is not made to the end says nothing, nor does one of another running of the machine.
+            let Ok(head) = map(0) else { continue };
+            let Ok(Some(watch)) = Watch::open(Box::new(move |_| Ok(Arc::clone(&head)))) else { continue };
+            if watch.name().boot != disk.boot_id() {
+                continue;
+            }
+            pages.push(path);
+            visible = visible.max(watch.visible());
+            match watch.state() {
+                PageState::Partial => {}
+                PageState::Failed => failed = true,
+                PageState::Serving | PageState::Closed => break,
+            }
+        }
+        Ok(Earlier { pages, failed_at: failed.then_some(visible) })
+    }
+}
+
+fn remove_all(disk: &dyn Disk, dir: &Path, keep: impl Fn(&Path) -> bool) -> Result<()> {
     let mut found = disk.list(dir).map_err(|error| Error::io(dir, "list the pages", error))?;
     found.sort();
-    for path in found.iter().filter(|path| path.extension().is_some_and(|kind| kind == "page")) {
+    let is_page = |path: &&PathBuf| path.extension().is_some_and(|kind| kind == "page");
+    for path in found.iter().filter(is_page).filter(|path| !keep(path)) {
         match disk.remove(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(Error::io(path, "remove an old page", error));

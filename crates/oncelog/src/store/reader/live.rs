@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::super::layout::Layout;
-use super::super::page::page_path;
+use super::super::page::{Earlier, page_path};
 use crate::disk::{Disk, DiskFile, MapAccess, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, LogOffset, PartitionId, StoreId, TopicId};
@@ -37,7 +37,7 @@ impl Live {
         let path = page_path(&layout.page, epoch, 0);
         let file = match disk.open(&path, OpenMode::Read) {
             Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Found::Nobody { failed_at: None }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Live::nobody(disk, layout),
             Err(error) => return Err(Error::io(&path, "open a page", error)),
         };
         let lives = is_locked(&*file, &path)?;
@@ -58,11 +58,12 @@ impl Live {
                 Ok(Found::Serving(Arc::new(Live { watch, epoch, file })))
             }
             _ if lives => Ok(Found::Opening),
-            Some(watch) if watch.name().boot == disk.boot_id() && watch.state() == PageState::Failed => {
-                Ok(Found::Nobody { failed_at: Some(watch.visible()) })
-            }
-            _ => Ok(Found::Nobody { failed_at: None }),
+            _ => Live::nobody(disk, layout),
         }
+    }
+
+    fn nobody(disk: &Arc<dyn Disk>, layout: &Layout) -> Result<Found> {
+        Ok(Found::Nobody { failed_at: Earlier::find(disk, &layout.page)?.failed_at })
     }
 
     /// Whether the owner still is there and serves.
