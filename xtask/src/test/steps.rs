@@ -57,6 +57,7 @@ pub(super) fn steps(root: &Path, size: Size) -> Vec<Step> {
     };
     vec![
         Step::new("tests", "test --workspace --features oncelog/async --locked --no-fail-fast", Proof::TestResults),
+        Step::new("Zstandard", "test --locked -p oncelog --features zstd --lib record::", Proof::TestResults),
         Step::new("simulation", &simulate, Proof::Crashes(crashes)),
         Step::new("short histories", "run --release --locked -p oncelog-sim -- exhaust", Proof::Checked),
         Step::new("rot survey", "run --release --locked -p oncelog-sim -- rot --stride 10", Proof::Checked),

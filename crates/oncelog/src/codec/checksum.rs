@@ -40,7 +40,7 @@ pub enum CheckSite {
 #[cfg(oncelog_mutants)]
 impl CheckSite {
     /// Every site, for tests that skip each in turn.
-    pub const ALL: [CheckSite; 12] = [
+    pub const ALL: [CheckSite; 13] = [
         CheckSite::JournalFile,
         CheckSite::FrameHead,
         CheckSite::FrameBody,
