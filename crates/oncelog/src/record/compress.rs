@@ -2,8 +2,8 @@
 //! zstd frame.
 //!
 //! Whoever inflates gives a limit. What claims to hold more is refused before memory is taken, what holds more without
-//! saying so while it streams: a small batch that holds the world costs the limit and the decoder's own blocks, 13 MiB at
-//! most.
+//! saying so while it streams: a small batch that holds the world costs the limit and the decoder's own blocks,
+//! 13 MiB at most.
 //!
 //! Invariants: what is inflated is one frame, whole to its end mark, with nothing behind it.
 

@@ -16,8 +16,8 @@
 //!
 //! Flow: [`BatchBuilder`] fills a batch in a transaction, [`set_base_offset`] gives it its place in the partition,
 //! [`set_place`] that in the segment; [`BatchHead::peek`] finds its way from batch to batch, [`Batch::open`] opens
-//! one, inflated if it is compressed ([`Compression`]), [`Record`] is what the user keeps. Control batches are refused by
-//! a typed error.
+//! one, inflated if it is compressed ([`Compression`]), [`Record`] is what the user keeps. Control batches are refused
+//! by a typed error.
 
 mod batch;
 mod compress;
