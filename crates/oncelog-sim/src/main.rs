@@ -28,7 +28,11 @@ enum Command {
         seed: u64,
     },
     /// Tries every crash of every short history, and every failure of every call of one with everything in it
-    Exhaust,
+    Exhaust {
+        /// Operations in a history at most: 2 or 3
+        #[arg(long, default_value_t = 3)]
+        operations: usize,
+    },
     /// Damages every file of small stores, and asks whether anybody noticed
     Rot {
         /// Tries every so many-th bit and length
@@ -55,16 +59,16 @@ fn main() -> ExitCode {
     let args = Args::parse();
     match args.command {
         Command::Run { crashes, seed } => run(crashes, seed),
-        Command::Exhaust => exhaust(),
+        Command::Exhaust { operations } => exhaust(operations),
         Command::Rot { stride } => rot(stride),
         Command::Mutants { crashes } => mutants(crashes),
         Command::Replay { seed } => replay(seed),
     }
 }
 
-fn exhaust() -> ExitCode {
+fn exhaust(operations: usize) -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
-    let (crashes, failures) = (exhaust::crashes(), exhaust::failures());
+    let (crashes, failures) = (exhaust::crashes(operations), exhaust::failures());
     let violations: Vec<_> = crashes.violations.iter().chain(&failures.violations).collect();
     violations.iter().take(40).for_each(|violation| println!("{violation}"));
     println!("{} crashes of short histories, {} failed calls", crashes.tried, failures.tried);

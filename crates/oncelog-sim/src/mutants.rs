@@ -39,7 +39,7 @@ pub fn hunt_check(site: oncelog::CheckSite) -> Option<(u64, String)> {
             first.get_or_insert_with(|| silent.to_owned());
         };
         let surveyed = catch_unwind(AssertUnwindSafe(|| {
-            survey_guarded(&specimen, 3, &mut tell).tried + survey(&specimen, 30, &mut tell).tried
+            survey_guarded(&specimen, 61, &mut tell).tried + survey(&specimen, 601, &mut tell).tried
         }));
         oncelog::skip_check(None);
         tried += surveyed.unwrap_or(0);

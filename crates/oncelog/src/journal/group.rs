@@ -433,8 +433,10 @@ impl<A: Apply> Journal<A> {
             if self.has_failed() {
                 return Err(Error::closed());
             }
+            // Not with the queue held: applying takes pins, and whoever pins asks the queue.
+            let file = Arc::clone(&self.queue.lock().file);
             let synced = writer
-                .settle(&self.queue.lock().file)
+                .settle(&file)
                 .and_then(|durable| (self.options.fence)().map(|()| durable))
                 .and_then(|durable| applier.apply(&mut [], durable));
             return synced.inspect_err(|_| {

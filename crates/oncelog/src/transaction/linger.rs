@@ -49,13 +49,15 @@ type Due = BTreeMap<(TopicId, PartitionId), (Duration, Arc<Partition>)>;
 /// Partitions with an open batch, and when the first must be sealed.
 pub(crate) struct Lingering {
     partitions: Mutex<Due>,
+    /// Held while batches are sealed: whoever finds none left to seal must not be ahead of one who is at it.
+    sealing: Mutex<()>,
     /// On the monotonic clock, in nanoseconds.
     next_due: AtomicU64,
 }
 
 impl Default for Lingering {
     fn default() -> Lingering {
-        Lingering { partitions: Mutex::default(), next_due: AtomicU64::new(u64::MAX) }
+        Lingering { partitions: Mutex::default(), sealing: Mutex::default(), next_due: AtomicU64::new(u64::MAX) }
     }
 }
 
@@ -130,6 +132,7 @@ impl Pipeline {
 
     /// Seals the batches that are due at `now`, or all of them.
     pub(crate) fn seal_lingering(&self, now: Option<Duration>) -> Result<()> {
+        let _one_at_a_time = self.lingering.sealing.lock();
         for partition in self.lingering.take(now) {
             let mut turn = partition.turn();
             match &turn.open {
@@ -209,7 +212,7 @@ impl StoreAppender {
             return Err(error);
         }
         let clock = &self.pipeline.clock;
-        let due = clock.monotonic() + self.linger;
+        let due = clock.monotonic().saturating_add(self.linger);
         turn.open = Some(OpenBatch { timestamp_ms: clock.now_ms(), due, limit: self.limit, promised });
         if self.pipeline.lingering.insert(partition, due) {
             self.pipeline.journal.wake_background();
