@@ -1,5 +1,6 @@
-//! Short histories, exhaustively: every order of at most three operations (two, where that is asked for), with a crash at every change of the disk and
-//! every way to survive it; and every call of a longer one failed in turn, once and for good.
+//! Short histories, exhaustively: every order of at most three operations (two, where that is asked for), with a crash
+//! at every change of the disk and every way to survive it; and every call of a longer one failed in turn, once and
+//! for good.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -31,8 +31,8 @@ impl Core {
         self.pipeline.flush()?;
         let journal = &self.pipeline.journal;
         let placed = journal.placed_bytes();
-        // Before the place is taken: a topic that is deleted meanwhile is for the next trim. And not while the applier is
-        // held: looking at rows waits for turns, and whoever has one may be waiting to lead.
+        // Before the place is taken: a topic that is deleted meanwhile is for the next trim. And not while the applier
+        // is held: looking at rows waits for turns, and whoever has one may be waiting to lead.
         let candidates = journal.at_rest(|applier, _| applier.deleted());
         let gone = self.deleted_rows(candidates);
         let (position, touched, rows) = journal.at_rest(|applier, position| {
