@@ -135,7 +135,7 @@ impl Specimen {
 /// and a journal that ended before it looks the same.
 fn holds_the_end(disk: &SimDisk, path: &Path, sector: u64) -> bool {
     let is_journal = path.extension().is_some_and(|kind| kind == "journal");
-    let bytes = disk.read_file(&path.to_owned()).unwrap_or_default();
+    let bytes = disk.read_file(path).unwrap_or_default();
     let start = usize::try_from(sector * 512).unwrap_or(usize::MAX).min(bytes.len());
     is_journal && bytes[start..].iter().all(|byte| *byte == 0)
 }

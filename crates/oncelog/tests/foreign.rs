@@ -1,5 +1,10 @@
 //! An owner that consumes what other owners write: once each, with progress and effects in a journal of its own.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and waits for processes")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::zombie_processes,
+    clippy::disallowed_methods,
+    reason = "a test may fail by panic, and waits for processes it kills"
+)]
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -1,4 +1,5 @@
 //! Tables from outside: larger than the memory given to them, in ranges and pages, and what a page lets change.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and makes its own files")]
 
 use std::sync::Arc;
 

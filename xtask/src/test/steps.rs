@@ -63,7 +63,7 @@ pub(super) fn steps(root: &Path, size: Size) -> Vec<Step> {
         Step::new("rot survey", "run --release --locked -p oncelog-sim -- rot --stride 50", Proof::Checked),
         // Built with switches that break the engine on purpose.
         apart(
-            Step::new("mutants", "run --release --locked -p oncelog-sim -- mutants", Proof::Checked),
+            Step::new("mutants", "run --release --locked -p oncelog-sim -- mutants --quick", Proof::Checked),
             "--cfg oncelog_mutants",
             "mutants",
         ),
