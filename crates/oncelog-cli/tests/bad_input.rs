@@ -150,8 +150,9 @@ fn stores_of_a_newer_format_and_damaged_ones() {
     let good = fs::read(&file).unwrap();
     let mut newer = good.clone();
     newer[8] += 1;
-    let sum = crc32c(&newer[..28]);
-    newer[28..].copy_from_slice(&sum.to_le_bytes());
+    let summed = newer.len() - 4;
+    let sum = crc32c(&newer[..summed]);
+    newer[summed..].copy_from_slice(&sum.to_le_bytes());
     fs::write(&file, newer).unwrap();
     assert_fails(&demo(dir.path(), &["--store", "store"]), 4, &["format 2", "STORE"]);
     let mut damaged = good.clone();
@@ -159,7 +160,8 @@ fn stores_of_a_newer_format_and_damaged_ones() {
     fs::write(&file, damaged).unwrap();
     assert_fails(&demo(dir.path(), &["--store", "store"]), 4, &["damaged", "STORE", "at byte"]);
     fs::write(&file, good).unwrap();
-    let segment = fs::read_dir(store.join("topics/requests/000000")).unwrap().next().unwrap().unwrap().path();
+    let mut files = fs::read_dir(store.join("topics/requests/000000")).unwrap().map(|entry| entry.unwrap().path());
+    let segment = files.find(|path| path.extension().is_some_and(|kind| kind == "segment")).unwrap();
     let mut bytes = fs::read(&segment).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;

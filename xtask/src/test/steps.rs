@@ -59,7 +59,6 @@ pub(super) fn steps(root: &Path, size: Size) -> Vec<Step> {
         Step::new("tests", "test --workspace --features oncelog/async --locked --no-fail-fast", Proof::TestResults),
         Step::new("Zstandard", "test --locked -p oncelog --features zstd --lib record::", Proof::TestResults),
         Step::new("simulation", &simulate, Proof::Crashes(crashes)),
-        Step::new("short histories", "run --release --locked -p oncelog-sim -- exhaust --operations 2", Proof::Checked),
         Step::new("rot survey", "run --release --locked -p oncelog-sim -- rot --stride 50", Proof::Checked),
         // Built with switches that break the engine on purpose.
         apart(
