@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::def::TopicDef;
 use super::tx::encode;
 use crate::codec::Codec;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, TopicId};
 use crate::record::Header;
 use crate::transaction::{Appender, AppenderOptions, Committed, Engine, EngineTx, NewRecord, PendingCommit};
@@ -53,7 +53,17 @@ impl SyncPolicy {
     /// Counts `bytes` that were appended before they were counted, and syncs if the policy says so.
     pub(super) fn catch_up(self, engine: &dyn Engine, unsynced: &Unsynced, bytes: usize) -> Result<()> {
         match self {
-            SyncPolicy::Bytes(most) if unsynced.count(bytes, most) => engine.flush(),
+            SyncPolicy::Bytes(most) if unsynced.count(bytes, most) => engine.flush().map_err(|error| {
+                unsynced.owe();
+                match error.kind() {
+                    // The records have their place: who took this for "nothing was written" would append them twice.
+                    ErrorKind::Full | ErrorKind::Unavailable => {
+                        Error::new(ErrorKind::InDoubt, "appended, but the sync that is due could not be made")
+                            .because(error)
+                    }
+                    _ => error,
+                }
+            }),
             _ => Ok(()),
         }
     }
