@@ -25,9 +25,7 @@
 //! let store = Store::open(&path)?;
 //! store.producer(ORDERS)?.append("ann", &250)?; // durable on return
 //! let run = Processor::new("totals", ORDERS).table(TOTALS).start(&store, total)?;
-//! while run.processed() < 1 {
-//!     std::thread::yield_now();
-//! }
+//! assert!(run.wait_caught_up(std::time::Duration::from_secs(60))?);
 //! assert_eq!(store.snapshot()?.get(TOTALS, "ann")?, Some(250));
 //! run.stop()?;
 //! store.close()
@@ -37,7 +35,8 @@
 //! # Where to look
 //!
 //! * [`Store`]: open, recover, close; [`StoreOptions`] for sizes and limits.
-//! * [`TopicDef`], [`TableDef`] and [`Codec`]: what is in topics and tables, as constants that know no engine.
+//! * [`TopicDef`], [`TableDef`] and [`Codec`]: what is in topics and tables, as constants that know no engine;
+//!   [`Pair`] for several rows of one key.
 //! * [`Producer`]: appends, one by one, in batches, without waiting; [`SyncPolicy`] for what an answer promises.
 //! * [`IdempotentProducer`]: what is sent twice is stored once; [`ProducerStamp`] does it for whole transactions.
 //! * [`Store::transact`], [`Transaction`], [`Tx`]: records, rows and reads in one serialisable step.
@@ -73,7 +72,7 @@ mod wake;
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
-pub use codec::{Bytes, Codec, CodecError, Postcard, U64, Utf8};
+pub use codec::{Bytes, Codec, CodecError, Pair, Postcard, U64, Utf8};
 #[cfg(oncelog_mutants)]
 pub use codec::{CheckSite, skip_check};
 pub use consumer::{ConsumerStyle, FailurePolicy, GapPolicy, Outcome, RetryPolicy, Visibility, Whence};

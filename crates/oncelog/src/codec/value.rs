@@ -1,6 +1,7 @@
 //! Codecs: types that say how the keys and values of a topic or table become bytes. The id of each is stored with the
 //! topic or table, so that opening it with another codec is an error and not garbage.
 
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 use std::marker::PhantomData;
@@ -41,6 +42,12 @@ pub trait Codec: 'static {
     /// The name stored with the topic or table; never change it once data is written.
     const ID: &'static str;
 
+    /// [`Codec::ID`], with the parts of a codec that is made of others.
+    #[must_use]
+    fn id() -> Cow<'static, str> {
+        Cow::Borrowed(Self::ID)
+    }
+
     /// Appends the bytes of `value` to `out`.
     ///
     /// # Errors
@@ -56,6 +63,14 @@ pub trait Codec: 'static {
     /// # Errors
     /// As [`Codec::decode`].
     fn decode_owned(bytes: &[u8]) -> Result<Self::Owned, CodecError>;
+
+    /// What of an encoded key decides the partition of a record and the shard of a row: all of it, unless the codec
+    /// says otherwise as [`Pair`](crate::Pair) does. Of keys that are to meet in one partition it must be equal, and
+    /// never change once data is written. Must not panic on any input.
+    #[must_use]
+    fn route(encoded: &[u8]) -> Cow<'_, [u8]> {
+        Cow::Borrowed(encoded)
+    }
 }
 
 /// Bytes as they are.

@@ -40,8 +40,13 @@ pub(super) fn stage(
     why: &Obituary<'_>,
 ) -> Result<()> {
     let headers: Vec<Header<'_>> = record.headers().collect();
-    let parts =
-        NewRecord { key: record.key, value: record.value, headers: &headers, timestamp_ms: Some(record.timestamp_ms) };
+    let parts = NewRecord {
+        key: record.key,
+        route: None,
+        value: record.value,
+        headers: &headers,
+        timestamp_ms: Some(record.timestamp_ms),
+    };
     stage_parts(tx, dead_letters, record.offset, parts, why)
 }
 
@@ -66,7 +71,7 @@ pub(super) fn stage_parts(
     ];
     let ours = ours.map(|(name, text)| Header { name, value: Some(text.as_bytes()) });
     let headers: Vec<Header<'_>> = record.headers.iter().copied().chain(ours).collect();
-    let letter = NewRecord { key: record.key, value: record.value, headers: &headers, timestamp_ms: None };
+    let letter = NewRecord { key: record.key, route: None, value: record.value, headers: &headers, timestamp_ms: None };
     tx.append(dead_letters, None, letter).map(drop).map_err(|error| {
         let Obituary { topic_name, partition, .. } = why;
         let what = format!("record {offset} of topic {topic_name:?}, partition {partition}, is no dead letter");

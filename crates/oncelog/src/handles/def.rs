@@ -81,8 +81,8 @@ impl<K: Codec, V: Codec> TopicDef<K, V> {
         TopicSpec {
             name: self.name.clone().into_owned(),
             partitions: self.partitions,
-            key_codec: K::ID.to_owned(),
-            value_codec: V::ID.to_owned(),
+            key_codec: K::id().into_owned(),
+            value_codec: V::id().into_owned(),
             file_roll_size: self.file_roll_size,
             compression: self.compression,
         }
@@ -158,8 +158,8 @@ impl<K: Codec, V: Codec> TableDef<K, V> {
         TableSpec {
             name: self.name.clone().into_owned(),
             shards,
-            key_codec: K::ID.to_owned(),
-            value_codec: V::ID.to_owned(),
+            key_codec: K::id().into_owned(),
+            value_codec: V::id().into_owned(),
         }
     }
 }
@@ -176,11 +176,11 @@ impl<K, V> fmt::Debug for TableDef<K, V> {
     }
 }
 
-/// The shard that a row of this key belongs to: the same rule that routes records to partitions.
-pub(crate) fn shard_of(key: &[u8], shards: u32) -> ShardId {
+/// The shard that a row of this encoded key belongs to: the same rule that routes records to partitions.
+pub(crate) fn shard_of<K: Codec>(key: &[u8], shards: u32) -> ShardId {
     if shards == 1 {
         return ShardId(0);
     }
-    let PartitionId(partition) = partition_of(key, shards);
+    let PartitionId(partition) = partition_of(&K::route(key), shards);
     ShardId(partition)
 }

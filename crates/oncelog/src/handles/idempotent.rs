@@ -178,7 +178,7 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
     ) -> Result<LogOffset> {
         let key = key.map(encode::<K>).transpose()?;
         let value = value.map(encode::<V>).transpose()?;
-        let record = NewRecord { key: key.as_deref(), value: value.as_deref(), headers, timestamp_ms };
+        let record = NewRecord { key: key.as_deref(), route: None, value: value.as_deref(), headers, timestamp_ms };
         self.submit_new(&mut |tx| self.stage(tx, record).map(|()| 1))?.wait()
     }
 

@@ -243,11 +243,10 @@ impl<K: Codec, V: Codec> Producer<K, V> {
             let (key_bytes, value_bytes) = &mut *encoded;
             encode_into::<K>(key, key_bytes)?;
             encode_into::<V>(value, value_bytes)?;
-            return self
-                .gather(None, NewRecord { key: Some(key_bytes), value: Some(value_bytes), ..NewRecord::default() });
+            return self.gather(None, keyed(key_bytes, &K::route(key_bytes), value_bytes));
         }
         let (key, value) = (encode::<K>(key)?, encode::<V>(value)?);
-        self.put(None, NewRecord { key: Some(&key), value: Some(&value), ..NewRecord::default() })
+        self.put(None, keyed(&key, &K::route(&key), &value))
     }
 
     /// Appends one record without a key.
@@ -265,8 +264,7 @@ impl<K: Codec, V: Codec> Producer<K, V> {
     /// As [`Producer::append`], but for `InDoubt`, which [`Pending::wait`] tells.
     pub fn submit(&self, key: &K::Value, value: &V::Value) -> Result<Pending<LogOffset>> {
         let (key, value) = (encode::<K>(key)?, encode::<V>(value)?);
-        let record = NewRecord { key: Some(&key), value: Some(&value), ..NewRecord::default() };
-        let pending = self.submit_record(None, record)?;
+        let pending = self.submit_record(None, keyed(&key, &K::route(&key), &value))?;
         pending.hand_over();
         Ok(Pending::new(pending, first_offset))
     }
@@ -328,7 +326,7 @@ impl<K: Codec, V: Codec> Producer<K, V> {
                 tx.batch_bytes(bytes)?;
             }
             for (key, value) in &encoded {
-                tx.append(self.topic, None, NewRecord { key: Some(key), value: Some(value), ..NewRecord::default() })?;
+                tx.append(self.topic, None, keyed(key, &K::route(key), value))?;
             }
             tx.submit()
         })?;
@@ -354,8 +352,7 @@ impl<K: Codec, V: Codec> Producer<K, V> {
         for (key, value) in records {
             encode_into::<K>(key, &mut key_bytes)?;
             encode_into::<V>(value, &mut value_bytes)?;
-            let record = NewRecord { key: Some(&key_bytes), value: Some(&value_bytes), ..NewRecord::default() };
-            tx.append(self.topic, None, record)?;
+            tx.append(self.topic, None, keyed(&key_bytes, &K::route(&key_bytes), &value_bytes))?;
         }
         let bytes = tx.bytes();
         let committed = tx.submit()?.wait()?;
@@ -377,7 +374,9 @@ impl<K: Codec, V: Codec> Producer<K, V> {
     ) -> Result<LogOffset> {
         let key = key.map(encode::<K>).transpose()?;
         let value = value.map(encode::<V>).transpose()?;
-        self.put(partition, NewRecord { key: key.as_deref(), value: value.as_deref(), headers, timestamp_ms })
+        let route = key.as_deref().map(K::route);
+        let (key, route, value) = (key.as_deref(), route.as_deref(), value.as_deref());
+        self.put(partition, NewRecord { key, route, value, headers, timestamp_ms })
     }
 
     /// Appends one record to `partition` only if it gets the offset `expected` there: so of several who decide by what
@@ -451,10 +450,15 @@ impl<K: Codec, V: Codec> Producer<K, V> {
     }
 }
 
+/// A record with a key, of which `route` decides the partition.
+fn keyed<'r>(key: &'r [u8], route: &'r [u8], value: &'r [u8]) -> NewRecord<'r> {
+    NewRecord { key: Some(key), route: Some(route), value: Some(value), ..NewRecord::default() }
+}
+
 pub(super) fn encode_into<C: Codec>(value: &C::Value, out: &mut Vec<u8>) -> Result<()> {
     out.clear();
     C::encode(value, out)
-        .map_err(|reason| Error::invalid(format!("the value has no encoding as {}", C::ID)).because(reason))
+        .map_err(|reason| Error::invalid(format!("the value has no encoding as {}", C::id())).because(reason))
 }
 
 pub(super) fn first_offset(committed: Committed) -> LogOffset {

@@ -5,8 +5,8 @@ use std::ops::{Bound, Range, RangeBounds};
 use bytes::Bytes;
 
 use super::tx::{decode_row, encode};
-use crate::codec::Codec;
-use crate::error::Result;
+use crate::codec::{Codec, encode_first};
+use crate::error::{Error, Result};
 use crate::ids::ShardId;
 use crate::table::{Direction, ScanRange};
 
@@ -39,6 +39,15 @@ impl Scan {
     /// All rows whose keys begin as `prefix` does, in key order.
     pub(crate) fn prefix<K: Codec>(prefix: &K::Value) -> Result<Scan> {
         let start = encode::<K>(prefix)?;
+        let end = behind_prefix(&start);
+        Ok(Scan { start: Bound::Included(start), end, direction: Direction::Up, limit: usize::MAX })
+    }
+
+    /// All rows whose keys are pairs with this first part, in key order.
+    pub(crate) fn group<A: Codec>(first: &A::Value) -> Result<Scan> {
+        let mut start = Vec::new();
+        encode_first::<A>(first, &mut start)
+            .map_err(|reason| Error::invalid(format!("the key has no encoding as {}", A::id())).because(reason))?;
         let end = behind_prefix(&start);
         Ok(Scan { start: Bound::Included(start), end, direction: Direction::Up, limit: usize::MAX })
     }

@@ -1,5 +1,7 @@
 //! A transaction in the user's types.
 
+use std::any::TypeId;
+use std::borrow::Borrow;
 use std::marker::PhantomData;
 use std::ops::RangeBounds;
 
@@ -9,7 +11,7 @@ use super::def::{TableDef, TopicDef, shard_of};
 use super::idempotent::ProducerStamp;
 use super::producer::{Pending, encode_into};
 use super::scan::Scan;
-use crate::codec::Codec;
+use crate::codec::{Codec, Pair};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, Sequence, ShardId, TableId, TopicId};
 use crate::record::Header;
@@ -35,17 +37,16 @@ struct Scratch {
 /// A name with the codecs it was used with.
 struct Binding {
     name: String,
-    key_codec: &'static str,
-    value_codec: &'static str,
+    codecs: (TypeId, TypeId),
 }
 
 impl Binding {
     fn of<K: Codec, V: Codec>(name: &str) -> Binding {
-        Binding { name: name.to_owned(), key_codec: K::ID, value_codec: V::ID }
+        Binding { name: name.to_owned(), codecs: (TypeId::of::<K>(), TypeId::of::<V>()) }
     }
 
     fn is<K: Codec, V: Codec>(&self, name: &str) -> bool {
-        self.name == name && self.key_codec == K::ID && self.value_codec == V::ID
+        self.name == name && self.codecs == (TypeId::of::<K>(), TypeId::of::<V>())
     }
 }
 
@@ -126,7 +127,9 @@ impl Tx<'_> {
         let Scratch { key: key_bytes, value: value_bytes } = &mut self.bindings.scratch;
         encode_into::<K>(key, key_bytes)?;
         encode_into::<V>(value, value_bytes)?;
-        let record = NewRecord { key: Some(key_bytes), value: Some(value_bytes), ..NewRecord::default() };
+        let route = K::route(key_bytes);
+        let record =
+            NewRecord { key: Some(key_bytes), route: Some(&route), value: Some(value_bytes), ..NewRecord::default() };
         self.inner.append(id, None, record).map(drop)
     }
 
@@ -157,7 +160,9 @@ impl Tx<'_> {
         let id = self.bindings.topic(self.engine, &topic)?;
         let key = key.map(encode::<K>).transpose()?;
         let value = value.map(encode::<V>).transpose()?;
-        let record = NewRecord { key: key.as_deref(), value: value.as_deref(), headers, timestamp_ms };
+        let route = key.as_deref().map(K::route);
+        let (key, route, value) = (key.as_deref(), route.as_deref(), value.as_deref());
+        let record = NewRecord { key, route, value, headers, timestamp_ms };
         self.inner.append(id, partition, record).map(drop)
     }
 
@@ -274,11 +279,11 @@ impl<K: Codec, V: Codec> Table<'_, K, V> {
     /// As [`Table::get`] and [`Table::put`].
     pub fn update(&mut self, key: &K::Value, change: impl FnOnce(Option<V::Owned>) -> V::Owned) -> Result<V::Owned>
     where
-        V::Owned: std::borrow::Borrow<V::Value>,
+        V::Owned: Borrow<V::Value>,
     {
         let shard = self.route(key)?;
         let new = change(self.get_routed(shard)?);
-        self.put_routed(shard, std::borrow::Borrow::borrow(&new))?;
+        self.put_routed(shard, new.borrow())?;
         Ok(new)
     }
 
@@ -331,7 +336,7 @@ impl<K: Codec, V: Codec> Table<'_, K, V> {
     /// Encodes the key into the scratch, and finds the shard that it belongs to.
     fn route(&mut self, key: &K::Value) -> Result<ShardId> {
         encode_into::<K>(key, &mut self.scratch.key)?;
-        let shard = shard_of(&self.scratch.key, self.shards);
+        let shard = shard_of::<K>(&self.scratch.key, self.shards);
         match self.bound()? {
             Some(bound) if bound != shard => Err(Error::invalid(format!(
                 "the key belongs to partition {shard}, the record at hand to partition {bound}: a processor's tables \
@@ -352,6 +357,20 @@ impl<K: Codec, V: Codec> Table<'_, K, V> {
             )));
         }
         Ok(Some(ShardId(partition.0)))
+    }
+}
+
+impl<A: Codec, B: Codec, V: Codec> Table<'_, Pair<A, B>, V>
+where
+    A::Owned: Borrow<A::Value>,
+    B::Owned: Borrow<B::Value>,
+{
+    /// The rows whose keys have this first part, in the order of the second, as [`Table::scan`].
+    ///
+    /// # Errors
+    /// As [`Table::get`].
+    pub fn group(&mut self, first: &A::Value) -> Result<Vec<(<Pair<A, B> as Codec>::Owned, V::Owned)>> {
+        self.run(Scan::group::<A>(first)?)
     }
 }
 
@@ -439,7 +458,7 @@ impl Transaction {
 pub(crate) fn encode<C: Codec>(value: &C::Value) -> Result<Vec<u8>> {
     let mut out = Vec::new();
     C::encode(value, &mut out)
-        .map_err(|reason| Error::invalid(format!("the value has no encoding as {}", C::ID)).because(reason))?;
+        .map_err(|reason| Error::invalid(format!("the value has no encoding as {}", C::id())).because(reason))?;
     Ok(out)
 }
 

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 
 use super::RecordView;
+use crate::codec::{Codec, CodecError};
+use crate::error::{Error, Result};
 use crate::ids::{PartitionId, RecordId, TopicId};
 
 /// A record of your own: it outlives the buffer it was read into, and a clone of it copies no content.
@@ -22,6 +24,27 @@ pub struct Record {
 }
 
 impl Record {
+    /// The key, decoded; `None` where there is none.
+    ///
+    /// # Errors
+    /// `Invalid`: its bytes are none of this codec; names the place of the record.
+    pub fn key_as<K: Codec>(&self) -> Result<Option<K::Ref<'_>>> {
+        self.key.as_deref().map(K::decode).transpose().map_err(|reason| self.undecodable("key", reason))
+    }
+
+    /// The value, decoded; `None` of a tombstone.
+    ///
+    /// # Errors
+    /// As [`Record::key_as`].
+    pub fn value_as<V: Codec>(&self) -> Result<Option<V::Ref<'_>>> {
+        self.value.as_deref().map(V::decode).transpose().map_err(|reason| self.undecodable("value", reason))
+    }
+
+    fn undecodable(&self, part: &str, reason: CodecError) -> Error {
+        let RecordId { topic, partition, offset } = self.id;
+        Error::invalid(format!("topic {topic}, partition {partition}, offset {offset}: bad {part}")).because(reason)
+    }
+
     /// Copies `view` out of its buffer. Key, value and header values share one allocation, so keeping one of them keeps
     /// all; header names take one each.
     pub(crate) fn from_view(view: &RecordView<'_>, topic: TopicId, partition: PartitionId) -> Record {

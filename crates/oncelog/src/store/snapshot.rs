@@ -1,9 +1,10 @@
 //! One state of all tables, for reading.
 
+use std::borrow::Borrow;
 use std::ops::RangeBounds;
 
 use super::Core;
-use crate::codec::Codec;
+use crate::codec::{Codec, Pair};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handles::{Scan, TableDef, decode_row, encode, shard_of};
 use crate::ids::{LogOffset, Lsn, PartitionId, Sequence, TableId, TopicId};
@@ -38,7 +39,7 @@ impl Snapshot {
     pub fn get<K: Codec, V: Codec>(&self, table: TableDef<K, V>, key: &K::Value) -> Result<Option<V::Owned>> {
         let Some((id, shards)) = self.find(&table)? else { return Ok(None) };
         let key = encode::<K>(key)?;
-        let rows = self.core.tables.shard(id, shard_of(&key, shards));
+        let rows = self.core.tables.shard(id, shard_of::<K>(&key, shards));
         match rows.get(&key, self.pin.lsn())? {
             Some(value) => Ok(Some(decode_row::<K, V>(&key, &value)?.1)),
             None => Ok(None),
@@ -88,6 +89,22 @@ impl Snapshot {
         prefix: &K::Value,
     ) -> Result<Vec<(K::Owned, V::Owned)>> {
         self.run(&table, Scan::prefix::<K>(prefix)?)
+    }
+
+    /// The rows whose keys have this first part, in the order of the second, as [`Snapshot::scan`].
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn group<A: Codec, B: Codec, V: Codec>(
+        &self,
+        table: TableDef<Pair<A, B>, V>,
+        first: &A::Value,
+    ) -> Result<Vec<(<Pair<A, B> as Codec>::Owned, V::Owned)>>
+    where
+        A::Owned: Borrow<A::Value>,
+        B::Owned: Borrow<B::Value>,
+    {
+        self.run(&table, Scan::group::<A>(first)?)
     }
 
     fn run<K: Codec, V: Codec>(&self, table: &TableDef<K, V>, scan: Scan) -> Result<Vec<(K::Owned, V::Owned)>> {

@@ -16,8 +16,10 @@ use crate::topic::TopicSpec;
 /// A record to be appended.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NewRecord<'a> {
-    /// Decides the partition, if there is one and no partition is named.
+    /// Decides the partition, if there is one and no partition is named, unless `route` does.
     pub key: Option<&'a [u8]>,
+    /// What decides the partition instead of the key: see [`Codec::route`](crate::Codec::route).
+    pub route: Option<&'a [u8]>,
     /// The content; `None` is a tombstone.
     pub value: Option<&'a [u8]>,
     /// Names and values beside the content, in order.

@@ -230,7 +230,7 @@ impl Appender for StoreAppender {
             timestamp_ms: record.timestamp_ms.unwrap_or(0),
         };
         let bytes = BatchBuilder::encoded_len(&draft);
-        let id = partition.unwrap_or_else(|| self.partition_for(record.key));
+        let id = partition.unwrap_or_else(|| self.partition_for(record.route.or(record.key)));
         if BATCH_HEAD_BYTES + bytes > self.limit {
             return self.append_alone(id, record);
         }

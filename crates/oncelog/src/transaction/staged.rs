@@ -215,7 +215,7 @@ impl EngineTx for StoreTx {
                 "a record of {bytes} bytes for topic {name:?} is over the limit of {max} bytes (max_record_bytes)"
             )));
         }
-        let partition = partition.unwrap_or_else(|| self.choose_partition(&topic, record.key));
+        let partition = partition.unwrap_or_else(|| self.choose_partition(&topic, record.route.or(record.key)));
         let at = self.staged(&topic, partition)?;
         self.grow(bytes)?;
         let batch_bytes = self.batch_bytes;

@@ -285,7 +285,7 @@ impl<K: Codec, V: Codec> Turn<'_, K, V> {
         let headers = record.headers.iter().map(|(name, value)| Header { name, value: value.as_deref() });
         let headers: Vec<Header<'_>> = headers.collect();
         let (key, value) = (record.key.as_deref(), record.value.as_deref());
-        let parts = NewRecord { key, value, headers: &headers, timestamp_ms: Some(record.timestamp_ms) };
+        let parts = NewRecord { key, route: None, value, headers: &headers, timestamp_ms: Some(record.timestamp_ms) };
         dead_letter::stage_parts(tx, dead_letters, id.offset, parts, &why)
     }
 }

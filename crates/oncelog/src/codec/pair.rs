@@ -1,0 +1,175 @@
+//! Keys of two parts, of which the first decides where the key belongs: all windows of a user, all prices of a symbol.
+//!
+//! The first part is written so that it ends by itself and sorts as its bytes do: each zero byte is followed by 0xFF,
+//! and two zero bytes end it (the way of the FoundationDB tuple layer). The second part follows as it is.
+
+use std::borrow::{Borrow, Cow};
+use std::marker::PhantomData;
+
+use super::value::{Codec, CodecError};
+
+/// Keys of two parts, which sort by the first and then by the second. **The first alone decides the partition**, and
+/// the shard of a table, exactly as if it were the whole key: a processor over a topic keyed by `A` can keep as many
+/// rows for a key as it likes.
+///
+/// ```
+/// use oncelog::{Outcome, Pair, Processor, Result, Store, TableDef, TopicDef, U64, Utf8};
+/// # fn main() -> Result<()> {
+/// const VISITS: TopicDef<Utf8, U64> = TopicDef::new("visits").partitions(4);
+/// // How many visits of a user in each hour.
+/// const HOURS: TableDef<Pair<Utf8, U64>, U64> = TableDef::new("hours").shards(4);
+/// let store = Store::in_memory()?;
+/// let run = Processor::new("hours", VISITS).table(HOURS).start(&store, |visit, tx| {
+///     let hour = visit.value()? / 3_600;
+///     tx.table(HOURS)?.update(&(visit.key()?.to_owned(), hour), |count| count.unwrap_or(0) + 1)?;
+///     Ok(Outcome::Commit)
+/// })?;
+/// store.producer(VISITS)?.append("ann", &7_300)?;
+/// assert!(run.wait_caught_up(std::time::Duration::from_secs(60))?);
+/// assert_eq!(store.snapshot()?.group(HOURS, "ann")?, [(("ann".to_owned(), 2), 1)]);
+/// run.stop()?;
+/// # store.close()
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Pair<A, B>(PhantomData<fn() -> (A, B)>);
+
+impl<A: Codec, B: Codec> Codec for Pair<A, B>
+where
+    A::Owned: Borrow<A::Value>,
+    B::Owned: Borrow<B::Value>,
+{
+    type Value = (A::Owned, B::Owned);
+    type Ref<'a> = (A::Owned, B::Owned);
+    type Owned = (A::Owned, B::Owned);
+    const ID: &'static str = "pair";
+
+    fn id() -> Cow<'static, str> {
+        format!("{}({},{})", Self::ID, A::id(), B::id()).into()
+    }
+
+    fn encode((first, second): &Self::Value, out: &mut Vec<u8>) -> Result<(), CodecError> {
+        encode_first::<A>(first.borrow(), out)?;
+        B::encode(second.borrow(), out)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self::Ref<'_>, CodecError> {
+        let (first, second) = split(bytes).ok_or_else(|| CodecError::new("the first part of the pair has no end"))?;
+        let first =
+            A::decode_owned(&unescaped(first)).map_err(|reason| CodecError::new(format!("first part: {reason}")))?;
+        let second = B::decode_owned(second).map_err(|reason| CodecError::new(format!("second part: {reason}")))?;
+        Ok((first, second))
+    }
+
+    fn decode_owned(bytes: &[u8]) -> Result<Self::Owned, CodecError> {
+        Self::decode(bytes)
+    }
+
+    fn route(encoded: &[u8]) -> Cow<'_, [u8]> {
+        match split(encoded) {
+            Some((first, _)) if first.contains(&0) => Cow::Owned(A::route(&unescaped(first)).into_owned()),
+            Some((first, _)) => A::route(first),
+            None => Cow::Borrowed(encoded),
+        }
+    }
+}
+
+/// What the encodings of all pairs with this first part begin with, and of no others.
+pub(crate) fn encode_first<A: Codec>(first: &A::Value, out: &mut Vec<u8>) -> Result<(), CodecError> {
+    let mut bytes = Vec::new();
+    A::encode(first, &mut bytes)?;
+    for byte in bytes {
+        out.push(byte);
+        if byte == 0 {
+            out.push(ESCAPED);
+        }
+    }
+    out.extend_from_slice(&END);
+    Ok(())
+}
+
+/// Behind a zero byte of the first part.
+const ESCAPED: u8 = 0xFF;
+/// Behind the first part.
+const END: [u8; 2] = [0, 0];
+
+/// The first part as it is written, and the second.
+fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut at = 0;
+    loop {
+        at += bytes.get(at..)?.iter().position(|byte| *byte == 0)?;
+        match bytes.get(at + 1)? {
+            0 => return Some((&bytes[..at], &bytes[at + 2..])),
+            &ESCAPED => at += 2,
+            _ => return None,
+        }
+    }
+}
+
+fn unescaped(first: &[u8]) -> Cow<'_, [u8]> {
+    if !first.contains(&0) {
+        return Cow::Borrowed(first);
+    }
+    let mut bytes = Vec::with_capacity(first.len());
+    let mut rest = first.iter();
+    while let Some(byte) = rest.next() {
+        bytes.push(*byte);
+        if *byte == 0 {
+            rest.next();
+        }
+    }
+    Cow::Owned(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::value::{Bytes, U64, Utf8};
+    use super::*;
+    use proptest::prelude::*;
+
+    type Key = Pair<Bytes, Bytes>;
+
+    fn encoded<C: Codec>(value: &C::Value) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        C::encode(value, &mut bytes).unwrap();
+        bytes
+    }
+
+    /// Few values, so that equal beginnings and zero bytes come often.
+    fn part() -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(prop_oneof![Just(0), Just(1), Just(0xFF), any::<u8>()], 0..6)
+    }
+
+    proptest! {
+        #[test]
+        fn pairs_come_back_and_sort_as_their_parts_do(a in part(), b in part(), c in part(), d in part()) {
+            let (left, right) = ((a, b), (c, d));
+            let (left_bytes, right_bytes) = (encoded::<Key>(&left), encoded::<Key>(&right));
+            prop_assert_eq!(left.cmp(&right), left_bytes.cmp(&right_bytes));
+            prop_assert_eq!(Key::decode(&left_bytes).unwrap(), left.clone());
+            let mut begin = Vec::new();
+            encode_first::<Bytes>(&left.0, &mut begin).unwrap();
+            prop_assert_eq!(right_bytes.starts_with(&begin), left.0 == right.0);
+        }
+
+        #[test]
+        fn the_first_part_decides_where_a_pair_belongs(a in part(), b in part(), number: u64) {
+            let key = encoded::<Key>(&(a.clone(), b.clone()));
+            prop_assert_eq!(Key::route(&key).into_owned(), a);
+            let nested = encoded::<Pair<U64, Key>>(&(number, (b.clone(), b)));
+            prop_assert_eq!(Pair::<U64, Key>::route(&nested).into_owned(), encoded::<U64>(&number));
+        }
+
+        #[test]
+        fn any_bytes_decode_without_panic(bytes in part()) {
+            let _ = (Key::decode(&bytes), Key::route(&bytes).len());
+        }
+    }
+
+    #[test]
+    fn a_pair_says_what_it_is_made_of() {
+        assert_eq!(Pair::<Utf8, Pair<U64, Bytes>>::id(), "pair(utf8,pair(u64-be,bytes))");
+        let error = Key::decode(b"no end").unwrap_err();
+        assert!(error.to_string().contains("no end"), "{error}");
+    }
+}
