@@ -112,6 +112,18 @@ fn fill(store: &Store, values: impl IntoIterator<Item = u64>) {
     }
 }
 
+#[test]
+fn a_stream_of_a_store_that_was_taken_over_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let mut consumer = store.consumer(LINES, client("c")).unwrap();
+    std::fs::rename(dir.path().join("owners/main/MANIFEST"), dir.path().join("away")).unwrap();
+    assert_eq!(store.producer(LINES).unwrap().append("k", &1).unwrap_err().kind(), ErrorKind::Fenced);
+    let mut stream = consumer.stream();
+    assert_eq!(block_on(next(&mut stream)).unwrap().unwrap_err().kind(), ErrorKind::Fenced);
+    assert!(block_on(next(&mut stream)).is_none());
+}
+
 /// What becomes of a sync of the journal.
 #[derive(Clone, Copy, PartialEq)]
 enum Syncs {

@@ -11,7 +11,10 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use oncelog::disk::{Disk, DiskFile, FileIdentity, MemoryDisk, OpenMode, SyncSite};
-use oncelog::{Bytes, ErrorKind, Outcome, PartitionId, Processor, Store, StoreOptions, TableDef, TopicDef, U64, Utf8};
+use oncelog::{
+    Bytes, ConsumerStyle, ErrorKind, Outcome, PartitionId, Processor, Store, StoreOptions, SyncPolicy, TableDef,
+    TopicDef, U64, Utf8,
+};
 
 const LINES: TopicDef<Bytes, Bytes> = TopicDef::new("lines").partitions(2);
 const ONE: TopicDef<Bytes, Bytes> = TopicDef::new("one");
@@ -23,6 +26,7 @@ enum Event<'a> {
     Write(&'a Path, u64),
     Wrote(&'a Path),
     Sync(&'a Path, SyncSite),
+    SyncDir(&'a Path),
 }
 
 type Hook = Arc<dyn Fn(Event<'_>) -> io::Result<()> + Send + Sync>;
@@ -64,6 +68,7 @@ impl Disk for HookedDisk {
         self.disk.identity(path)
     }
     fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()> {
+        (self.hook)(Event::SyncDir(dir))?;
         self.disk.sync_dir(dir, site)
     }
 }
@@ -253,6 +258,31 @@ fn a_recovery_without_space_gives_back_what_it_took() {
     assert_eq!(again.offsets("one", PartitionId(0)).unwrap().1.0, 100);
 }
 
+#[test]
+fn a_claim_that_is_made_again_and_fails_stays() {
+    let fails = Arc::new(AtomicBool::new(false));
+    let theirs = Arc::clone(&fails);
+    let hook = move |event: Event<'_>| match event {
+        Event::SyncDir(dir) if dir.ends_with("consumers/audit") && theirs.load(Ordering::SeqCst) => {
+            Err(io::Error::other("the sync fails"))
+        }
+        _ => Ok(()),
+    };
+    let disk = Arc::default();
+    let store = on(&disk, hook).open("/s").unwrap();
+    let audit = || ConsumerStyle::ClientTx("audit".to_owned());
+    drop(store.consumer(ONE, audit()).unwrap());
+    // Its progress is gone with the topic, the name is not.
+    store.delete_topic("one").unwrap();
+    fails.store(true, Ordering::SeqCst);
+    assert!(store.consumer(LINES, audit()).is_err());
+    let other = on(&disk, |_| Ok(())).attach("/s", "other").unwrap();
+    let refused = other.consumer(TopicDef::<Bytes, Bytes>::new("of the other"), audit()).err().unwrap();
+    assert_eq!((refused.kind(), refused.holder_owner()), (ErrorKind::Locked, Some("main")));
+    fails.store(false, Ordering::SeqCst);
+    store.consumer(LINES, audit()).unwrap();
+}
+
 /// With a background that trims, and without.
 #[test]
 fn a_full_disk_under_a_full_table_memory_is_told_and_passes() {
@@ -286,6 +316,46 @@ fn a_full_disk_under_a_full_table_memory_is_told_and_passes() {
         (done + 1..2000).try_for_each(put).unwrap();
         assert_eq!(store.snapshot().unwrap().scan(ROWS, ..).unwrap().len(), 2000);
         store.close().unwrap();
+    }
+}
+
+/// Journal files cannot be made any more, and those that are there are filled to the last frame.
+#[test]
+fn a_full_disk_is_synced_and_trimmed_without_a_frame_and_then_goes_on() {
+    for closes_at_once in [false, true] {
+        let full = Arc::new(AtomicBool::new(false));
+        let theirs = Arc::clone(&full);
+        let hook = move |event: Event<'_>| match event {
+            Event::Open(path, OpenMode::CreateNew) if path.extension().is_some_and(|kind| kind == "journal") => {
+                if theirs.load(Ordering::SeqCst) {
+                    Err(io::ErrorKind::StorageFull.into())
+                } else {
+                    Ok(())
+                }
+            }
+            _ => Ok(()),
+        };
+        let disk = Arc::default();
+        let store = on(&disk, hook).manual_duties().open("/s").unwrap();
+        let producer = store.producer(ONE).unwrap().sync_policy(SyncPolicy::Os);
+        let mut appended = 0;
+        let mut append = |value: &[u8]| producer.append(b"k", value).map(|_| appended += 1);
+        (0..90).for_each(|_| append(&[1; 1000]).unwrap());
+        full.store(true, Ordering::SeqCst);
+        for value in [&[1; 1000][..], b""] {
+            let error = (0..1000).find_map(|_| append(value).err());
+            assert_eq!(error.map(|error| error.kind()), Some(ErrorKind::Full));
+        }
+        if !closes_at_once {
+            store.flush().unwrap();
+            store.trim().unwrap();
+            (0..10).for_each(|_| append(&[1; 1000]).unwrap());
+        }
+        store.close().unwrap();
+        full.store(false, Ordering::SeqCst);
+        let again = on(&disk, |_| Ok(())).open("/s").unwrap();
+        assert!(again.recovery_report().clean);
+        assert_eq!(again.offsets("one", PartitionId(0)).unwrap().1.0, appended);
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use oncelog::{Bytes, ErrorKind, LogOffset, PartitionId, Step, Store, TopicDef};
+use oncelog::{Bytes, ConsumerStyle, ErrorKind, LogOffset, PartitionId, Step, Store, TopicDef, Whence};
 use rustix::process::{Pid, Signal, kill_process};
 
 const TICKS: TopicDef<Bytes, Bytes> = TopicDef::new("ticks");
@@ -145,6 +145,7 @@ fn a_holder_whose_manifest_is_removed_or_replaced_is_fenced() {
         let store = Store::open(dir.path()).unwrap();
         let ticks = store.producer(TICKS).unwrap();
         ticks.append(b"", &0u64.to_le_bytes()).unwrap();
+        let mut reader = store.consumer(TICKS, ConsumerStyle::NonTx(Whence::Latest)).unwrap();
         let manifest = dir.path().join("owners/main/MANIFEST");
         if replaced {
             std::fs::copy(&manifest, manifest.with_extension("copy")).unwrap();
@@ -154,6 +155,9 @@ fn a_holder_whose_manifest_is_removed_or_replaced_is_fenced() {
         }
         let fenced = ticks.append(b"", &1u64.to_le_bytes()).unwrap_err();
         assert_eq!(fenced.kind(), ErrorKind::Fenced, "{fenced}");
+        let mut waiting = reader.waiting();
+        assert_eq!(waiting.next().unwrap().unwrap_err().kind(), ErrorKind::Fenced);
+        assert!(waiting.next().is_none(), "it ends, with the error");
         // And from then on.
         assert_eq!(ticks.append(b"", &2u64.to_le_bytes()).unwrap_err().kind(), ErrorKind::Fenced);
         assert_eq!(store.trim().unwrap_err().kind(), ErrorKind::Fenced);

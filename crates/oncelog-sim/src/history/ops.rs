@@ -446,7 +446,10 @@ impl World {
             self.clock.jump_to(wall);
         }
         let ran = match self.dice.below(3) {
-            0 => store.flush().map(|()| true),
+            0 => match store.flush() {
+                Err(error) if error.kind() == ErrorKind::Full => return Err(format!("a flush takes no room: {error}")),
+                flushed => flushed.map(|()| true),
+            },
             1 => store.trim().map(|()| true),
             _ => store.run_duties().map(|()| false),
         };

@@ -306,7 +306,8 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
         Ok(Some(Batch { records, codecs: PhantomData }))
     }
 
-    /// An iterator that waits at the end of the log for more. It ends when the store is closed, with the error.
+    /// An iterator that waits at the end of the log for more. It ends when the store is closed, or taken over by
+    /// another process, with the error.
     pub fn waiting(&mut self) -> Waiting<'_, K, V> {
         Waiting { consumer: self, closed: false }
     }
@@ -447,6 +448,11 @@ impl<K: Codec, V: Codec> Iterator for Consumer<K, V> {
     }
 }
 
+/// Whether every later call would be answered with this error.
+fn ends_for_good(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Closed | ErrorKind::Fenced)
+}
+
 /// See [`Consumer::waiting`].
 pub struct Waiting<'c, K, V> {
     consumer: &'c mut Consumer<K, V>,
@@ -462,7 +468,7 @@ impl<K: Codec, V: Codec> Iterator for Waiting<'_, K, V> {
                 Ok(Some(record)) => return Some(Ok(record)),
                 Ok(None) => self.consumer.reading.source().wait(WAIT_MAX, &|| false),
                 Err(error) => {
-                    self.closed = error.kind() == ErrorKind::Closed;
+                    self.closed = ends_for_good(&error);
                     return Some(Err(error));
                 }
             }

@@ -413,36 +413,51 @@ impl<A: Apply> Journal<A> {
     /// The orderly end: takes no more frames, and makes those it has taken durable.
     ///
     /// # Errors
-    /// `InDoubt`, `Closed`: the disk failed, now or before.
+    /// `InDoubt`, `Fenced`, `Closed`: the disk failed, or another process has the journal, now or before.
     pub(crate) fn close(&self) -> Result<()> {
         self.queue.lock().closed = true;
+        self.settle()
+    }
+
+    /// Makes all that has its place durable and shows it. Needs no frame of its own, so it works where there is no room
+    /// for one. Those who come together share one sync: the first does it, the others find it done.
+    ///
+    /// # Errors
+    /// `InDoubt`, `Fenced`, `Closed`: the disk failed, or another process has the journal, now or before.
+    pub(crate) fn settle(&self) -> Result<()> {
+        let head = self.head();
         loop {
             while self.lead() {}
             let mut writer = self.writer.lock();
             let mut applier = self.applier.lock();
-            let at_work = {
-                let queue = self.queue.lock();
-                queue.leading || !queue.frames.is_empty()
-            };
-            if at_work {
-                // Another leads: it may have its frames and not yet the writer.
+            if self.has_failed() {
+                return Err(Error::closed());
+            }
+            if writer.written() < head {
+                // Another leads: it has its frames and not yet the writer.
                 drop((writer, applier));
                 yield_now();
                 continue;
             }
-            if self.has_failed() {
-                return Err(Error::closed());
-            }
-            // Not with the queue held: applying takes pins, and whoever pins asks the queue.
-            let file = Arc::clone(&self.queue.lock().file);
-            let synced = writer
-                .settle(&file)
-                .and_then(|durable| (self.options.fence)().map(|()| durable))
-                .and_then(|durable| applier.apply(&mut [], durable));
-            return synced.inspect_err(|_| {
-                self.fail();
-                applier.failed();
+            let settled_before = writer.settled();
+            let settled = writer.settle().and_then(|settled| {
+                if settled > settled_before {
+                    (self.options.fence)()?;
+                }
+                Ok(settled)
             });
+            let done = match settled {
+                Ok(settled) if applier.apply(&mut [], settled).is_ok() => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Fenced => Done::Fenced,
+                Ok(_) => Done::InDoubt,
+                Err(error) => {
+                    tracing::error!(%error, "the journal could not be synced; the store must be reopened");
+                    Done::InDoubt
+                }
+            };
+            self.fail();
+            applier.failed();
+            return done.answer();
         }
     }
 

@@ -39,6 +39,8 @@ pub(super) struct Writer {
     written: Lsn,
     /// Where the next frame will be.
     end: JournalPosition,
+    /// Where the last frame went; `None` before the first.
+    file: Option<Arc<JournalFile>>,
     buffer: Vec<u8>,
 }
 
@@ -46,12 +48,25 @@ impl Writer {
     /// A writer that goes on at `start`, with everything before it durable.
     pub(super) fn new(start: JournalPosition) -> Writer {
         let durable = Lsn(start.next_lsn.0 - 1);
-        Writer { chain: start.chain, durable, settled: durable, written: durable, end: start, buffer: Vec::new() }
+        Writer {
+            chain: start.chain,
+            durable,
+            settled: durable,
+            written: durable,
+            end: start,
+            file: None,
+            buffer: Vec::new(),
+        }
     }
 
     /// What readers may see, were it applied.
     pub(super) fn settled(&self) -> Lsn {
         self.settled
+    }
+
+    /// The newest frame that is written, durable or not.
+    pub(super) fn written(&self) -> Lsn {
+        self.written
     }
 
     /// Where the next frame will be.
@@ -93,8 +108,9 @@ impl Writer {
         }
         let Some(file) = frames.last().map(|frame| Arc::clone(&frame.file)) else { return Ok(self.settled) };
         self.write_run(&file)?;
+        self.file = Some(Arc::clone(&file));
         if wants_sync {
-            self.settle(&file)?;
+            self.settle()?;
         }
         self.end = JournalPosition {
             file: file.name,
@@ -135,8 +151,8 @@ impl Writer {
     }
 
     /// Makes what is written durable.
-    pub(super) fn settle(&mut self, file: &JournalFile) -> Result<Lsn> {
-        if self.has_unsynced() {
+    pub(super) fn settle(&mut self) -> Result<Lsn> {
+        if let Some(file) = self.file.as_ref().filter(|_| self.has_unsynced()) {
             sync(file, SyncSite::JournalGroup)?;
             self.durable = self.written;
             self.settled = self.written;

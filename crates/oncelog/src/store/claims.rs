@@ -64,12 +64,16 @@ impl Core {
     pub(super) fn claim_name(&self, name: &Name<'_>) -> Result<()> {
         let (disk, dir) = (&*self.disk, name.dir(&self.layout));
         let _one_at_a_time = self.layout.lock_owners(disk, &*self.options.clock)?;
-        self.find_own_claim(&dir, &name.text())?;
+        let (claim, above) = (name.claim(self), dir.parent().unwrap_or(&self.layout.dir));
+        let sync_name =
+            || disk.sync_dir(above, SyncSite::TopicDir).map_err(|error| Error::sync(above, "claim a name", error));
+        if self.find_own_claim(&dir, &name.text())?.as_ref() == Some(&claim) {
+            // It is ours and stays so, whatever fails now. Whoever made it may not have come to the syncs of its name.
+            let synced = disk.sync_dir(&dir, SyncSite::TopicDir);
+            return synced.map_err(|error| Error::sync(&dir, "claim a name", error)).and_then(|()| sync_name());
+        }
         let made = make_dir(disk, &dir).map_err(|error| Error::io(&dir, "claim a name", error));
-        let filled = made.and_then(|()| topic::write_claim(disk, &dir, &name.claim(self))).and_then(|()| {
-            let above = dir.parent().unwrap_or(&self.layout.dir);
-            disk.sync_dir(above, SyncSite::TopicDir).map_err(|error| Error::sync(above, "claim a name", error))
-        });
+        let filled = made.and_then(|()| topic::write_claim(disk, &dir, &claim)).and_then(|()| sync_name());
         filled.inspect_err(|_| {
             // As with a topic: a name whose sync has failed may stay seen and never become durable.
             self.remove_claim(&dir);

@@ -54,11 +54,13 @@ impl Core {
         let mut delete = |table, key: &[u8]| tx.put(table, system::SHARD, key, None);
         delete(system::CATALOGUE, &CatalogueKey::Topic(id).encode())?;
         delete(system::CATALOGUE, &system::topic_name_key(&topic.spec.name))?;
-        // At the head, not only what is visible: all that was placed before the topic was retired.
+        let shards =
+            [system::BOUNDS, system::PROGRESS, system::STAMPS].map(|id| (id, self.tables.shard(id, system::SHARD)));
+        // Whoever looked before the topic was retired holds such a turn until its frame has its LSN.
+        shards.iter().for_each(|(_, rows)| drop(rows.turn()));
+        // At the head, not only what is visible: all that was placed by then.
         let head = self.pipeline.view.pin(|| self.pipeline.journal.head());
-        for table in [system::BOUNDS, system::PROGRESS, system::STAMPS] {
-            let rows = self.tables.shard(table, system::SHARD);
-            drop(rows.turn());
+        for (table, rows) in shards {
             for (key, _) in rows.scan(ScanRange::between(Bound::Unbounded, Bound::Unbounded), head.lsn())? {
                 if system::topic_of_key(&key) == Some(id) {
                     delete(table, &key)?;
@@ -143,5 +145,72 @@ fn gone<T: Default>(done: io::Result<T>) -> io::Result<T> {
     match done {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::Bytes;
+    use crate::error::ErrorKind;
+    use crate::handles::{IdempotentProducerConfig, TopicDef};
+    use crate::ids::{LogOffset, PartitionId, Sequence};
+    use crate::store::Store;
+    use crate::wake::spawn;
+    use std::time::Duration;
+
+    const TOPIC: TopicDef<Bytes, Bytes> = TopicDef::new("short-lived");
+
+    fn rows_of(core: &Core, topic: TopicId) -> usize {
+        let count = |table| {
+            let rows = core.tables.shard(table, system::SHARD);
+            let pin = core.pin_visible();
+            let rows = rows.scan(ScanRange::ALL, pin.lsn()).unwrap();
+            rows.iter().filter(|(key, _)| system::topic_of_key(key) == Some(topic)).count()
+        };
+        [system::PROGRESS, system::STAMPS].map(count).iter().sum()
+    }
+
+    #[test]
+    fn progress_that_is_on_its_way_to_its_place_goes_with_the_topic() {
+        let store = Store::in_memory().unwrap();
+        drop(store.producer(TOPIC).unwrap());
+        let core = &store.inner.core;
+        let topic = core.topic("short-lived").unwrap();
+        let rows = core.tables.shard(system::PROGRESS, system::SHARD);
+        let mut turn = rows.turn();
+        let theirs = store.clone();
+        let deletion = spawn("deletes".to_owned(), move || theirs.delete_topic("short-lived")).unwrap();
+        while core.pipeline.topics.check_takes_rows(topic.id).is_ok() {
+            core.options.clock.sleep(Duration::from_millis(1));
+        }
+        // What looked before the topic was retired gets its place now, as a commit does under its turn.
+        core.options.clock.sleep(Duration::from_millis(50));
+        let pin = core.pipeline.view.pin(|| core.pipeline.journal.head());
+        let mut other = core.begin();
+        other.put(system::CATALOGUE, system::SHARD, b"later", None).unwrap();
+        let lsn = { Box::new(other).submit().unwrap().wait().map(|_| pin.lsn().next()).unwrap() };
+        let key = system::progress_key("slow", topic.id, PartitionId(0));
+        turn.put(key, Some(system::encode_row(&LogOffset(0)).unwrap().into()), lsn);
+        drop(turn);
+        deletion.join().unwrap().unwrap();
+        assert_eq!(rows_of(core, topic.id), 0);
+    }
+
+    #[test]
+    fn a_producer_of_a_topic_that_is_being_deleted_leaves_no_row() {
+        let store = Store::in_memory().unwrap();
+        drop(store.producer(TOPIC).unwrap());
+        let core = &store.inner.core;
+        let topic = core.topic("short-lived").unwrap();
+        core.pipeline.retire(&topic).unwrap();
+        let refused = store.idempotent_producer(TOPIC, IdempotentProducerConfig::new("late")).err().unwrap();
+        assert_eq!(refused.kind(), ErrorKind::NotFound);
+        let opened = core.pipeline.open_producer("late", topic.id, PartitionId(0), Sequence(0));
+        assert_eq!(opened.unwrap_err().kind(), ErrorKind::NotFound);
+        core.pipeline.keep(&topic);
+        assert_eq!(rows_of(core, topic.id), 0);
+        store.idempotent_producer(TOPIC, IdempotentProducerConfig::new("late")).unwrap();
+        assert_eq!(rows_of(core, topic.id), 1);
     }
 }

@@ -189,7 +189,14 @@ impl Core {
     pub(super) fn finish(&self) -> Result<()> {
         self.pipeline.close_to_lax();
         self.pipeline.flush()?;
-        self.clear_bounds()?;
+        match self.clear_bounds() {
+            // A trim gives journal files back, and so the room for one more frame.
+            Err(error) if error.kind() == ErrorKind::Full => {
+                self.trim(State::Open)?;
+                self.clear_bounds()?;
+            }
+            cleared => cleared?,
+        }
         self.pipeline.journal.close()?;
         self.trim(State::Closed)?;
         for topic in self.pipeline.topics.all_loaded() {

@@ -127,7 +127,11 @@ impl Pipeline {
     /// A transaction that wrote nothing saw one state as a whole; it is answered when that state is durable.
     fn confirm_reads(&self, tx: &StoreTx) -> Result<Option<Ticket>> {
         match &tx.pin {
-            Some(pin) if pin.lsn() > self.view.visible() => self.mark_frame().map(Some),
+            Some(pin) if pin.lsn() > self.view.visible() => match self.mark_frame() {
+                // Nothing is written by it, so it needs no room either.
+                Err(error) if error.kind() == ErrorKind::Full => self.journal.settle().map(|()| None),
+                ticket => ticket.map(Some),
+            },
             _ => Ok(None),
         }
     }
@@ -162,20 +166,17 @@ impl Pipeline {
         self.topics.set_retired(topic.id, false);
     }
 
-    /// Progress in a topic that is deleted would stay for ever. Asked under the turn of the rows of progress: whoever
+    /// Progress and stamps in a topic that is deleted would stay for ever. Asked under the turn of their rows: whoever
     /// deletes takes it after the topic is retired and before it looks for such rows.
-    fn check_progress(&self, tx: &StoreTx) -> Result<()> {
+    fn check_topics_of_rows(&self, tx: &StoreTx) -> Result<()> {
         let first = (system::PROGRESS, system::SHARD, Vec::new());
         let progress = tx.writes.range(first..).take_while(|((table, ..), _)| *table == system::PROGRESS);
-        for ((_, _, key), _) in progress.filter(|(_, value)| value.is_some()) {
-            if let Some(id) = system::topic_of_key(key).filter(|id| self.topics.is_retired(*id)) {
-                return Err(Error::new(ErrorKind::NotFound, format!("the topic with the id {id} is deleted")));
-            }
-        }
-        Ok(())
+        let progress = progress.filter(|(_, value)| value.is_some());
+        let topics = progress.filter_map(|((_, _, key), _)| system::topic_of_key(key));
+        topics.chain(tx.stamps.iter().map(|staged| staged.topic)).try_for_each(|id| self.topics.check_takes_rows(id))
     }
 
-    /// An empty frame, so that a sync covers all before it.
+    /// An empty frame, so that the sync of its group covers all before it, and there is something to wait on.
     fn mark_frame(&self) -> Result<Ticket> {
         let mut writer = FrameWriter::new(0, 0);
         writer.rows(0);
@@ -183,14 +184,13 @@ impl Pipeline {
         self.journal.enqueue(writer.finish(), Vec::new(), Durability::Synced)
     }
 
-    /// Makes everything that has its place durable.
+    /// Makes everything that has its place durable. Also on a full disk: room for open batches was taken before.
     pub(crate) fn flush(&self) -> Result<()> {
         self.seal_lingering(None)?;
         if self.view.visible() >= self.journal.head() && !self.journal.has_failed() {
             return Ok(());
         }
-        let ticket = self.mark_frame()?;
-        self.journal.wait(&ticket)
+        self.journal.settle()
     }
 
     fn place(&self, mut tx: StoreTx) -> Result<(Ticket, Committed)> {
@@ -218,7 +218,7 @@ impl Pipeline {
         if tx.durability == Durability::Written && self.closing.load(Ordering::SeqCst) {
             return Err(Error::closed());
         }
-        self.check_progress(tx)?;
+        self.check_topics_of_rows(tx)?;
         self.check_expected(tx, &turns)?;
         let plans = turns.plan(tx, ranges)?;
         if tx.durability == Durability::Written

@@ -133,6 +133,7 @@ impl Pipeline {
         let shard = self.tables.shard(system::STAMPS, system::SHARD);
         let (ticket, state) = {
             let mut rows = shard.turn();
+            self.topics.check_takes_rows(topic)?;
             let mut state = match rows.get(&key)? {
                 Some(row) => system::decode_row(&row)?,
                 None => StampState::unknown(initial),

@@ -90,9 +90,15 @@ impl Topics {
         };
     }
 
-    /// Whether nothing more may happen to the topic.
-    pub(crate) fn is_retired(&self, id: TopicId) -> bool {
-        self.retired.read().contains(&id)
+    /// Whether rows about the topic may still be made. To be asked under the turn of these rows.
+    ///
+    /// # Errors
+    /// `NotFound`: it is deleted, or about to be.
+    pub(crate) fn check_takes_rows(&self, id: TopicId) -> Result<()> {
+        if self.retired.read().contains(&id) {
+            return Err(Error::new(ErrorKind::NotFound, format!("the topic with the id {id} is deleted")));
+        }
+        Ok(())
     }
 
     /// The topic is deleted: its row is gone.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use futures_core::Stream;
 
-use super::{AtHand, Consumer, ConsumerOptions, Reading};
+use super::{AtHand, Consumer, ConsumerOptions, Reading, ends_for_good};
 use crate::codec::Codec;
 use crate::consumer::{Ended, Outcome, Rules, Verdict};
 use crate::error::{Error, ErrorKind, Result};
@@ -64,7 +64,7 @@ impl ForTasks {
 impl<K: Codec, V: Codec> Consumer<K, V> {
     /// A stream of owned records that waits at the end of the log for more, woken by what is appended. Asking for the
     /// next record commits the one before, in the styles that remember, without holding up the thread. It ends when the
-    /// store is closed, with the error.
+    /// store is closed, or taken over by another process, with the error.
     ///
     /// Dropping it leaves the consumer as an iterator would: the record that was handed out last is at hand, to be
     /// committed or taken back by [`Consumer::rewind`], unless the next was asked for already. None is lost and none is
@@ -207,7 +207,7 @@ impl<K: Codec, V: Codec> Stream for RecordStream<'_, K, V> {
             return Poll::Ready(None);
         }
         let record = ready!(self.consumer.poll_record(context));
-        self.closed = matches!(&record, Err(error) if error.kind() == ErrorKind::Closed);
+        self.closed = record.as_ref().is_err_and(ends_for_good);
         Poll::Ready(Some(record))
     }
 }
