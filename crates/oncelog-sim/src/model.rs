@@ -16,13 +16,16 @@ pub struct Log {
     pub next: u64,
 }
 
+/// Rows by table and key.
+pub type Rows = BTreeMap<(&'static str, String), u64>;
+
 /// All of a store that a user can see.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Model {
     /// Partitions.
     pub logs: BTreeMap<Place, Log>,
     /// Rows by table and key.
-    pub rows: BTreeMap<(&'static str, String), u64>,
+    pub rows: Rows,
     /// The next offset to read, by consumer and partition; 0 is not kept.
     pub progress: BTreeMap<(&'static str, Place), u64>,
     /// The next sequence, by producer and partition, or the topic `""`; 0 is not kept.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use oncelog::{ErrorKind, LogOffset, PartitionId, ReaderSnapshot, RecordView, Result, Sequence, Snapshot, Step, Store};
 
-use crate::model::{Log, Model, Place};
+use crate::model::{Log, Model, Place, Rows};
 use crate::schema::{CONSUMER, DEVICE, GATE, GLOBAL, JOINED, JOINER, LATE, PROCESSOR, ROWS, TOPICS, TOTALS};
 
 /// What the store shows now.
@@ -86,6 +86,18 @@ pub fn look_beside(snapshot: &ReaderSnapshot) -> Result<BTreeMap<Place, Log>> {
             };
             seen.insert((topic, number), read_all(end, read)?);
         }
+    }
+    Ok(seen)
+}
+
+/// The rows that a reader shows which is not the owner.
+///
+/// # Errors
+/// As [`observe`]; `Conflict`: the owner has gone on.
+pub fn rows_beside(snapshot: &ReaderSnapshot) -> Result<Rows> {
+    let mut seen = Rows::new();
+    for (name, table) in [("rows", ROWS), ("totals", TOTALS), ("joined", JOINED)] {
+        seen.extend(snapshot.scan(table, ..)?.into_iter().map(|(key, value)| ((name, key), value)));
     }
     Ok(seen)
 }

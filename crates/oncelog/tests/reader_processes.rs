@@ -64,6 +64,9 @@ struct Reader {
     left_seen: Vec<u64>,
     right_seen: Vec<u64>,
     snapshot_seen: u64,
+    /// The newest row of the table, by LSN; and how often the owner had overtaken the reader's state.
+    table_seen: (u64, u64),
+    overtaken: u64,
 }
 
 fn ends(snapshot: &oncelog::ReaderSnapshot) -> (u64, u64) {
@@ -77,14 +80,25 @@ impl Reader {
         let reader = StoreReader::open(dir).unwrap();
         let cursor = |topic: &str| reader.cursor(topic, Whence::Oldest).unwrap();
         let (left, right) = (cursor("left"), cursor("Right"));
-        Reader { reader, left, right, left_seen: Vec::new(), right_seen: Vec::new(), snapshot_seen: 0 }
+        Reader {
+            reader,
+            left,
+            right,
+            left_seen: Vec::new(),
+            right_seen: Vec::new(),
+            snapshot_seen: 0,
+            table_seen: (0, 0),
+            overtaken: 0,
+        }
     }
 
     fn look(&mut self) {
-        let (left, right) = ends(&self.reader.snapshot().unwrap());
+        let snapshot = self.reader.snapshot().unwrap();
+        let (left, right) = ends(&snapshot);
         assert_eq!(left, right, "half a transaction");
         assert!(left >= self.snapshot_seen, "{} were seen, now {left}", self.snapshot_seen);
         self.snapshot_seen = left;
+        self.look_at_tables(&snapshot, left);
         for (cursor, seen) in [(&mut self.left, &mut self.left_seen), (&mut self.right, &mut self.right_seen)] {
             for record in cursor {
                 seen.push(u64::from_be_bytes(record.unwrap().value.unwrap()[..].try_into().unwrap()));
@@ -93,6 +107,24 @@ impl Reader {
         // In order in one partition, each once.
         assert!(self.left_seen.iter().copied().eq(0..self.left_seen.len() as u64));
         assert!(self.left_seen.len() as u64 >= left);
+    }
+}
+
+impl Reader {
+    /// The row counts the transactions up to the LSN of the tables, and that is not above the one of the topics.
+    fn look_at_tables(&mut self, snapshot: &oncelog::ReaderSnapshot, left: u64) {
+        let lsn = snapshot.tables_lsn("main").unwrap();
+        assert!(lsn <= snapshot.lsn("main").unwrap());
+        match snapshot.get(NEXT, "number") {
+            Ok(number) => {
+                let number = number.unwrap_or(0);
+                assert!(number <= left, "a row of a transaction whose records are not there: {number} {left}");
+                assert!((lsn.0, number) >= self.table_seen, "{:?}, now {number} at {lsn}", self.table_seen);
+                self.table_seen = (lsn.0, number);
+            }
+            Err(error) if error.kind() == ErrorKind::Conflict => self.overtaken += 1,
+            Err(error) => panic!("{error}"),
+        }
     }
 }
 
@@ -125,6 +157,10 @@ fn readers_see_whole_transactions_over_kills_and_restarts_of_the_owner() {
     let store = open(&dir);
     let number = store.snapshot().unwrap().get(NEXT, "number").unwrap().unwrap();
     reader.look();
+    println!("{} records, {} states of tables overtaken", reader.left_seen.len(), reader.overtaken);
+    store.trim().unwrap();
+    reader.look();
+    assert_eq!(reader.table_seen.1, number);
     assert_eq!(reader.left_seen.len() as u64, number);
     let mut right = reader.right_seen.clone();
     right.sort_unstable();

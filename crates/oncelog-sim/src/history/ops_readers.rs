@@ -1,15 +1,15 @@
 //! Readers that are not the owner: beside it, and between a crash and the next opening. What they show must be what is
 //! certain, with a prefix of what is pending; and as it was shown, it is certain from then on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use oncelog::{Error, ErrorKind, LogOffset, PartitionId, StoreReader, Whence};
+use oncelog::{Error, ErrorKind, LogOffset, PartitionId, ReaderSnapshot, StoreReader, Whence};
 
 use super::ops::Done;
 use super::world::{DIR, World};
-use crate::model::{Content, Log, Model, Place};
-use crate::observe::look_beside;
+use crate::model::{Content, Log, Model, Place, Rows};
+use crate::observe::{look_beside, rows_beside};
 use crate::schema::{FLEETING, TOPICS};
 
 /// Where a reader that comes and goes is in each partition, and what it was shown.
@@ -17,6 +17,26 @@ use crate::schema::{FLEETING, TOPICS};
 pub(super) struct Followed {
     next: BTreeMap<Place, u64>,
     shown: BTreeMap<Place, BTreeMap<u64, Content>>,
+}
+
+/// What is known of the tables that a reader beside the owner sees.
+#[derive(Default)]
+pub(super) struct Beside {
+    /// The rows after each transaction of the history: a reader shows those of one of them.
+    states: BTreeSet<Rows>,
+    /// The newest state that a reader was shown, by LSN.
+    newest: u64,
+    /// A snapshot from earlier, with what it has shown.
+    pub(super) held: Option<(ReaderSnapshot, Option<Rows>)>,
+}
+
+impl Beside {
+    /// A transaction has its place, and makes this of the rows.
+    pub(super) fn may_show(&mut self, state: &Model) {
+        if !self.states.contains(&state.rows) {
+            self.states.insert(state.rows.clone());
+        }
+    }
 }
 
 impl World {
@@ -29,10 +49,61 @@ impl World {
         self.reconcile()?;
         let seen = self.reader().and_then(|reader| look_beside(&reader.snapshot()?));
         match seen {
-            Ok(logs) if filled(&logs) == filled(&self.certain.logs) => Ok(()),
+            Ok(logs) if filled(&logs) == filled(&self.certain.logs) => self.rows_from_beside(),
             Ok(logs) => Err(format!("a reader beside sees {}", difference(&self.certain, logs))),
             Err(error) => self.reader_failed(&error),
         }
+    }
+
+    /// The rows that a reader sees are those after one transaction, never older than before, and after a trim those of
+    /// now. What a snapshot has shown it shows again or says that the owner has gone on.
+    fn rows_from_beside(&mut self) -> Done {
+        if let Some((held, shown)) = self.beside.held.take() {
+            match rows_beside(&held) {
+                Ok(again) if shown.as_ref().is_none_or(|shown| *shown == again) => self.is_state(&again)?,
+                Ok(again) => return Err(format!("a reader's snapshot has shown {shown:?}, now {again:?}")),
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                Err(error) => return self.reader_failed(&error),
+            }
+        }
+        let trimmed = self.dice.one_in(3);
+        if trimmed && let Err(error) = self.store()?.trim() {
+            return self.after_error(&error);
+        }
+        let looked = self.reader().and_then(|reader| reader.snapshot());
+        let (snapshot, rows) = match looked.and_then(|snapshot| rows_beside(&snapshot).map(|rows| (snapshot, rows))) {
+            Ok(seen) => seen,
+            Err(error) => return self.reader_failed(&error),
+        };
+        let (tables, records) = (snapshot.tables_lsn("main"), snapshot.lsn("main"));
+        let lsn = tables.map_or(0, |lsn| lsn.0);
+        if tables > records || lsn < self.beside.newest {
+            let before = self.beside.newest;
+            return Err(format!(
+                "a reader sees tables of LSN {tables:?}, records of {records:?}, tables before {before}"
+            ));
+        }
+        self.beside.newest = lsn;
+        self.is_state(&rows)?;
+        if trimmed {
+            self.all_durable();
+            if rows != self.certain.rows {
+                return Err(format!("behind a trim a reader sees {rows:?}, not {:?}", self.certain.rows));
+            }
+        }
+        self.beside.held = Some(if self.dice.one_in(2) {
+            (snapshot, Some(rows))
+        } else {
+            // One that nobody has looked at yet.
+            let fresh = self.reader().and_then(|reader| reader.snapshot());
+            (fresh.map_err(|error| format!("a reader says {error:?}"))?, None)
+        });
+        Ok(())
+    }
+
+    fn is_state(&self, rows: &Rows) -> Done {
+        let known = rows.is_empty() || self.beside.states.contains(rows);
+        if known { Ok(()) } else { Err(format!("a reader sees rows that never were: {rows:?}")) }
     }
 
     /// A reader goes on where it was, also over crashes: each record once, and what it was shown stays.
@@ -95,7 +166,11 @@ impl World {
     /// A reader of a store that crashed, before anybody opens it. What it shows is certain from then on, whatever
     /// happens next.
     pub(super) fn look_at_ruins(&mut self) -> Done {
-        let seen = match self.reader().and_then(|reader| look_beside(&reader.snapshot()?)) {
+        let looked = self.reader().and_then(|reader| {
+            let snapshot = reader.snapshot()?;
+            Ok((look_beside(&snapshot)?, rows_beside(&snapshot)?))
+        });
+        let (seen, rows) = match looked {
             Ok(seen) => seen,
             Err(error) if error.kind() == ErrorKind::Corrupt => return Err(format!("a reader of ruins says {error}")),
             // The store was never made, or a fault hit the reader.
@@ -103,10 +178,12 @@ impl World {
         };
         let mut expected = self.certain.clone();
         let mut used = 0;
-        while filled(&expected.logs) != filled(&seen) {
+        while filled(&expected.logs) != filled(&seen) || expected.rows != rows {
             let Some(effect) = self.pending.get(used) else {
                 let pending = self.pending.len();
-                return Err(format!("a reader of ruins sees {} ({pending} pending)", difference(&self.certain, seen)));
+                let seen = Model { rows, logs: seen, ..self.certain.clone() };
+                let difference = self.certain.difference(&seen);
+                return Err(format!("a reader of ruins sees {difference} ({pending} pending)"));
             };
             expected.apply(effect);
             used += 1;

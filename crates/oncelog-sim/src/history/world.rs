@@ -8,7 +8,7 @@ use oncelog::{Error, ErrorKind, Snapshot, Store, StoreOptions};
 use super::Outcome;
 use super::ops_linger::Book;
 use super::ops_owners::Side;
-use super::ops_readers::Followed;
+use super::ops_readers::{Beside, Followed};
 use super::ops_stamped::Sent;
 use crate::clock::SimClock;
 use crate::dice::Dice;
@@ -43,6 +43,8 @@ pub(super) struct World {
     pub(super) book: Book,
     /// A reader that comes and goes.
     pub(super) followed: Followed,
+    /// What a reader of tables may find.
+    pub(super) beside: Beside,
     pub(super) outcome: Outcome,
     /// The store has been open once. Before, a sync fails only in the first attempt to make it: a name that a killed
     /// attempt has made, and whose sync then fails in the next, is two faults (docs/guarantees.md).
@@ -84,6 +86,7 @@ impl World {
             sent: Vec::new(),
             book: Book::default(),
             followed: Followed::default(),
+            beside: Beside::default(),
             outcome: Outcome::default(),
         }
     }
@@ -154,6 +157,7 @@ impl World {
     /// Ends the machine or the process.
     fn lose_power(&mut self) {
         self.outcome.crashes += 1;
+        self.beside.held = None;
         if let Some(survival) = self.survival {
             self.disk.power_cut_with(survival);
         } else if self.dice.one_in(3) {
@@ -203,6 +207,7 @@ impl World {
     /// An answer that it is durable: so is everything before it.
     pub(super) fn is_durable(&mut self, effect: Effect) {
         self.head.apply(&effect);
+        self.beside.may_show(&self.head);
         self.pending.clear();
         self.certain = self.head.clone();
         self.outcome.certain += 1;
@@ -211,6 +216,7 @@ impl World {
     /// It has its place, and no answer yet or ever.
     pub(super) fn is_pending(&mut self, effect: Effect) {
         self.head.apply(&effect);
+        self.beside.may_show(&self.head);
         self.pending.push(effect);
     }
 

@@ -7,6 +7,7 @@ use super::Core;
 use super::claims::Name;
 use super::layout::make_dir;
 use super::page::OwnerPage;
+use super::rows::RowsAt;
 use crate::disk::SyncSite;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, TableId, TopicId};
@@ -145,14 +146,7 @@ impl Core {
     /// The table of that name.
     pub(super) fn find_table(&self, name: &str) -> Result<Option<(TableId, TableSpec)>> {
         let visible = self.pin_visible();
-        let rows = self.tables.shard(system::CATALOGUE, system::SHARD);
-        let Some(id) = rows.get(&system::table_name_key(name), visible.lsn())? else { return Ok(None) };
-        let id: TableId = system::decode_row(&id)?;
-        let missing = || Error::new(ErrorKind::Corrupt, format!("table {name:?}: the catalogue has no table {id}"));
-        let row = rows.get(&CatalogueKey::Table(id).encode(), visible.lsn())?.ok_or_else(missing)?;
-        let spec: TableSpec = system::decode_row(&row)?;
-        spec.check().map_err(|error| Error::new(ErrorKind::Corrupt, error.to_string()))?;
-        Ok(Some((id, spec)))
+        RowsAt { tables: &self.tables, lsn: visible.lsn() }.table(name)
     }
 
     /// The next offset that `consumer` will read, as visible.

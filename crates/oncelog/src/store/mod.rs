@@ -29,6 +29,7 @@ mod owner;
 mod page;
 mod reader;
 mod report;
+mod rows;
 mod snapshot;
 mod source;
 mod take;

@@ -4,10 +4,11 @@ use std::borrow::Borrow;
 use std::ops::RangeBounds;
 
 use super::Core;
+use super::rows::RowsAt;
 use crate::codec::{Codec, Pair};
 use crate::error::{Error, ErrorKind, Result};
-use crate::handles::{Scan, TableDef, decode_row, encode, shard_of};
-use crate::ids::{LogOffset, Lsn, PartitionId, Sequence, TableId, TopicId};
+use crate::handles::{Scan, TableDef};
+use crate::ids::{LogOffset, Lsn, PartitionId, Sequence, TopicId};
 use crate::record::RecordView;
 use crate::table::Direction;
 use crate::topic::{PartitionReader, Polled};
@@ -37,13 +38,7 @@ impl Snapshot {
     /// # Errors
     /// `Invalid`: the table has other codecs, or the bytes are none of this codec; `Corrupt`.
     pub fn get<K: Codec, V: Codec>(&self, table: TableDef<K, V>, key: &K::Value) -> Result<Option<V::Owned>> {
-        let Some((id, shards)) = self.find(&table)? else { return Ok(None) };
-        let key = encode::<K>(key)?;
-        let rows = self.core.tables.shard(id, shard_of::<K>(&key, shards));
-        match rows.get(&key, self.pin.lsn())? {
-            Some(value) => Ok(Some(decode_row::<K, V>(&key, &value)?.1)),
-            None => Ok(None),
-        }
+        self.rows().get(&table, key)
     }
 
     /// The rows whose keys lie in `range`, in the order of their encoded keys within each shard.
@@ -58,7 +53,7 @@ impl Snapshot {
     where
         K::Value: 'k,
     {
-        self.run(&table, Scan::range::<K>(range)?)
+        self.rows().run(&table, Scan::range::<K>(range)?)
     }
 
     /// The first `limit` rows of `range`, from its low or its high end, as [`Snapshot::scan`]. Looks at no more rows
@@ -76,7 +71,7 @@ impl Snapshot {
     where
         K::Value: 'k,
     {
-        self.run(&table, Scan::range::<K>(range)?.page(direction, limit))
+        self.rows().run(&table, Scan::range::<K>(range)?.page(direction, limit))
     }
 
     /// The rows whose encoded keys begin with the encoding of `prefix`, as [`Snapshot::scan`].
@@ -88,7 +83,7 @@ impl Snapshot {
         table: TableDef<K, V>,
         prefix: &K::Value,
     ) -> Result<Vec<(K::Owned, V::Owned)>> {
-        self.run(&table, Scan::prefix::<K>(prefix)?)
+        self.rows().run(&table, Scan::prefix::<K>(prefix)?)
     }
 
     /// The rows whose keys have this first part, in the order of the second, as [`Snapshot::scan`].
@@ -104,12 +99,11 @@ impl Snapshot {
         A::Owned: Borrow<A::Value>,
         B::Owned: Borrow<B::Value>,
     {
-        self.run(&table, Scan::group::<A>(first)?)
+        self.rows().run(&table, Scan::group::<A>(first)?)
     }
 
-    fn run<K: Codec, V: Codec>(&self, table: &TableDef<K, V>, scan: Scan) -> Result<Vec<(K::Owned, V::Owned)>> {
-        let Some((id, shards)) = self.find(table)? else { return Ok(Vec::new()) };
-        scan.run::<K, V>(0..shards, |shard, range| self.core.tables.shard(id, shard).scan(range, self.pin.lsn()))
+    fn rows(&self) -> RowsAt<'_> {
+        RowsAt { tables: &self.core.tables, lsn: self.pin.lsn() }
     }
 
     /// The offset behind the last record of a partition that it shows.
@@ -178,16 +172,6 @@ impl Snapshot {
                 }
             }
             next = behind;
-        }
-    }
-
-    fn find<K: Codec, V: Codec>(&self, table: &TableDef<K, V>) -> Result<Option<(TableId, u32)>> {
-        match self.core.find_table(table.name())? {
-            Some((id, found)) => {
-                found.admit(&table.spec(found.shards))?;
-                Ok(Some((id, found.shards)))
-            }
-            None => Ok(None),
         }
     }
 }

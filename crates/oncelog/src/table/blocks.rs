@@ -115,6 +115,12 @@ pub(super) fn short(generation: u64) -> u32 {
     lower(generation).max(1)
 }
 
+/// Whether a block of generation `found` was written after the state of generation `newest`. Both as blocks carry them,
+/// so less than 2^31 apart.
+pub(super) fn is_later(found: u32, newest: u32) -> bool {
+    found != newest && found.wrapping_sub(newest) < 1 << 31
+}
+
 fn lower(number: u64) -> u32 {
     let [a, b, c, d, ..] = number.to_le_bytes();
     u32::from_le_bytes([a, b, c, d])
@@ -188,6 +194,16 @@ mod tests {
     #[test]
     fn a_short_generation_is_never_nothing() {
         assert_eq!([short(1), short(1 << 32), short((1 << 32) + 5), short(u64::MAX)], [1, 1, 5, u32::MAX]);
+    }
+
+    #[test]
+    fn later_generations_are_told_across_the_end_of_their_numbers() {
+        let generations = [u64::from(u32::MAX) - 1, u64::from(u32::MAX), (1 << 32) + 2, (1 << 32) + 3].map(short);
+        for (at, one) in generations.iter().enumerate() {
+            for (other_at, other) in generations.iter().enumerate() {
+                assert_eq!(is_later(*one, *other), at > other_at, "{one} {other}");
+            }
+        }
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //! Invariants:
 //! * Blocks that the state in force uses are never written. Within its commits the library writes copies only. What it
 //!   writes when its own commit is done, and ours is not, is held in memory until the next one begins.
-//! * Every block that is read is checked. A block without a check that admits it is `Corrupt`.
+//! * Every block that is read is checked. A block without a check that admits it is `Corrupt`, and so is one of a later
+//!   generation than the state that is read. A reader beside the owner meets such blocks when the owner has gone on and
+//!   uses the room again; `store` tells that from damage by asking the manifest which state is in force.
 //! * The library's header is in memory only. [`BlockFile::settle`] makes a [`TableRoot`] of it when all is durable.
 //!
 //! Neighbours: `blocks` says what is where, `store` drives the library over this.
@@ -14,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use super::blocks::{
     BLOCK_BYTES, Check, GROUP_BLOCKS, HEAD_BYTES, ROOT_HEAD_BYTES, TableFileName, TableRoot, block_at, check_head,
-    checks_at, encode_head, end_of, short,
+    checks_at, encode_head, end_of, is_later, short,
 };
 use crate::disk::{Disk, DiskFile, OpenMode, SyncSite};
 use crate::error::{Error, Result};
@@ -50,6 +52,9 @@ struct Space {
     head: Box<[u8; ROOT_HEAD_BYTES]>,
     len: u64,
     generation: u64,
+    /// No generation up to this one is written here: the opening before may have written it, and a manifest that named
+    /// it may have been seen and lost.
+    floor: u64,
     held: BTreeMap<u64, Arc<[u8]>>,
     phase: Phase,
 }
@@ -105,8 +110,11 @@ impl BlockFile {
         let mut head = [0; HEAD_BYTES];
         let read = file.read_full_at(&mut head, 0).map_err(|error| Error::io(&path, "read the table file", error))?;
         check_head(&head[..read], store, root.file, &path)?;
-        let at = (root.len, root.generation);
-        Ok(BlockFile::over(disk, dir, root.file, file, root.head.clone(), at, groups_max, false))
+        let floor = if mode == OpenMode::Read { root.generation } else { root.generation.saturating_add(1) };
+        let opened =
+            BlockFile::over(disk, dir, root.file, file, root.head.clone(), (root.len, floor), groups_max, false);
+        opened.space.write().floor = floor;
+        Ok(opened)
     }
 
     #[allow(clippy::too_many_arguments, reason = "the two constructors above are the only callers")]
@@ -120,7 +128,7 @@ impl BlockFile {
         groups_max: usize,
         fresh: bool,
     ) -> BlockFile {
-        let space = Space { head, len, generation, held: BTreeMap::new(), phase: Phase::Holding };
+        let space = Space { head, len, generation, floor: 0, held: BTreeMap::new(), phase: Phase::Holding };
         BlockFile {
             disk: Arc::clone(disk),
             dir: dir.to_owned(),
@@ -179,7 +187,7 @@ impl BlockFile {
         let empty = || Box::new([0; ROOT_HEAD_BYTES]);
         space.head = root.map_or_else(empty, |root| root.head.clone());
         space.len = root.map_or(0, |root| root.len);
-        space.generation = root.map_or(0, |root| root.generation);
+        space.generation = root.map_or(0, |root| root.generation).max(space.floor);
         space.held.clear();
         space.phase = Phase::Holding;
         self.groups.write().clear();
@@ -222,28 +230,33 @@ impl BlockFile {
         self.whole_blocks(offset, out.len())?;
         let first = offset / BLOCK;
         for (block, bytes) in (first..).zip(out.chunks_mut(BLOCK_BYTES)) {
-            let held = self.space.read().held.get(&block).cloned();
+            let (held, generation) = {
+                let space = self.space.read();
+                (space.held.get(&block).cloned(), short(space.generation))
+            };
             match held {
                 Some(held) => bytes.copy_from_slice(&held),
-                None => self.read_block(block, bytes).map_err(in_io)?,
+                None => self.read_block(block, generation, bytes).map_err(in_io)?,
             }
         }
         Ok(())
     }
 
-    fn read_block(&self, block: u64, bytes: &mut [u8]) -> Result<()> {
+    fn read_block(&self, block: u64, newest: u32, bytes: &mut [u8]) -> Result<()> {
         let position = block_at(block);
         let read = self.file.read_full_at(bytes, position);
         let read = read.map_err(|error| Error::io(&self.path, "read the table file", error))?;
         if read < bytes.len() {
             return Err(Error::corrupt(&self.path, position, "the table file was cut short"));
         }
-        let group = self.group(block / GROUP_BLOCKS)?;
-        if group.check(block).admits(self.name.salt, block, bytes) {
-            Ok(())
-        } else {
-            Err(Error::corrupt(&self.path, position, "a block of the table file is damaged"))
+        let check = self.group(block / GROUP_BLOCKS)?.check(block);
+        if !check.admits(self.name.salt, block, bytes) {
+            return Err(Error::corrupt(&self.path, position, "a block of the table file is damaged"));
         }
+        if is_later(check.generation(), newest) {
+            return Err(Error::corrupt(&self.path, position, "a block of the table file is of a later state"));
+        }
+        Ok(())
     }
 
     /// Takes what the library writes: blocks as a whole, or its header.

@@ -555,3 +555,34 @@ impl DiskFile for CountingFile {
         self.0.identity()
     }
 }
+
+/// A reader beside the owner, whose state is no longer in force, meets blocks of later states in the room that its own
+/// has left, whole and with their checks: what it is given is of its own state, or it is told.
+#[test]
+fn a_reader_of_a_state_is_never_given_a_block_of_a_later_one() {
+    let disk = Arc::new(MemoryDisk::default());
+    let (then, ..) = small(&disk);
+    let beside = || BlockFile::open(&home(&disk).disk, &PathBuf::from("/"), STORE, &then, OpenMode::Read, 0).unwrap();
+    let read = |file: &BlockFile, block: u64| {
+        let mut bytes = [0; 4096];
+        file.read(block * 4096, &mut bytes).map(|()| bytes)
+    };
+    let blocks: Vec<_> = (1..then.len / 4096).filter_map(|block| Some((block, read(&beside(), block).ok()?))).collect();
+    let owner = TableStore::open(&home(&disk), &then, Lsn(3), OpenMode::Write).unwrap();
+    let (mut same, mut later) = (0, 0);
+    for lsn in 4..12 {
+        owner.apply(&rows(0, 100, u8::try_from(lsn).unwrap()), Lsn(lsn)).unwrap();
+        owner.confirm();
+        let file = beside();
+        for (block, before) in &blocks {
+            match read(&file, *block) {
+                Ok(bytes) => {
+                    assert!(bytes == *before, "block {block} is another one");
+                    same += 1;
+                }
+                Err(error) => later += usize::from(error.to_string().contains("of a later state")),
+            }
+        }
+    }
+    assert!(same > 10 && later > 10, "{same} {later}");
+}

@@ -120,19 +120,20 @@ impl PartitionCursor {
     pub(in crate::store) fn advance(&mut self, limit: LogOffset) -> Result<Polled> {
         while self.next < limit {
             let view = self.owner.view()?;
-            let mut reading = match self.reading.take() {
-                Some((of, reading)) if of.is(&view) => reading,
-                _ => self.reading(&view)?,
+            let reading = match self.reading.take() {
+                Some((of, reading)) if of.is(&view) => Ok(reading),
+                _ => self.reading(&view),
             };
-            match reading.poll(self.next, limit) {
+            let polled = reading.and_then(|mut reading| Ok((reading.poll(self.next, limit)?, reading)));
+            match polled {
                 // An owner that comes or goes moves files: then nothing is lost, and nothing wrong.
-                Ok(Polled::Gap(_)) | Err(_) if self.owner.is_spoilt(&view)? => self.owner.look_again()?,
+                Ok((Polled::Gap(_), _)) | Err(_) if self.owner.is_spoilt(&view)? => self.owner.look_again()?,
                 // What is deleted is not lost.
-                Ok(Polled::Gap(_)) | Err(_) if self.owner.partition(self.info.id, self.partition)?.is_none() => {
+                Ok((Polled::Gap(_), _)) | Err(_) if self.owner.partition(self.info.id, self.partition)?.is_none() => {
                     return Err(deleted(&self.info));
                 }
                 Err(error) => return Err(error),
-                Ok(polled) => {
+                Ok((polled, reading)) => {
                     self.reading = Some((view, reading));
                     return Ok(polled);
                 }

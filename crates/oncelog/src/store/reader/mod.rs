@@ -5,6 +5,8 @@
 //! it does not       manifest, state, journal  ->  a recovery in memory, which shows what the next owner will show
 //! ```
 //!
+//! Tables of an owner that lives are read from its table file, as of its trim point: `tables`.
+//!
 //! Invariants:
 //! * What is shown is durable, or was made durable by the reader's own sync of the journal before it is shown.
 //! * An owner lives as long as it holds the lock of its page; a page without that lock is not looked at.
@@ -18,6 +20,7 @@ mod live;
 mod offline;
 mod owner;
 mod snapshot;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -55,6 +58,7 @@ struct Inner {
     /// What the store is called outside; `store` is what its files call it.
     identity: StoreId,
     patience: Duration,
+    table_memory: usize,
     owners: Mutex<BTreeMap<String, Arc<OwnerReader>>>,
 }
 
@@ -65,6 +69,7 @@ pub struct ReaderOptions {
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
     patience: Duration,
+    table_memory: usize,
 }
 
 /// A topic as a reader finds it.
@@ -102,18 +107,28 @@ impl ReaderOptions {
         ReaderOptions { patience, ..self }
     }
 
+    /// Sets how much memory is taken for what was read from tables, for each owner and each of its states that a
+    /// snapshot looks at: 16 MiB unless set, 1 MiB at least.
+    pub fn table_memory(self, bytes: usize) -> ReaderOptions {
+        ReaderOptions { table_memory: bytes, ..self }
+    }
+
     /// Opens the store in `dir` for reading.
     ///
     /// # Errors
-    /// As [`StoreReader::open`].
+    /// As [`StoreReader::open`]; `Invalid`: an option out of its range.
     pub fn open(self, dir: impl AsRef<Path>) -> Result<StoreReader> {
-        let ReaderOptions { disk, clock, patience } = self;
+        let ReaderOptions { disk, clock, patience, table_memory } = self;
+        if table_memory < 1 << 20 {
+            return Err(Error::invalid("table_memory must be at least 1 MiB"));
+        }
         let layout = Layout::of(dir.as_ref(), MAIN);
         let (store, identity) = layout.read_identities(&*disk).map_err(|error| match error.kind() {
             ErrorKind::NotFound => Error::new(ErrorKind::NotFound, "there is no store").in_file(&layout.dir),
             _ => error,
         })?;
-        let inner = Inner { disk, clock, layout, store, identity, patience, owners: Mutex::default() };
+        let owners = Mutex::default();
+        let inner = Inner { disk, clock, layout, store, identity, patience, table_memory, owners };
         Ok(StoreReader { inner: Arc::new(inner) })
     }
 }
@@ -130,7 +145,7 @@ impl StoreReader {
     /// Options for reading a store.
     pub fn options() -> ReaderOptions {
         let (disk, clock) = (Arc::new(RealDisk), SystemClock::shared());
-        ReaderOptions { disk, clock, patience: Duration::from_secs(10) }
+        ReaderOptions { disk, clock, patience: Duration::from_secs(10), table_memory: 16 << 20 }
     }
 
     /// The store's identity.
@@ -176,8 +191,9 @@ impl StoreReader {
         Ok((watched.start, watched.end))
     }
 
-    /// One state of everything: of each owner, all topics as of one LSN. A transaction is in it whole or not at all.
-    /// Costs the look at all ends.
+    /// One state of everything: of each owner, all topics as of one LSN, and all tables as of one, which is older where
+    /// the owner lives. A transaction's records are in it all or not at all, and so are its rows. Costs the look at all
+    /// ends.
     ///
     /// # Errors
     /// `Corrupt`; `Unavailable`: an owner is being opened and takes its time.
@@ -225,6 +241,12 @@ impl Inner {
         found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no topic {name:?}")))
     }
 
+    /// Which owner has the table of that name; `None`: nobody has claimed it.
+    fn table_owner(&self, name: &str) -> Result<Option<String>> {
+        let claim = self.read_claim(&self.layout.tables.join(escape_name(name)))?;
+        Ok(claim.map(|claim| claim.owner))
+    }
+
     fn owner(&self, name: &str) -> Result<Arc<OwnerReader>> {
         let mut owners = self.owners.lock();
         if let Some(owner) = owners.get(name) {
@@ -232,7 +254,8 @@ impl Inner {
         }
         let layout = Layout::of(&self.layout.dir, name);
         let (disk, clock) = (Arc::clone(&self.disk), Arc::clone(&self.clock));
-        let owner = Arc::new(OwnerReader::new(disk, clock, layout, self.store, self.patience));
+        let owner = OwnerReader::new(disk, clock, layout, self.store, self.patience, self.table_memory);
+        let owner = Arc::new(owner);
         owners.insert(name.to_owned(), Arc::clone(&owner));
         Ok(owner)
     }

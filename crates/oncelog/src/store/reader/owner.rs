@@ -17,7 +17,7 @@ use crate::wake::{Arc, Mutex};
 /// Pauses while an owner is being opened.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 /// An answer that an owner's coming or going has spoilt is asked for again, so often at most.
-const ATTEMPTS: u32 = 16;
+pub(super) const ATTEMPTS: u32 = 16;
 
 /// See the module.
 pub(super) struct OwnerReader {
@@ -26,6 +26,8 @@ pub(super) struct OwnerReader {
     pub(super) layout: Layout,
     pub(super) store: StoreId,
     patience: Duration,
+    /// Bytes of memory for what is read from the table file.
+    pub(super) table_memory: usize,
     view: Mutex<Option<View>>,
 }
 
@@ -53,8 +55,9 @@ impl OwnerReader {
         layout: Layout,
         store: StoreId,
         patience: Duration,
+        table_memory: usize,
     ) -> OwnerReader {
-        OwnerReader { disk, clock, layout, store, patience, view: Mutex::default() }
+        OwnerReader { disk, clock, layout, store, patience, table_memory, view: Mutex::default() }
     }
 
     /// Where answers come from now.
@@ -91,7 +94,7 @@ impl OwnerReader {
         Ok(())
     }
 
-    fn manifest(&self) -> Result<Manifest> {
+    pub(super) fn manifest(&self) -> Result<Manifest> {
         let path = &self.layout.manifest;
         let found = ManifestFile::peek(&*self.disk, path)?;
         let found = found.ok_or_else(|| Error::corrupt(path, 0, "the manifest is gone or damaged"))?;
@@ -135,19 +138,24 @@ impl OwnerReader {
         Ok(moved || !self.stands(view)?)
     }
 
-    /// Asks the view, and again if it was spoilt meanwhile.
+    /// Asks the view, and again if it was spoilt meanwhile. What a recovery in memory answers lies in part in the files
+    /// beneath it, so it counts only if no owner has begun to change them before it was given.
     fn ask<R>(&self, ask: impl Fn(&View) -> Result<R>) -> Result<R> {
-        let mut attempts = 0;
-        loop {
+        for _ in 0..ATTEMPTS {
             let view = self.view()?;
-            match ask(&view) {
-                Err(_) if attempts < ATTEMPTS && self.is_spoilt(&view)? => {
-                    attempts += 1;
-                    self.look_again()?;
-                }
-                answer => return answer,
+            let answer = ask(&view);
+            let counts = answer.is_ok() && matches!(view, View::Live(_));
+            if counts || !self.is_spoilt(&view)? {
+                return answer;
             }
+            self.look_again()?;
         }
+        Err(self.restless())
+    }
+
+    pub(super) fn restless(&self) -> Error {
+        let what = format!("the owner {:?} comes and goes", self.layout.name);
+        Error::new(ErrorKind::Unavailable, what).in_file(&self.layout.owner)
     }
 
     /// How many partitions the topic has; 0: this owner has no topic of that id and name. A claim may say otherwise:

@@ -1,19 +1,31 @@
 //! One state of everything, pinned.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
+use std::ops::RangeBounds;
 
+use super::super::rows::RowsAt;
 use super::cursor::{PartitionCursor, Stopped};
 use super::owner::OwnerReader;
+use super::tables::TablesAt;
 use super::{StoreReader, TopicInfo, no_partition};
+use crate::codec::{Codec, Pair};
 use crate::error::{Error, Result};
+use crate::handles::{Scan, TableDef};
 use crate::ids::{LogOffset, Lsn, PartitionId};
 use crate::page::{Ends, Watched};
 use crate::record::RecordView;
+use crate::table::Direction;
 use crate::transaction::Step;
 use crate::wake::Arc;
 
-/// All topics as of one LSN of each owner. It stays as it is, whatever is appended meanwhile; only what retention
-/// removes can no longer be read.
+/// All topics as of one LSN of each owner, and all its tables as of one. It stays as it is, whatever is appended
+/// meanwhile; only what retention removes can no longer be read.
+///
+/// Tables are shown as the owner has last written them to its table file: at the LSN of its trim point, which is
+/// [`ReaderSnapshot::tables_lsn`] and not above [`ReaderSnapshot::lsn`]. Where no owner lives the two are the same. The
+/// owner uses the room of a state again when it has moved the trim point twice: then a call that looks at rows answers
+/// `Conflict`, never a row of another state, and a new snapshot shows a newer one.
 pub struct ReaderSnapshot {
     reader: StoreReader,
     owners: BTreeMap<String, Pinned>,
@@ -23,14 +35,15 @@ struct Pinned {
     owner: Arc<OwnerReader>,
     lsn: Lsn,
     ends: Ends,
+    tables: TablesAt,
 }
 
 impl ReaderSnapshot {
     pub(super) fn take(reader: &StoreReader) -> Result<ReaderSnapshot> {
         let mut owners = BTreeMap::new();
         for (name, owner) in reader.inner.all_owners()? {
-            let (_, lsn, ends) = owner.all()?;
-            owners.insert(name, Pinned { owner, lsn, ends });
+            let (lsn, ends, tables) = TablesAt::with_ends(&owner)?;
+            owners.insert(name, Pinned { owner, lsn, ends, tables });
         }
         Ok(ReaderSnapshot { reader: reader.clone(), owners })
     }
@@ -39,6 +52,95 @@ impl ReaderSnapshot {
     #[must_use]
     pub fn lsn(&self, owner: &str) -> Option<Lsn> {
         self.owners.get(owner).map(|pinned| pinned.lsn)
+    }
+
+    /// The newest commit of an owner whose rows it shows; `None`: there was no such owner.
+    #[must_use]
+    pub fn tables_lsn(&self, owner: &str) -> Option<Lsn> {
+        self.owners.get(owner).map(|pinned| pinned.tables.lsn())
+    }
+
+    /// The value of a row; `None` also where there was no such table.
+    ///
+    /// # Errors
+    /// `Conflict`: the owner has used the room of this state again, take another snapshot; `Invalid`: the table has
+    /// other codecs, or the bytes are none of this codec; `Corrupt`, with file and position; `Unavailable`.
+    pub fn get<K: Codec, V: Codec>(&self, table: TableDef<K, V>, key: &K::Value) -> Result<Option<V::Owned>> {
+        self.rows(table.name(), |rows| rows.get(&table, key))
+    }
+
+    /// The rows whose keys lie in `range`, in the order of their encoded keys within each shard.
+    ///
+    /// # Errors
+    /// As [`ReaderSnapshot::get`].
+    pub fn scan<'k, K: Codec, V: Codec>(
+        &self,
+        table: TableDef<K, V>,
+        range: impl RangeBounds<&'k K::Value>,
+    ) -> Result<Vec<(K::Owned, V::Owned)>>
+    where
+        K::Value: 'k,
+    {
+        let scan = Scan::range::<K>(range)?;
+        self.rows(table.name(), |rows| rows.run(&table, scan))
+    }
+
+    /// The first `limit` rows of `range`, from its low or its high end, as [`ReaderSnapshot::scan`]. Looks at no more
+    /// rows than it gives.
+    ///
+    /// # Errors
+    /// As [`ReaderSnapshot::get`].
+    pub fn page<'k, K: Codec, V: Codec>(
+        &self,
+        table: TableDef<K, V>,
+        range: impl RangeBounds<&'k K::Value>,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<(K::Owned, V::Owned)>>
+    where
+        K::Value: 'k,
+    {
+        let scan = Scan::range::<K>(range)?.page(direction, limit);
+        self.rows(table.name(), |rows| rows.run(&table, scan))
+    }
+
+    /// The rows whose encoded keys begin with the encoding of `prefix`, as [`ReaderSnapshot::scan`].
+    ///
+    /// # Errors
+    /// As [`ReaderSnapshot::get`].
+    pub fn prefix<K: Codec, V: Codec>(
+        &self,
+        table: TableDef<K, V>,
+        prefix: &K::Value,
+    ) -> Result<Vec<(K::Owned, V::Owned)>> {
+        let scan = Scan::prefix::<K>(prefix)?;
+        self.rows(table.name(), |rows| rows.run(&table, scan))
+    }
+
+    /// The rows whose keys have this first part, in the order of the second, as [`ReaderSnapshot::scan`].
+    ///
+    /// # Errors
+    /// As [`ReaderSnapshot::get`].
+    pub fn group<A: Codec, B: Codec, V: Codec>(
+        &self,
+        table: TableDef<Pair<A, B>, V>,
+        first: &A::Value,
+    ) -> Result<Vec<(<Pair<A, B> as Codec>::Owned, V::Owned)>>
+    where
+        A::Owned: Borrow<A::Value>,
+        B::Owned: Borrow<B::Value>,
+    {
+        let scan = Scan::group::<A>(first)?;
+        self.rows(table.name(), |rows| rows.run(&table, scan))
+    }
+
+    /// Asks the owner's tables as they are shown here; nothing where nobody had such a table.
+    fn rows<R: Default>(&self, table: &str, ask: impl FnOnce(&RowsAt<'_>) -> Result<R>) -> Result<R> {
+        let owner = self.reader.inner.table_owner(table)?;
+        match owner.and_then(|owner| self.owners.get(&owner)) {
+            Some(pinned) => pinned.tables.ask(ask),
+            None => Ok(R::default()),
+        }
     }
 
     /// The first offset of a partition that was kept, and the offset behind the last record that it shows.

@@ -1,0 +1,62 @@
+//! Rows in the user's types, as of one LSN, whoever shows them: the owner's snapshot or a reader beside it.
+
+use bytes::Bytes;
+
+use crate::codec::Codec;
+use crate::error::{Error, ErrorKind, Result};
+use crate::handles::{Scan, TableDef, decode_row, encode, shard_of};
+use crate::ids::{Lsn, ShardId, TableId};
+use crate::table::{ScanRange, TableSpec, Tables};
+use crate::transaction::system::{self, CatalogueKey};
+
+/// All tables of an owner as of an LSN, which must be pinned if anybody writes to them.
+pub(super) struct RowsAt<'a> {
+    pub(super) tables: &'a Tables,
+    pub(super) lsn: Lsn,
+}
+
+/// Key and value, decoded.
+type Row<K, V> = (<K as Codec>::Owned, <V as Codec>::Owned);
+
+impl RowsAt<'_> {
+    /// The table of that name.
+    pub(super) fn table(&self, name: &str) -> Result<Option<(TableId, TableSpec)>> {
+        let rows = self.tables.shard(system::CATALOGUE, system::SHARD);
+        let Some(id) = rows.get(&system::table_name_key(name), self.lsn)? else { return Ok(None) };
+        let id: TableId = system::decode_row(&id)?;
+        let missing = || Error::new(ErrorKind::Corrupt, format!("table {name:?}: the catalogue has no table {id}"));
+        let row = rows.get(&CatalogueKey::Table(id).encode(), self.lsn)?.ok_or_else(missing)?;
+        let spec: TableSpec = system::decode_row(&row)?;
+        spec.check().map_err(|error| Error::new(ErrorKind::Corrupt, error.to_string()))?;
+        Ok(Some((id, spec)))
+    }
+
+    /// The value of a row; `None` also where there is no such table.
+    pub(super) fn get<K: Codec, V: Codec>(&self, table: &TableDef<K, V>, key: &K::Value) -> Result<Option<V::Owned>> {
+        let Some((id, shards)) = self.find(table)? else { return Ok(None) };
+        let key = encode::<K>(key)?;
+        match self.tables.shard(id, shard_of::<K>(&key, shards)).get(&key, self.lsn)? {
+            Some(value) => Ok(Some(decode_row::<K, V>(&key, &value)?.1)),
+            None => Ok(None),
+        }
+    }
+
+    /// The rows of a scan; none where there is no such table.
+    pub(super) fn run<K: Codec, V: Codec>(&self, table: &TableDef<K, V>, scan: Scan) -> Result<Vec<Row<K, V>>> {
+        let Some((id, shards)) = self.find(table)? else { return Ok(Vec::new()) };
+        let page = |shard: ShardId, range: ScanRange<'_>| -> Result<Vec<(Vec<u8>, Bytes)>> {
+            self.tables.shard(id, shard).scan(range, self.lsn)
+        };
+        scan.run::<K, V>(0..shards, page)
+    }
+
+    fn find<K: Codec, V: Codec>(&self, table: &TableDef<K, V>) -> Result<Option<(TableId, u32)>> {
+        match self.table(table.name())? {
+            Some((id, found)) => {
+                found.admit(&table.spec(found.shards))?;
+                Ok(Some((id, found.shards)))
+            }
+            None => Ok(None),
+        }
+    }
+}
