@@ -112,6 +112,51 @@ fn fill(store: &Store, values: impl IntoIterator<Item = u64>) {
     }
 }
 
+/// Both forms, with nothing to wake them but the other owner's commits, its close and its return.
+#[test]
+fn tasks_are_woken_by_what_other_owners_write() {
+    let disk = Arc::new(MemoryDisk::default());
+    let open = || StoreOptions::new().disk(Arc::clone(&disk) as _);
+    let (main, own) = (open().open("/s").unwrap(), open().attach("/s", "own").unwrap());
+    fill(&main, [0]);
+    let late = |store: Store, value: u64| {
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(60));
+            fill(&store, [value]);
+        })
+    };
+    let mut consumer = own.consumer(LINES, client("c")).unwrap();
+    let mut stream = consumer.stream();
+    assert_eq!(value_of(&block_on(next(&mut stream)).unwrap().unwrap()), 0);
+    let writing = late(main.clone(), 1);
+    assert_eq!(value_of(&block_on(next(&mut stream)).unwrap().unwrap()), 1);
+    drop(stream);
+    writing.join().unwrap();
+    let writing = late(main.clone(), 2);
+    let counted = block_on(consumer.process_async(Some(1), async |_, _| Ok(Outcome::Commit))).unwrap();
+    assert_eq!(counted, 1);
+    writing.join().unwrap();
+    main.close().unwrap();
+    let back = {
+        let again = open();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(60));
+            let main = again.open("/s").unwrap();
+            fill(&main, [3]);
+            main
+        })
+    };
+    let mut stream = consumer.stream();
+    assert_eq!(value_of(&block_on(next(&mut stream)).unwrap().unwrap()), 3);
+    drop(back.join().unwrap());
+    let closing = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(60));
+        own.close().unwrap();
+    });
+    assert_eq!(block_on(next(&mut stream)).unwrap().unwrap_err().kind(), ErrorKind::Closed);
+    closing.join().unwrap();
+}
+
 #[test]
 fn a_stream_of_a_store_that_was_taken_over_ends() {
     let dir = tempfile::tempdir().unwrap();

@@ -6,12 +6,14 @@
     reason = "a test may fail by panic, and waits for processes it kills"
 )]
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use oncelog::disk::MemoryDisk;
+use oncelog::disk::{Disk, DiskFile, FileIdentity, MapAccess, MemoryDisk, OpenMode, SharedMap, SyncSite};
 use oncelog::{
     Bytes, ConsumerOptions, ConsumerStyle, ErrorKind, LogOffset, Outcome, PartitionId, Processor, Result, Store,
     StoreOptions, TableDef, TopicDef, U64, Utf8, Visibility, Whence,
@@ -170,6 +172,115 @@ fn a_processor_runs_over_topics_of_others_and_its_own() -> Result<()> {
     }
     let bills = (0..3).map(|partition| billing.offsets("bills", PartitionId(partition)).map(|(_, end)| end.0));
     assert_eq!(bills.sum::<Result<u64>>()?, 210);
+    Ok(())
+}
+
+/// A disk that counts how often somebody asks whether an owner lives, which every look at another owner does.
+struct Counting {
+    disk: MemoryDisk,
+    asked: Arc<AtomicUsize>,
+}
+
+struct CountingFile {
+    file: Box<dyn DiskFile>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Disk for Counting {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
+        let file = self.disk.open(path, mode)?;
+        Ok(Box::new(CountingFile { file, asked: Arc::clone(&self.asked) }))
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        self.disk.list(dir)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.create_dir(dir)
+    }
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.remove_dir(dir)
+    }
+    fn identity(&self, path: &Path) -> io::Result<FileIdentity> {
+        self.disk.identity(path)
+    }
+    fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()> {
+        self.disk.sync_dir(dir, site)
+    }
+    fn map_shared(&self, path: &Path, words: usize, access: MapAccess) -> io::Result<Arc<dyn SharedMap>> {
+        self.disk.map_shared(path, words, access)
+    }
+}
+
+impl DiskFile for CountingFile {
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, position)
+    }
+    fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
+        self.file.write_at(bytes, position)
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+    fn preallocate(&self, end: u64) -> io::Result<()> {
+        self.file.preallocate(end)
+    }
+    fn sync(&self, site: SyncSite) -> io::Result<()> {
+        self.file.sync(site)
+    }
+    fn try_lock(&self) -> io::Result<bool> {
+        self.file.try_lock()
+    }
+    fn identity(&self) -> io::Result<FileIdentity> {
+        self.file.identity()
+    }
+    fn is_locked(&self) -> io::Result<bool> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.file.is_locked()
+    }
+}
+
+/// Three owners, one of which waits for all three: it is woken by each, and looks at none without cause.
+#[test]
+fn whoever_waits_for_several_owners_does_not_look_all_the_time() -> Result<()> {
+    const A: TopicDef<Utf8, U64> = TopicDef::new("a");
+    const B: TopicDef<Utf8, U64> = TopicDef::new("b");
+    const C: TopicDef<Utf8, U64> = TopicDef::new("c");
+    let asked = Arc::new(AtomicUsize::new(0));
+    let disk = Arc::new(Counting { disk: MemoryDisk::default(), asked: Arc::clone(&asked) });
+    let options = || StoreOptions::new().disk(Arc::clone(&disk) as _);
+    let (main, other) = (options().open("/s")?, options().attach("/s", "other")?);
+    let waits = options().attach("/s", "waits")?;
+    main.producer(A)?.append("k", &0)?;
+    other.producer(B)?.append("k", &0)?;
+    let add = |record: oncelog::RecordRef<'_, Utf8, U64>, tx: &mut oncelog::Tx<'_>| {
+        let n = record.value()?;
+        tx.table(TOTALS)?.update("sum", |sum| sum.unwrap_or(0) + n)?;
+        Ok(Outcome::Commit)
+    };
+    let run = Processor::new("waits", A).input(B, add).input(C, add).table(TOTALS).start(&waits, add)?;
+    assert!(run.wait_caught_up(Duration::from_secs(60))?);
+    std::thread::sleep(Duration::from_millis(100));
+    let before = asked.load(Ordering::Relaxed);
+    std::thread::sleep(Duration::from_millis(600));
+    let looks = asked.load(Ordering::Relaxed) - before;
+    assert!(looks < 60, "{looks} looks at owners that had nothing new");
+    for n in 1..=50u64 {
+        main.producer(A)?.append("k", &n)?;
+        other.producer(B)?.append("k", &n)?;
+        waits.producer(C)?.append("k", &n)?;
+        assert!(run.wait_caught_up(Duration::from_secs(60))?);
+    }
+    run.stop()?;
+    assert_eq!(waits.snapshot()?.get(TOTALS, "sum")?, Some(3 * 50 * 51 / 2));
     Ok(())
 }
 

@@ -24,7 +24,7 @@ mod tests;
 mod watch;
 
 pub(crate) use board::Board;
-pub(crate) use watch::{Ends, Watch, Watched};
+pub(crate) use watch::{Ends, News, Watch, Watched};
 
 use crate::codec::crc32c;
 use crate::ids::{Epoch, LogOffset, Lsn, PartitionId, StoreId, TopicId};

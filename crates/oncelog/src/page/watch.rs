@@ -35,6 +35,14 @@ struct Index {
     looked_at: usize,
 }
 
+/// How far an owner has come with what it shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct News {
+    raised: u32,
+    visible: Lsn,
+    state: PageState,
+}
+
 /// What a page says of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Watched {
@@ -160,6 +168,23 @@ impl Watch {
             let seen = low_half(self.head.words()[at::NEWS].load(Ordering::Relaxed));
             self.head.wait(at::NEWS, seen, limit.min(LOOK_AGAIN));
         }
+    }
+
+    /// What there is to see now. Whatever comes from now on ends [`Watch::wait_behind`] it.
+    pub(crate) fn news(&self) -> News {
+        let words = self.head.words();
+        let raised = if self.head.access() == MapAccess::Write {
+            begin_wait(words)
+        } else {
+            low_half(words[at::NEWS].load(Ordering::Relaxed))
+        };
+        News { raised, visible: self.visible(), state: self.state() }
+    }
+
+    /// Waits until there is more to see than `news`, for `limit` at most. May return without cause.
+    pub(crate) fn wait_behind(&self, news: &News, limit: Duration) {
+        let told = self.head.access() == MapAccess::Write;
+        self.head.wait(at::NEWS, news.raised, if told { limit } else { limit.min(LOOK_AGAIN) });
     }
 
     /// Adds entries that are new since the last look.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Core;
-use super::reader::{ForeignTopic, StoreReader};
+use super::reader::{ForeignTopic, StoreReader, Watchers};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, TopicId};
 use crate::topic::{self, Topic, TopicSpec, topic_dir};
@@ -23,6 +23,7 @@ pub(super) struct ForeignTopics {
     /// Made with the first.
     reader: Mutex<Option<StoreReader>>,
     known: Mutex<BTreeMap<TopicId, Arc<ForeignTopic>>>,
+    pub(super) watchers: Watchers,
 }
 
 /// A topic to be read.

@@ -402,6 +402,7 @@ impl Inner {
         let closed = self.core.finish();
         let failed = self.core.pipeline.journal.has_failed();
         self.core.pipeline.journal.halt();
+        self.core.foreign.watchers.end();
         self.core.pipeline.view.news.raise();
         // First: whoever has the manifest next asks for this one next.
         drop(self.core.only_copy.lock().take());

@@ -3,14 +3,14 @@
 //! Invariants: an id is claimed by one opening at a time, for as long as one of its sources lives. Where a remembered
 //! consumer begins is committed before its first record is handed out, so it never begins anywhere else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::task::Waker;
 use std::time::Duration;
 
 use super::claims::Name;
 use super::input::Input;
-use super::reader::{ForeignTopic, PartitionCursor, TopicInfo, no_partition};
+use super::reader::{ForeignTopic, PartitionCursor, TopicInfo, Watcher, no_partition};
 use super::{Core, Store};
 use crate::consumer::{GapPolicy, Visibility, Whence};
 use crate::error::{Error, ErrorKind, Result};
@@ -32,6 +32,8 @@ pub(super) struct StoreSource {
     gap: Option<(TopicId, PartitionId, Range<LogOffset>)>,
     _claim: Option<Arc<IdClaim>>,
     registered: Registered,
+    /// Of the owners of its cursors, from the first wait on.
+    watchers: Vec<Arc<Watcher>>,
 }
 
 struct Cursor {
@@ -50,7 +52,7 @@ enum Reading {
     Foreign(Arc<ForeignTopic>, Box<PartitionCursor>),
 }
 
-/// How long a source waits that waits for several owners at once, before it looks again.
+/// How long a source waits for several owners at once before it looks again, where there is no thread to watch them.
 const LOOK_AT_ALL: Duration = Duration::from_millis(2);
 
 /// What one handle at a time may have.
@@ -152,6 +154,7 @@ impl StoreSource {
             gap: None,
             _claim: claim.clone(),
             registered: Registered::default(),
+            watchers: Vec::new(),
         };
         let mut sources: Vec<StoreSource> = (0..count).map(source).collect();
         for (place, next) in places.into_iter().zip(starts) {
@@ -205,6 +208,38 @@ impl StoreSource {
         let news = |cursor: &Cursor| cursor.check_there().and_then(|()| cursor.end(shown));
         // An error is news too: the next poll meets it.
         self.cursors.iter().any(|cursor| news(cursor).map_or(true, |end| end > cursor.next))
+    }
+
+    /// Has the owners of its cursors watched, so that what they show is news here; `false` where there is no thread to
+    /// do it.
+    fn is_woken(&mut self) -> bool {
+        let core = &self.store.inner.core;
+        if !self.watchers.is_empty() {
+            return true;
+        }
+        let foreign = self.cursors.iter().filter_map(|cursor| match &cursor.reading {
+            Reading::Own(_) => None,
+            Reading::Foreign(topic, _) => Some(topic),
+        });
+        let mut owners = BTreeMap::new();
+        owners.extend(foreign.map(|topic| (&topic.info.owner, topic)));
+        if owners.is_empty() {
+            return true;
+        }
+        if core.options.manual_duties {
+            return false;
+        }
+        let watch = |topic: &Arc<ForeignTopic>| topic.watch(&core.foreign.watchers, &core.pipeline.view);
+        match owners.into_values().map(watch).collect::<Result<Vec<_>>>() {
+            Ok(watchers) => {
+                self.watchers = watchers;
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "other owners are looked at now and then");
+                false
+            }
+        }
     }
 
     /// The one other owner's topic that all of it is about; `None`: there are several, or some of it is our own.
@@ -457,22 +492,25 @@ impl Source for StoreSource {
     }
 
     fn wait(&mut self, limit: Duration, enough: &dyn Fn() -> bool) {
+        let is_woken = self.is_woken();
         let core = &self.store.inner.core;
         let ready = || self.has_more() || core.check_open().is_err() || enough();
-        let all_own = self.cursors.iter().all(|cursor| matches!(cursor.reading, Reading::Own(_)));
         match self.only_foreign() {
+            _ if is_woken => core.pipeline.view.news.wait_until(limit, ready),
             Some(topic) => {
                 // An owner that is being opened takes its time; then there is nothing to wait on but the clock.
                 if topic.wait(limit, &ready).is_err() {
                     core.pipeline.view.news.wait_until(limit.min(LOOK_AT_ALL), ready);
                 }
             }
-            None if all_own => core.pipeline.view.news.wait_until(limit, ready),
             None => core.pipeline.view.news.wait_until(limit.min(LOOK_AT_ALL), ready),
         }
     }
 
     fn wake_when_more(&mut self, waker: &Waker) -> bool {
+        if !self.is_woken() {
+            return false;
+        }
         let mut registered = std::mem::take(&mut self.registered);
         let core = &self.store.inner.core;
         let ready = || self.has_more() || core.check_open().is_err();

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use super::cursor::{PartitionCursor, find_time};
 use super::owner::{OwnerReader, View};
-use super::{StoreReader, TopicInfo};
+use super::{StoreReader, TopicInfo, Watcher, Watchers};
 use crate::consumer::Whence;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId};
 use crate::page::Watched;
+use crate::view;
 use crate::wake::Arc;
 
 /// So long at most nobody asks whether the one who waits has been stopped, or whether the owner was overtaken.
@@ -68,6 +69,14 @@ impl ForeignTopic {
                 Ok(cursor.next)
             }
         }
+    }
+
+    /// Has what its owner shows raised as news of `view`, as long as the watcher is kept.
+    ///
+    /// # Errors
+    /// `Unavailable`: there is no thread to be had.
+    pub(in crate::store) fn watch(&self, watchers: &Watchers, view: &Arc<view::View>) -> Result<Arc<Watcher>> {
+        watchers.watch(&self.owner, view)
     }
 
     /// Waits until `ready` says so, for `limit` at most. `ready` is asked after each commit of the owner, and now and

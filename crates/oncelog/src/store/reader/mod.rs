@@ -21,6 +21,7 @@ mod offline;
 mod owner;
 mod snapshot;
 mod tables;
+mod watcher;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,6 +33,7 @@ pub(super) use cursor::PartitionCursor;
 pub use cursor::ReaderCursor;
 pub(super) use foreign::ForeignTopic;
 pub use snapshot::ReaderSnapshot;
+pub(super) use watcher::{Watcher, Watchers};
 
 use super::layout::{Layout, MAIN};
 use crate::clock::{Clock, SystemClock};
