@@ -72,7 +72,7 @@ mod wake;
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
-pub use codec::{Bytes, Codec, CodecError, Pair, Postcard, U64, Utf8};
+pub use codec::{Bytes, Codec, CodecError, Pair, PairRow, Postcard, U64, Utf8};
 #[cfg(oncelog_mutants)]
 pub use codec::{CheckSite, skip_check};
 pub use consumer::{ConsumerStyle, FailurePolicy, GapPolicy, Outcome, RetryPolicy, Visibility, Whence};

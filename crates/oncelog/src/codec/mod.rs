@@ -16,6 +16,6 @@ pub(crate) use checksum::same;
 pub use checksum::skip_check;
 pub(crate) use checksum::{crc32c, crc32c_of};
 pub(crate) use input::{Input, put_bytes, put_varint, varint_len, zigzag, zigzag_back};
-pub use pair::Pair;
 pub(crate) use pair::encode_first;
+pub use pair::{Pair, PairRow};
 pub use value::{Bytes, Codec, CodecError, Postcard, U64, Utf8};

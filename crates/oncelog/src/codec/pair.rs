@@ -34,6 +34,9 @@ use super::value::{Codec, CodecError};
 #[derive(Clone, Copy, Debug)]
 pub struct Pair<A, B>(PhantomData<fn() -> (A, B)>);
 
+/// A row of a table with keys of two parts: both parts of the key, and the value.
+pub type PairRow<A, B, V> = ((<A as Codec>::Owned, <B as Codec>::Owned), <V as Codec>::Owned);
+
 impl<A: Codec, B: Codec> Codec for Pair<A, B>
 where
     A::Owned: Borrow<A::Value>,

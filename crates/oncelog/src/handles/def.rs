@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
+use super::tx::encode;
 use crate::codec::Codec;
+use crate::error::{Error, Result};
 use crate::ids::{PartitionId, ShardId};
 use crate::record::{Compression, partition_of};
 use crate::table::TableSpec;
@@ -75,6 +77,18 @@ impl<K, V> TopicDef<K, V> {
 }
 
 impl<K: Codec, V: Codec> TopicDef<K, V> {
+    /// The partition that records of `key` go to, as [`Codec::route`] and the number of partitions decide: the same as
+    /// Kafka's default partitioner chooses.
+    ///
+    /// # Errors
+    /// `Invalid`: the key has no encoding, or the definition has no partitions.
+    pub fn partition_of(&self, key: &K::Value) -> Result<PartitionId> {
+        if self.partitions == 0 {
+            return Err(Error::invalid(format!("topic {:?}: a topic has one partition at least", self.name)));
+        }
+        Ok(partition_of(&K::route(&encode::<K>(key)?), self.partitions))
+    }
+
     /// What an engine is asked for.
     #[must_use]
     pub fn spec(&self) -> TopicSpec {

@@ -11,7 +11,7 @@ use super::def::{TableDef, TopicDef, shard_of};
 use super::idempotent::ProducerStamp;
 use super::producer::{Pending, encode_into};
 use super::scan::Scan;
-use crate::codec::{Codec, Pair};
+use crate::codec::{Codec, Pair, PairRow};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, Sequence, ShardId, TableId, TopicId};
 use crate::record::Header;
@@ -369,7 +369,7 @@ where
     ///
     /// # Errors
     /// As [`Table::get`].
-    pub fn group(&mut self, first: &A::Value) -> Result<Vec<(<Pair<A, B> as Codec>::Owned, V::Owned)>> {
+    pub fn group(&mut self, first: &A::Value) -> Result<Vec<PairRow<A, B, V>>> {
         self.run(Scan::group::<A>(first)?)
     }
 }

@@ -5,7 +5,7 @@ use std::ops::RangeBounds;
 
 use super::Core;
 use super::rows::RowsAt;
-use crate::codec::{Codec, Pair};
+use crate::codec::{Codec, Pair, PairRow};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handles::{Scan, TableDef};
 use crate::ids::{LogOffset, Lsn, PartitionId, Sequence, TopicId};
@@ -94,7 +94,7 @@ impl Snapshot {
         &self,
         table: TableDef<Pair<A, B>, V>,
         first: &A::Value,
-    ) -> Result<Vec<(<Pair<A, B> as Codec>::Owned, V::Owned)>>
+    ) -> Result<Vec<PairRow<A, B, V>>>
     where
         A::Owned: Borrow<A::Value>,
         B::Owned: Borrow<B::Value>,

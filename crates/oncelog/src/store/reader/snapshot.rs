@@ -9,7 +9,7 @@ use super::cursor::{PartitionCursor, Stopped};
 use super::owner::OwnerReader;
 use super::tables::TablesAt;
 use super::{StoreReader, TopicInfo, no_partition};
-use crate::codec::{Codec, Pair};
+use crate::codec::{Codec, Pair, PairRow};
 use crate::error::{Error, Result};
 use crate::handles::{Scan, TableDef};
 use crate::ids::{LogOffset, Lsn, PartitionId};
@@ -125,7 +125,7 @@ impl ReaderSnapshot {
         &self,
         table: TableDef<Pair<A, B>, V>,
         first: &A::Value,
-    ) -> Result<Vec<(<Pair<A, B> as Codec>::Owned, V::Owned)>>
+    ) -> Result<Vec<PairRow<A, B, V>>>
     where
         A::Owned: Borrow<A::Value>,
         B::Owned: Borrow<B::Value>,

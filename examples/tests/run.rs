@@ -1,0 +1,205 @@
+//! Every example is run, and what it prints is looked at; those that claim to survive a kill are killed.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+/// Runs an example to its end, which must be good; gives what it printed.
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {}\n{errors}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn path(dir: &Path) -> &str {
+    dir.to_str().unwrap()
+}
+
+#[test]
+fn hello_log_reads_each_record_once() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..2 {
+        let printed = run(env!("CARGO_BIN_EXE_hello-log"), &[path(dir.path())]);
+        let read: Vec<_> = printed.lines().filter(|line| line.starts_with("read")).map(str::to_owned).collect();
+        let names = ["ann", "bob", "cleo"];
+        let expected: Vec<_> =
+            (0..).zip(names).map(|(at, name)| format!("read {}: hello, {name}", round * 3 + at)).collect();
+        assert_eq!(read, expected);
+    }
+}
+
+#[test]
+fn word_count_counts_each_line_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = dir.path().join("text");
+    let lines: Vec<_> = (0..300).map(|line| format!("every line; some{} and every", line % 7)).collect();
+    std::fs::write(&text, lines.join("\n")).unwrap();
+    let store = dir.path().join("store");
+    let arguments = [path(&store), path(&text)];
+    // Killed on the way some times, at moments that nobody chose.
+    for round in 0..3 {
+        let mut child =
+            Command::new(env!("CARGO_BIN_EXE_word-count")).args(arguments).stdout(Stdio::null()).spawn().unwrap();
+        thread::sleep(std::time::Duration::from_millis(30 + 40 * round));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    for _ in 0..2 {
+        let printed = run(env!("CARGO_BIN_EXE_word-count"), &arguments);
+        let counts: Vec<_> = printed.lines().take(3).map(str::trim).collect();
+        assert_eq!(counts, ["600 every", "300 and", "300 line"]);
+    }
+}
+
+#[test]
+fn transfer_ledger_keeps_its_sum_through_kills() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..3 {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_transfer-ledger"))
+            .args([path(dir.path()), "100000"])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        thread::sleep(std::time::Duration::from_millis(200 + 100 * round));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    // It looks at its books before and after.
+    let printed = run(env!("CARGO_BIN_EXE_transfer-ledger"), &[path(dir.path()), "400"]);
+    let right = printed.lines().filter(|line| line.ends_with("2000000 cents in all: the books are right")).count();
+    assert_eq!(right, 2, "{printed}");
+}
+
+#[test]
+fn dedup_ingester_stores_each_line_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, file) = (dir.path().join("store"), dir.path().join("lines"));
+    let lines: Vec<_> = (0..5_000).map(|line| format!("line {line}")).collect();
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    let arguments = [path(&store), path(&file)];
+    for die_after in ["1", "1700", "2"] {
+        let mut dying = Command::new(env!("CARGO_BIN_EXE_dedup-ingester"));
+        let status = dying.args(arguments).arg(die_after).stdout(Stdio::null()).status().unwrap();
+        assert!(!status.success());
+    }
+    for _ in 0..2 {
+        let printed = run(env!("CARGO_BIN_EXE_dedup-ingester"), &arguments);
+        assert!(printed.ends_with("5000 lines are there now\n"), "{printed}");
+    }
+}
+
+#[test]
+fn tail_sees_what_another_process_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..2 {
+        let printed = run(env!("CARGO_BIN_EXE_tail"), &[path(dir.path()), "5"]);
+        let begins = |at: usize| format!("{}: tick {at} of process", round * 5 + at);
+        assert_eq!(printed.lines().count(), 5);
+        assert!(printed.lines().enumerate().all(|(at, line)| line.starts_with(&begins(at))), "{printed}");
+    }
+}
+
+#[test]
+fn rate_limiter_decides_as_a_plain_program_does() {
+    let dir = tempfile::tempdir().unwrap();
+    // Half of the requests, then all.
+    for requests in ["250", "500"] {
+        let printed = run(env!("CARGO_BIN_EXE_rate-limiter"), &[path(dir.path()), requests]);
+        assert!(printed.contains("ann: "), "{printed}");
+    }
+}
+
+#[test]
+fn order_book_adds_up() {
+    let dir = tempfile::tempdir().unwrap();
+    for orders in ["500", "2000"] {
+        let printed = run(env!("CARGO_BIN_EXE_order-book"), &[path(dir.path()), orders]);
+        assert_eq!(printed.lines().count(), 3, "{printed}");
+    }
+}
+
+#[test]
+fn file_indexer_follows_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, folder) = (dir.path().join("store"), dir.path().join("texts"));
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("a"), "one two").unwrap();
+    std::fs::write(folder.join("b"), "two three").unwrap();
+    let search = |words: &[&str]| {
+        let mut arguments = vec![path(&store), path(&folder)];
+        arguments.extend(words);
+        let printed = run(env!("CARGO_BIN_EXE_file-indexer"), &arguments);
+        let names = printed.lines().map(|line| line.rsplit('/').next().unwrap_or_default().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(search(&["Two"]), ["2 changes", "a", "b"]);
+    assert_eq!(search(&["two", "three"]), ["0 changes", "b"]);
+    std::fs::write(folder.join("a"), "three").unwrap();
+    std::fs::remove_file(folder.join("b")).unwrap();
+    assert_eq!(search(&["three"]), ["2 changes", "a"]);
+    assert_eq!(search(&["two"]), ["0 changes"]);
+}
+
+/// The service, with the port that it listens on.
+fn serve(dir: &Path) -> (Child, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_http-intake")).arg(dir).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim().strip_prefix("listening on http://").unwrap().to_owned();
+    (child, address)
+}
+
+/// One request, and the answer's status and body.
+fn ask(address: &str, request: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, answer.split_once("\r\n\r\n").unwrap().1.trim().to_owned())
+}
+
+fn order(address: &str, name: &str, cents: u64) -> u16 {
+    let body = format!("{{\"customer\":\"ann\",\"cents\":{cents}}}");
+    let head = "POST /orders HTTP/1.1\r\nHost: here\r\nConnection: close\r\nContent-Type: application/json\r\n";
+    let length = body.len();
+    ask(address, &format!("{head}Idempotency-Key: {name}\r\nContent-Length: {length}\r\n\r\n{body}")).0
+}
+
+fn total(address: &str) -> (u16, String) {
+    ask(address, "GET /totals/ann HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+}
+
+#[test]
+fn http_intake_takes_each_order_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut service, address) = serve(dir.path());
+    assert_eq!(total(&address).0, 404);
+    // Eight clients send the same ten orders at once.
+    let clients = (0..8).map(|_| {
+        let address = address.clone();
+        thread::spawn(move || (0..10).map(|number| order(&address, &format!("n{number}"), 5)).collect::<Vec<_>>())
+    });
+    let statuses: Vec<u16> =
+        clients.collect::<Vec<_>>().into_iter().flat_map(|client| client.join().unwrap()).collect();
+    assert_eq!(statuses.iter().filter(|status| **status == 201).count(), 10, "{statuses:?}");
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 70, "{statuses:?}");
+    assert_eq!(order(&address, "n0", 6), 409);
+    service.kill().unwrap();
+    service.wait().unwrap();
+
+    // After the kill all is there, and the same orders are known.
+    let (mut service, address) = serve(dir.path());
+    assert_eq!(order(&address, "n3", 5), 200);
+    assert_eq!(order(&address, "last", 1), 201);
+    let began = std::time::Instant::now();
+    while total(&address) != (200, "51".to_owned()) {
+        assert!(began.elapsed().as_secs() < 60, "{:?}", total(&address));
+        thread::sleep(std::time::Duration::from_millis(10));
+    }
+    service.kill().unwrap();
+    service.wait().unwrap();
+}
