@@ -22,7 +22,7 @@ const BALANCES: TableDef<U64, U64> = TableDef::new("balances");
 const TRANSFERS: TopicDef<U64, Postcard<Transfer>> = TopicDef::new("transfers");
 
 const ACCOUNTS: u64 = 20;
-const FIRST_BALANCE: u64 = 1_000_00;
+const FIRST_BALANCE: u64 = 100_000;
 const THREADS: u64 = 4;
 
 /// Opens the accounts, once: all of them or none.
