@@ -1,5 +1,7 @@
 //! Every example is run, and what it prints is looked at; those that claim to survive a kill are killed.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
