@@ -4,9 +4,10 @@
 use oncelog::disk::SyncSite;
 
 use crate::history::{self, Plan};
+use crate::rot;
 
 /// The sites whose missing sync is noticed within a few thousand crashes.
-pub const QUICK: [SyncSite; 11] = [
+pub const QUICK: [SyncSite; 12] = [
     SyncSite::JournalGroup,
     SyncSite::JournalRotate,
     SyncSite::JournalFile,
@@ -18,11 +19,15 @@ pub const QUICK: [SyncSite; 11] = [
     SyncSite::TableFile,
     SyncSite::TableDir,
     SyncSite::ManifestFirst,
+    SyncSite::ManifestSecond,
 ];
 
 /// Runs histories without the syncs of `site` until one violates a promise; gives how many crashes that took.
 #[must_use]
 pub fn hunt_sync(site: SyncSite, crashes_max: u64) -> Option<(u64, String)> {
+    if site == SyncSite::ManifestSecond {
+        return (1..20).find_map(|seed| Some((seed, rot::one_bad_copy(seed, Some(site)).err()?)));
+    }
     let mut crashes = 0;
     let mut seed = 1;
     while crashes < crashes_max {
@@ -41,7 +46,7 @@ pub fn hunt_sync(site: SyncSite, crashes_max: u64) -> Option<(u64, String)> {
 pub fn hunt_check(site: oncelog::CheckSite) -> Option<(u64, String)> {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
-    use crate::rot::{Specimen, survey, survey_guarded};
+    use rot::{Specimen, survey, survey_guarded};
     if site == oncelog::CheckSite::Fence {
         return hunt_fence();
     }

@@ -9,16 +9,18 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use oncelog::disk::SyncSite;
 use oncelog::{ErrorKind, PartitionId, RecoveryReport, Result, Store, StoreOptions};
 
 use crate::clock::SimClock;
 use crate::dice::Dice;
-use crate::disk::SimDisk;
+use crate::disk::{SimDisk, Survival};
 use crate::model::Model;
 use crate::observe::observe;
 use crate::schema::{LONG, OUT, PLAIN, ROWS, SPREAD};
 
 const DIR: &str = "/data/store";
+const MANIFEST: &str = "/data/store/owners/main/MANIFEST";
 
 /// The timestamps of the records of `LONG`, which need not rise.
 const TIMES: [i64; 4] = [1000, 3000, 2000, 4000];
@@ -129,6 +131,55 @@ impl Specimen {
             }
         }
     }
+}
+
+/// Where the copies of the manifest begin.
+const COPIES: [u64; 4] = [0, 4096, 8192, 12288];
+
+/// Nothing but what was synced survives a power cut, behind a first commit and behind a trim; then one copy of the
+/// manifest is damaged, each in turn. What was answered must be there all the same.
+///
+/// Crashes alone do not show that the second copy is synced: a write never touches the copy that is known to be durable.
+///
+/// # Errors
+/// What is missing.
+pub fn one_bad_copy(seed: u64, dropped: Option<SyncSite>) -> std::result::Result<(), String> {
+    [false, true].into_iter().try_for_each(|trims| {
+        let (disk, before) = cut(seed, dropped, trims).map_err(|error| format!("the test itself failed: {error:?}"))?;
+        COPIES.into_iter().try_for_each(|copy| {
+            let disk = disk.copy_tree();
+            let flipped = disk.flip_bit(MANIFEST, copy + 20, 3);
+            flipped.map_err(|error| format!("the test itself failed: {error}"))?;
+            let found = options(&disk, 99).open(DIR).and_then(|store| observe(&store));
+            match found.map_err(|error| format!("{error:?}"))? {
+                seen if seen == before => Ok(()),
+                seen => Err(before.difference(&seen)),
+            }
+        })
+    })
+}
+
+/// A disk behind a power cut, and what had been answered.
+fn cut(seed: u64, dropped: Option<SyncSite>, trims: bool) -> Result<(SimDisk, Model)> {
+    let disk = SimDisk::new(seed);
+    let commit = |store: &Store| store.transact(|tx| tx.append(PLAIN, b"key", &seed.to_le_bytes()));
+    // So that each copy was written before.
+    for _ in 0..2 {
+        let store = options(&disk, seed).open(DIR)?;
+        commit(&store)?;
+        store.close()?;
+    }
+    disk.drop_syncs(dropped);
+    let store = options(&disk, seed).open(DIR)?;
+    commit(&store)?;
+    if trims {
+        store.trim()?;
+    }
+    let before = observe(&store)?;
+    disk.power_cut_with(Survival::Nothing);
+    drop(store);
+    disk.drop_syncs(None);
+    Ok((disk, before))
 }
 
 /// Whether a zeroed sector of a journal file held the whole end of the journal: then nothing is left of what was there,

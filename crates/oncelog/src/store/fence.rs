@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::manifest::{Copy, read_copies};
 use crate::codec::{CheckSite, crc32c_of, same};
-use crate::disk::{Disk, DiskFile, FileIdentity};
+use crate::disk::{Disk, DiskFile, FileIdentity, SyncSite};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Epoch;
 use crate::wake::{Arc, AtomicBool, Mutex, Ordering};
@@ -34,6 +34,8 @@ pub(super) struct Fence {
     begun: AtomicBool,
     /// Somebody else has been seen. Sticks.
     tripped: AtomicBool,
+    /// The second copy of the manifest may be in memory only.
+    unsettled: AtomicBool,
 }
 
 impl Fence {
@@ -54,6 +56,7 @@ impl Fence {
             opening,
             begun: AtomicBool::new(false),
             tripped: AtomicBool::new(false),
+            unsettled: AtomicBool::new(false),
         })
     }
 
@@ -65,6 +68,40 @@ impl Fence {
     /// Lets go of the file.
     pub(super) fn end(&self) {
         *self.file.lock() = None;
+    }
+
+    /// The second copy of the manifest was written and is not synced.
+    pub(super) fn is_unsettled(&self) {
+        self.unsettled.store(true, Ordering::SeqCst);
+    }
+
+    /// Both copies are durable.
+    pub(super) fn is_settled(&self) {
+        self.unsettled.store(false, Ordering::SeqCst);
+    }
+
+    /// Makes the second copy durable that the opening has written, if nobody has since. The opening need not wait for
+    /// it, since its epoch is durable by the first. But then one damaged sector, or one last write of a zombie, would
+    /// bring back the epoch before; so nothing is answered as durable before both are.
+    ///
+    /// # Errors
+    /// `InDoubt`: the sync failed.
+    pub(super) fn settle(&self) -> Result<()> {
+        if !self.unsettled.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        // Held while it syncs: whoever comes second waits for the answer of the first.
+        let mut file = self.file.lock();
+        if !self.unsettled.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        if let Err(error) = file.as_ref().ok_or_else(Error::closed)?.sync(SyncSite::ManifestSecond) {
+            // Never tried again.
+            *file = None;
+            return Err(Error::sync(&self.path, "write the manifest", error));
+        }
+        self.is_settled();
+        Ok(())
     }
 
     /// Whether another opening was seen.

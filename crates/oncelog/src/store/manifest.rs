@@ -10,6 +10,13 @@
 //! So at every instant what counts is whole: before an opening has written its first copy, those of the opening before
 //! stand untouched; later, one of its own.
 //!
+//! **Which copy is durable.** The one that is written second says so: whoever reads it knows that the first, which says
+//! the same, was durable before it. So the next write begins with the second, and the first stays meanwhile. Where two
+//! copies do not agree like this nothing is known, and the one that stays is written and synced once more before.
+//!
+//! **The opening itself waits for one sync.** Its epoch is durable with its first copy; the second is written at once,
+//! and synced before anything is answered that was built on it: see [`Fence::settle`].
+//!
 //! **A zombie** is an opening whose lock was lost and that does not know. It may wake in any line of this file, so no
 //! look before a write protects anything. What does: its copies have other places than those of its successor, and a
 //! lower epoch counts less. It looks again behind each copy, so of its successor's successor, whose places it shares,
@@ -54,6 +61,14 @@ pub(super) enum State {
     Closed,
 }
 
+/// Which of the two copies of one write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    First,
+    /// When the first was durable.
+    Second,
+}
+
 /// What a manifest says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Manifest {
@@ -65,6 +80,8 @@ pub(super) struct Manifest {
     pub(super) epoch: Epoch,
     /// Drawn by the opening: tells two apart that took one epoch.
     pub(super) opening: u64,
+    /// The place of this copy in its write. What [`ManifestFile`] goes by is the first.
+    pub(super) written: Written,
     pub(super) state: State,
     /// Where replay starts, and the state there. `None` before the first opening is done.
     pub(super) trim: Option<(JournalPosition, TableRoot)>,
@@ -75,11 +92,12 @@ pub(super) struct ManifestFile {
     path: PathBuf,
     file: Option<Arc<dyn DiskFile>>,
     now: Option<Manifest>,
-    /// Of each pair, the copy that is written first: one that is damaged or behind, so that a whole one stays until
-    /// another is durable.
+    /// Of each pair, the copy that is written first: one that is damaged or behind or was written second, so that a
+    /// durable one stays until another is.
     first: [usize; 2],
-    /// Of each pair, the copy that stays meanwhile, as it was read: it may be in memory only, where a killed process or
-    /// a failed sync has left it, so it is written once more before the other is touched.
+    /// Of each pair, the copy that stays meanwhile, as it was read, where nothing says that it is durable: it may be in
+    /// memory only, where a killed process or a failed sync has left it, so it is written once more before the other is
+    /// touched.
     stays: [Option<Manifest>; 2],
     /// Set by the opening once it has an epoch of its own.
     fence: Option<Arc<Fence>>,
@@ -115,8 +133,9 @@ impl ManifestFile {
     pub(super) fn begin(&mut self, store: StoreId, owner: &str, number: OwnerId) -> Result<()> {
         let extended = self.file()?.set_len(FILE_BYTES as u64);
         extended.map_err(|error| Error::io(&self.path, "write the manifest", error))?;
-        let (epoch, opening, state, trim) = (Epoch(0), 0, State::Open, None);
-        self.write(Manifest { generation: 1, store, owner: owner.to_owned(), number, epoch, opening, state, trim })
+        let (epoch, opening, state, trim, written) = (Epoch(0), 0, State::Open, None, Written::First);
+        let owner = owner.to_owned();
+        self.write(Manifest { generation: 1, store, owner, number, epoch, opening, written, state, trim })
     }
 
     /// What the manifest at `path` says, whoever holds its lock; `None` where there is none or no whole copy.
@@ -149,8 +168,8 @@ impl ManifestFile {
         let mut damaged = false;
         let first = copies.each_ref().map(first_to_write);
         let stays = [0, 1].map(|pair| match &copies[pair][1 - first[pair]] {
-            Copy::Whole(manifest) => Some(manifest.clone()),
-            Copy::Blank | Copy::Damaged => None,
+            Copy::Whole(manifest) if !second_follows(&copies[pair]) => Some(manifest.clone()),
+            Copy::Whole(_) | Copy::Blank | Copy::Damaged => None,
         });
         for (pair, places) in copies.iter().zip(PAIRS) {
             match pair {
@@ -169,29 +188,34 @@ impl ManifestFile {
         if found.owner != owner {
             return Err(Error::corrupt(&self.path, 0, format!("this is the manifest of owner {:?}", found.owner)));
         }
+        let found = Manifest { written: Written::First, ..found };
         self.now = Some(found.clone());
         (self.first, self.stays) = (first, stays);
         Ok((found, damaged))
     }
 
     /// Takes the next epoch, durably; from now on whoever had the one before is fenced off. Gives what is true, which
-    /// may be more than was read before: the last that a zombie wrote.
+    /// may be more than was read before: the last that a zombie wrote. The second copy is for [`Fence::settle`].
     pub(super) fn take_epoch(&mut self, disk: &Arc<dyn Disk>, opening: u64) -> Result<(Manifest, Arc<Fence>)> {
         let before = self.now.clone().ok_or_else(Error::closed)?;
         let epoch = Epoch(before.epoch.0 + 1);
         let file = self.file.clone().ok_or_else(Error::closed)?;
         let fence = Arc::new(Fence::new(disk, &self.path, file, epoch, opening)?);
         self.fence = Some(Arc::clone(&fence));
-        self.update(|next| (next.epoch, next.opening, next.state) = (epoch, opening, State::Open))?;
+        let mut next = before.clone();
+        next.generation += 1;
+        (next.epoch, next.opening, next.state) = (epoch, opening, State::Open);
+        self.write_unsettled(next)?;
+        fence.is_unsettled();
         fence.begin();
         fence.check()?;
         let copies = read_copies(self.file()?, &self.path)?;
         match newest_of(copies, |copy| copy.epoch < epoch) {
             Some(later) if later.generation > before.generation => {
-                let written = Manifest { state: State::Open, ..later };
-                let trim = written.trim.clone();
+                let later = Manifest { state: State::Open, written: Written::First, ..later };
+                let trim = later.trim.clone();
                 self.update(|next| next.trim = trim)?;
-                Ok((written, fence))
+                Ok((later, fence))
             }
             _ => Ok((before, fence)),
         }
@@ -209,27 +233,47 @@ impl ManifestFile {
     }
 
     fn write(&mut self, next: Manifest) -> Result<()> {
-        let bytes = encode(&next);
+        self.write_unsettled(next)?;
+        let synced = self.file()?.sync(SyncSite::ManifestSecond);
+        synced.map_err(|error| self.doing(error))?;
+        if let Some(fence) = &self.fence {
+            fence.is_settled();
+        }
+        self.check_fence()
+    }
+
+    /// Writes both copies; the first is durable on return.
+    fn write_unsettled(&mut self, next: Manifest) -> Result<()> {
         let pair = pair_of(next.epoch);
-        let first = self.first[pair];
-        let stays = self.stays[pair].take().map(|stays| encode(&stays));
-        let order = [PAIRS[pair][first], PAIRS[pair][1 - first]];
-        let file = self.file()?;
-        // Never `Full`: half written, it may say the new or the old.
-        let doing = |error| Error::sync(&self.path, "write the manifest", error);
-        if let Some(stays) = stays {
-            self.check_fence()?;
-            let confirmed =
-                file.write_all_at(&stays, order[1] as u64).and_then(|()| file.sync(SyncSite::ManifestFirst));
-            confirmed.map_err(doing)?;
-        }
-        for (place, site) in order.into_iter().zip([SyncSite::ManifestFirst, SyncSite::ManifestSecond]) {
-            self.check_fence()?;
-            file.write_all_at(&bytes, place as u64).and_then(|()| file.sync(site)).map_err(doing)?;
-        }
+        let (first, second) = (self.first[pair], 1 - self.first[pair]);
+        let stays = self.stays[pair].take();
         self.check_fence()?;
+        if let Some(stays) = stays {
+            self.write_copy(&stays, PAIRS[pair][second])?;
+            self.sync_first()?;
+            self.check_fence()?;
+        }
+        self.write_copy(&next, PAIRS[pair][first])?;
+        self.sync_first()?;
+        self.check_fence()?;
+        self.write_copy(&Manifest { written: Written::Second, ..next.clone() }, PAIRS[pair][second])?;
+        self.check_fence()?;
+        self.first[pair] = second;
         self.now = Some(next);
         Ok(())
+    }
+
+    fn write_copy(&self, copy: &Manifest, place: usize) -> Result<()> {
+        self.file()?.write_all_at(&encode(copy), place as u64).map_err(|error| self.doing(error))
+    }
+
+    fn sync_first(&self) -> Result<()> {
+        self.file()?.sync(SyncSite::ManifestFirst).map_err(|error| self.doing(error))
+    }
+
+    /// Never `Full`: half written, it may say the new or the old.
+    fn doing(&self, error: io::Error) -> Error {
+        Error::sync(&self.path, "write the manifest", error)
     }
 
     fn check_fence(&self) -> Result<()> {
@@ -273,8 +317,18 @@ fn pair_of(epoch: Epoch) -> usize {
     usize::from(epoch.0 % 2 == 1)
 }
 
+/// Whether both copies are of one write and one of them says that the other was durable before it.
+fn second_follows(pair: &[Copy; 2]) -> bool {
+    let [Copy::Whole(one), Copy::Whole(other)] = pair else { return false };
+    let as_first = |copy: &Manifest| Manifest { written: Written::First, ..copy.clone() };
+    one.written != other.written && as_first(one) == as_first(other)
+}
+
 /// Which copy of a pair is written first.
 fn first_to_write(pair: &[Copy; 2]) -> usize {
+    if second_follows(pair) {
+        return usize::from(matches!(&pair[1], Copy::Whole(copy) if copy.written == Written::Second));
+    }
     let age = |copy: &Copy| match copy {
         Copy::Whole(manifest) => Some((manifest.epoch, manifest.generation)),
         Copy::Blank | Copy::Damaged => None,
@@ -332,6 +386,7 @@ fn encode(manifest: &Manifest) -> Vec<u8> {
     out.resize(NUMBER_AT, 0);
     out.extend_from_slice(&manifest.number.0.to_le_bytes());
     out.extend_from_slice(&manifest.opening.to_le_bytes());
+    out.extend_from_slice(&u32::from(manifest.written == Written::Second).to_le_bytes());
     out.resize(SUMMED_BYTES, 0);
     let sum = crc32c(&out);
     out.extend_from_slice(&sum.to_le_bytes());
@@ -425,12 +480,13 @@ fn decode(input: &mut Input<'_>, whole: &[u8]) -> Option<Manifest> {
     };
     let mut rest = Input::new(whole.get(NUMBER_AT..)?);
     let (number, opening) = (OwnerId(rest.u32()?), rest.u64()?);
+    let written = if rest.u32()? == 1 { Written::Second } else { Written::First };
     let sane = number <= OwnerId::MAX
         && generation < u64::MAX
         && epoch.0 < u64::MAX
         && (state == State::Open || trim.is_some())
         && trim.as_ref().is_none_or(|(at, _)| (1..u64::MAX).contains(&at.next_lsn.0) && at.position < POSITION_MAX);
-    sane.then_some(Manifest { generation, store, owner, number, epoch, opening, state, trim })
+    sane.then_some(Manifest { generation, store, owner, number, epoch, opening, written, state, trim })
 }
 
 #[cfg(test)]
@@ -457,6 +513,7 @@ mod tests {
             number,
             epoch: Epoch(3),
             opening: 8,
+            written: Written::First,
             state: State::Closed,
             trim: Some((at, state)),
         }
@@ -490,6 +547,13 @@ mod tests {
         assert_eq!(first_to_write(&[Copy::Damaged, whole(7)]), 0);
         assert_eq!(first_to_write(&[whole(8), whole(7)]), 1);
         assert_eq!(first_to_write(&[Copy::Blank, Copy::Blank]), 0);
+        let second = |generation| Copy::Whole(Manifest { written: Written::Second, ..manifest(generation) });
+        assert_eq!(first_to_write(&[whole(7), second(7)]), 1);
+        assert_eq!(first_to_write(&[second(7), whole(7)]), 0);
+        assert!(second_follows(&[whole(7), second(7)]) && second_follows(&[second(7), whole(7)]));
+        assert!(!second_follows(&[whole(8), second(7)]) && !second_follows(&[second(7), second(7)]));
+        assert!(!second_follows(&[whole(7), whole(7)]) && !second_follows(&[Copy::Damaged, second(7)]));
+        assert_eq!(first_to_write(&[second(8), whole(7)]), 1, "of two writes the older is written over");
         let newer = Manifest { epoch: Epoch(5), ..manifest(1) };
         assert_eq!(first_to_write(&[Copy::Whole(newer), whole(9)]), 1, "the epoch counts before the generation");
     }

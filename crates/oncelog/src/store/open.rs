@@ -205,7 +205,7 @@ impl Opening {
             queue_bytes_max: self.options.queue_bytes_max,
             fence: {
                 let fence = Arc::clone(&self.fence);
-                Arc::new(move || fence.check())
+                Arc::new(move || fence.settle().and_then(|()| fence.check()))
             },
         };
         let journal = match &found.trim {

@@ -125,6 +125,7 @@ impl Core {
     /// What the background does between two waits.
     pub(super) fn duties(&self) -> Result<()> {
         let journal = &self.pipeline.journal;
+        self.fence.settle().inspect_err(|_| journal.fail())?;
         if self.pipeline.lingering.next_due().is_some() {
             self.pipeline.seal_lingering(Some(self.options.clock.monotonic()))?;
         }
