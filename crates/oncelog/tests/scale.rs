@@ -354,3 +354,160 @@ fn few_files_are_open_for_many_topics() {
     store.close().unwrap();
     assert_eq!(ours(), 0);
 }
+
+/// A disk that counts the syncs of each site.
+#[derive(Default)]
+struct Counted {
+    inner: MemoryDisk,
+    syncs: Arc<Mutex<std::collections::BTreeMap<String, usize>>>,
+}
+
+struct CountedFile {
+    inner: Box<dyn DiskFile>,
+    syncs: Arc<Mutex<std::collections::BTreeMap<String, usize>>>,
+}
+
+impl Counted {
+    fn of(&self, site: SyncSite) -> usize {
+        self.syncs.lock().unwrap().get(&format!("{site:?}")).copied().unwrap_or(0)
+    }
+    fn all(&self) -> usize {
+        self.syncs.lock().unwrap().values().sum()
+    }
+}
+
+impl Disk for Counted {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
+        let inner = self.inner.open(path, mode)?;
+        Ok(Box::new(CountedFile { inner, syncs: Arc::clone(&self.syncs) }))
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        self.inner.list(dir)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.inner.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.inner.remove(path)
+    }
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        self.inner.create_dir(dir)
+    }
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        self.inner.remove_dir(dir)
+    }
+    fn identity(&self, path: &Path) -> io::Result<FileIdentity> {
+        self.inner.identity(path)
+    }
+    fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()> {
+        *self.syncs.lock().unwrap().entry(format!("{site:?}")).or_default() += 1;
+        self.inner.sync_dir(dir, site)
+    }
+}
+
+impl DiskFile for CountedFile {
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        self.inner.read_at(buffer, position)
+    }
+    fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
+        self.inner.write_at(bytes, position)
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.inner.set_len(len)
+    }
+    fn preallocate(&self, end: u64) -> io::Result<()> {
+        self.inner.preallocate(end)
+    }
+    fn sync(&self, site: SyncSite) -> io::Result<()> {
+        *self.syncs.lock().unwrap().entry(format!("{site:?}")).or_default() += 1;
+        self.inner.sync(site)
+    }
+    fn try_lock(&self) -> io::Result<bool> {
+        self.inner.try_lock()
+    }
+    fn identity(&self) -> io::Result<FileIdentity> {
+        self.inner.identity()
+    }
+}
+
+#[test]
+fn an_opening_after_an_orderly_close_waits_for_one_sync_and_the_first_commit_for_another() {
+    let disk = Arc::new(Counted::default());
+    let open = || StoreOptions::new().disk(Arc::clone(&disk) as _).manual_duties().open("/s").unwrap();
+    for _ in 0..3 {
+        let store = open();
+        append(&store, "one", b"value");
+        store.close().unwrap();
+    }
+    disk.syncs.lock().unwrap().clear();
+    let store = open();
+    assert_eq!((disk.of(SyncSite::ManifestFirst), disk.all()), (1, 1));
+    append(&store, "one", b"value");
+    assert_eq!(disk.of(SyncSite::ManifestSecond), 1, "nothing is answered before both copies are durable");
+    store.run_duties().unwrap();
+    append(&store, "one", b"value");
+    assert_eq!((disk.of(SyncSite::ManifestFirst), disk.of(SyncSite::ManifestSecond)), (1, 1));
+    store.close().unwrap();
+    // Without a commit it is for the background.
+    let store = open();
+    disk.syncs.lock().unwrap().clear();
+    store.run_duties().unwrap();
+    store.run_duties().unwrap();
+    assert_eq!((disk.of(SyncSite::ManifestSecond), disk.of(SyncSite::ManifestFirst)), (1, 0));
+}
+
+#[test]
+fn topics_made_together_share_their_syncs() {
+    let disk = Arc::new(Counted::default());
+    let open = || StoreOptions::new().disk(Arc::clone(&disk) as _).manual_duties().open("/s").unwrap();
+    let store = open();
+    let specs = |from: usize| {
+        (from..from + 100).map(|number| TopicDef::<Utf8, Bytes>::named(named(number)).partitions(2).spec())
+    };
+    store.create_topics(specs(0)).unwrap();
+    disk.syncs.lock().unwrap().clear();
+    // Half of them are there, and one is named twice.
+    store.create_topics(specs(50).chain(specs(100).take(1))).unwrap();
+    assert_eq!(disk.of(SyncSite::TopicClaim), 50, "each claim on its own, before it has its name");
+    // Each directory of a topic, and the one above once for each group of at most 64.
+    assert_eq!(disk.of(SyncSite::TopicDir), 50 + 2);
+    assert!(disk.of(SyncSite::JournalGroup) <= 2, "{:?}", disk.syncs);
+    let differing = TopicDef::<Utf8, Bytes>::named(named(3)).partitions(5).spec();
+    let new = TopicDef::<Utf8, Bytes>::new("new").spec();
+    let error = store.create_topics([new, differing]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert_eq!(store.topics().unwrap().len(), 150, "of one group, all are made or none");
+    let twice = [2, 3].map(|partitions| TopicDef::<Utf8, Bytes>::new("twice").partitions(partitions).spec());
+    assert_eq!(store.create_topics(twice).unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(store.create_topics([TopicDef::<Utf8, Bytes>::new("").spec()]).unwrap_err().kind(), ErrorKind::Invalid);
+    store.create_topics([]).unwrap();
+    store.close().unwrap();
+    let store = open();
+    assert_eq!(store.topics().unwrap().len(), 150);
+    let producer = store.producer(TopicDef::<Utf8, Bytes>::named(named(149)).partitions(2)).unwrap();
+    assert_eq!(producer.append("k", b"value").unwrap().0, 0);
+}
+
+#[test]
+fn consumers_made_together_are_claimed_once() {
+    let disk = Arc::new(Counted::default());
+    let open = |owner| StoreOptions::new().disk(Arc::clone(&disk) as _).manual_duties().attach("/s", owner).unwrap();
+    let store = open("main");
+    append(&store, "one", b"value");
+    let ids: Vec<String> = (0..100).map(|number| format!("consumer {number}")).collect();
+    let create = |store: &oncelog::Store| store.create_consumers(ids.iter().map(String::as_str));
+    disk.syncs.lock().unwrap().clear();
+    create(&store).unwrap();
+    assert_eq!((disk.of(SyncSite::TopicClaim), disk.of(SyncSite::TopicDir)), (100, 100 + 2));
+    disk.syncs.lock().unwrap().clear();
+    create(&store).unwrap();
+    let mut consumer = store.consumer(ONE, ConsumerStyle::ClientTx(ids[7].clone())).unwrap();
+    assert_eq!(consumer.try_process(None, |_, _| Ok(Outcome::Commit)).unwrap(), 1);
+    assert_eq!(disk.of(SyncSite::TopicClaim), 0, "known by now");
+    assert_eq!(store.create_consumers(["a", ""]).unwrap_err().kind(), ErrorKind::Invalid);
+    let other = open("other");
+    assert_eq!(create(&other).unwrap_err().kind(), ErrorKind::Locked);
+}

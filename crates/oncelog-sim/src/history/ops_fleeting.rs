@@ -5,13 +5,20 @@ use oncelog::{ErrorKind, LogOffset, PartitionId, Step};
 use super::ops::Done;
 use super::world::World;
 use crate::model::Effect;
-use crate::schema::FLEETING;
+use crate::schema::{FLEETING, GATHERED, LAX};
 
 impl World {
     /// Appends to a topic that is made for it, or deletes it. One made anew begins at offset 0.
     pub(super) fn fleeting(&mut self) -> Done {
         if self.dice.one_in(3) {
             return self.delete_fleeting();
+        }
+        if self.dice.one_in(3) {
+            // Together with others, which are mostly there.
+            let made = self.store()?.create_topics([LAX.spec(), FLEETING.spec(), GATHERED.spec()]);
+            if let Err(error) = made {
+                return self.in_doubt(Vec::new(), &error);
+            }
         }
         let place = ("fleeting", 0);
         let (key, value) = (self.name().into_bytes(), self.bytes());

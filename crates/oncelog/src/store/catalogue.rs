@@ -1,10 +1,10 @@
 //! Topics and tables of the owner: looked up in memory, made by a transaction on the store's own tables.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Core;
-use super::claims::Name;
+use super::claims::{CLAIMS_AT_ONCE, Name};
 use super::layout::make_dir;
 use super::page::OwnerPage;
 use super::rows::RowsAt;
@@ -36,7 +36,7 @@ impl Core {
         let _one_at_a_time = self.creating.lock();
         match self.pipeline.topics.find(&spec.name)? {
             Some(topic) => existing(topic),
-            None => self.create_topic(spec),
+            None => self.create(&[spec])?.pop().ok_or_else(Error::closed),
         }
     }
 
@@ -46,53 +46,94 @@ impl Core {
         self.pipeline.topics.find(name)?.ok_or_else(missing)
     }
 
-    fn create_topic(&self, spec: &TopicSpec) -> Result<TopicId> {
-        let mut tx = self.begin();
-        let mut next = self.next_ids(&mut tx)?;
-        let id = TopicId(next.topic);
-        next.topic = id.next().ok_or_else(|| Error::new(ErrorKind::Full, "this owner has given all its topic ids"))?.0;
-        let board = self.page.as_ref().and_then(OwnerPage::board);
-        if let Some(board) = board {
-            board.reserve(spec.partitions as usize)?;
-        }
-        self.claim(id, spec)?;
-        put_row(&mut tx, &CatalogueKey::NextIds.encode(), &next)?;
-        put_row(&mut tx, &CatalogueKey::Topic(id).encode(), spec)?;
-        put_row(&mut tx, &system::topic_name_key(&spec.name), &id)?;
-        Box::new(tx).submit()?.wait()?;
-        if let Some(board) = board {
-            // Before anybody can append to it.
-            for partition in 0..spec.partitions {
-                let watched = Watched { start: LogOffset(0), end: LogOffset(0) };
-                board.show((id, &spec.name), PartitionId(partition), watched)?;
+    /// Makes those of `specs` that are not there; durable on return. After an error some may have been made.
+    pub(super) fn create_topics(&self, specs: &[TopicSpec]) -> Result<()> {
+        self.check_open()?;
+        let _one_at_a_time = self.creating.lock();
+        for specs in specs.chunks(CLAIMS_AT_ONCE) {
+            let mut new: Vec<&TopicSpec> = Vec::with_capacity(specs.len());
+            for spec in specs {
+                match self.pipeline.topics.find(&spec.name)? {
+                    Some(topic) => topic.spec.admit(spec)?,
+                    None => {
+                        spec.check()?;
+                        spec.check_built_in(ErrorKind::Invalid)?;
+                        match new.iter().find(|new| new.name == spec.name) {
+                            Some(twice) => twice.admit(spec)?,
+                            None => new.push(spec),
+                        }
+                    }
+                }
             }
+            self.create(&new)?;
         }
-        Ok(id)
+        Ok(())
     }
 
-    /// Claims the name and makes the directories. A claim that is our own, or that is not there yet, is the rest of an
-    /// attempt that failed, since our catalogue does not know the name: it is taken over.
-    fn claim(&self, id: TopicId, spec: &TopicSpec) -> Result<()> {
-        let disk = &*self.disk;
-        let dir = topic_dir(&self.layout.topics, &spec.name);
-        let _one_at_a_time = self.layout.lock_owners(disk, &*self.options.clock)?;
-        if self.find_own_claim(&dir, &format!("topic {:?}", spec.name))?.is_some() {
-            // The rest of an attempt that failed, or of a topic that was deleted.
-            self.clear_topic_dir(&dir)?;
-        } else {
-            self.check_unused(&dir, spec)?;
-            make_dir(disk, &dir).map_err(|error| Error::io(&dir, "make a topic", error))?;
+    /// Makes topics that are not there, in one commit.
+    fn create(&self, specs: &[&TopicSpec]) -> Result<Vec<TopicId>> {
+        if specs.is_empty() {
+            return Ok(Vec::new());
         }
-        let TopicSpec { name, partitions, key_codec, value_codec, .. } = spec.clone();
-        let (store, owner) = (self.store, self.layout.name.clone());
-        let claim = Claim { store, topic: id, partitions, owner, name, key_codec, value_codec };
-        self.fill_claim(&dir, spec, &claim).inspect_err(|_| {
-            // A name whose sync has failed may stay seen and never become durable: away with it. Best effort.
-            self.remove_claim(&dir);
-            for partition in 0..spec.partitions {
-                let _ = disk.remove_dir(&partition_dir(&dir, PartitionId(partition)));
+        let mut tx = self.begin();
+        let mut next = self.next_ids(&mut tx)?;
+        let mut ids = Vec::with_capacity(specs.len());
+        for _ in specs {
+            let id = TopicId(next.topic);
+            let all_given = || Error::new(ErrorKind::Full, "this owner has given all its topic ids");
+            next.topic = id.next().ok_or_else(all_given)?.0;
+            ids.push(id);
+        }
+        let board = self.page.as_ref().and_then(OwnerPage::board);
+        if let Some(board) = board {
+            board.reserve(specs.iter().map(|spec| spec.partitions as usize).sum())?;
+        }
+        self.claim_topics(&ids, specs)?;
+        put_row(&mut tx, &CatalogueKey::NextIds.encode(), &next)?;
+        for (id, spec) in ids.iter().zip(specs) {
+            put_row(&mut tx, &CatalogueKey::Topic(*id).encode(), *spec)?;
+            put_row(&mut tx, &system::topic_name_key(&spec.name), id)?;
+        }
+        Box::new(tx).submit()?.wait()?;
+        if let Some(board) = board {
+            // Before anybody can append to them.
+            for (id, spec) in ids.iter().zip(specs) {
+                for partition in 0..spec.partitions {
+                    let watched = Watched { start: LogOffset(0), end: LogOffset(0) };
+                    board.show((*id, &spec.name), PartitionId(partition), watched)?;
+                }
             }
-            let _ = disk.remove_dir(&dir);
+        }
+        Ok(ids)
+    }
+
+    /// Claims the names and makes the directories. A claim that is our own, or that is not there yet, is the rest of an
+    /// attempt that failed, since our catalogue does not know the name: it is taken over.
+    fn claim_topics(&self, ids: &[TopicId], specs: &[&TopicSpec]) -> Result<()> {
+        let disk = &*self.disk;
+        let _one_at_a_time = self.layout.lock_owners(disk, &*self.options.clock)?;
+        let mut claims = Vec::with_capacity(specs.len());
+        for (id, spec) in ids.iter().zip(specs) {
+            let dir = topic_dir(&self.layout.topics, &spec.name);
+            if self.find_own_claim(&dir, &format!("topic {:?}", spec.name))?.is_some() {
+                // The rest of an attempt that failed, or of a topic that was deleted.
+                self.clear_topic_dir(&dir)?;
+            } else {
+                self.check_unused(&dir, spec)?;
+            }
+            let TopicSpec { name, partitions, key_codec, value_codec, .. } = (*spec).clone();
+            let (store, owner) = (self.store, self.layout.name.clone());
+            claims.push((dir, Claim { store, topic: *id, partitions, owner, name, key_codec, value_codec }));
+        }
+        self.fill_topics(&claims).inspect_err(|_| {
+            // A name whose sync has failed may stay seen and never become durable: away with it. Best effort.
+            for (dir, claim) in &claims {
+                self.remove_claim(dir);
+                for partition in 0..claim.partitions {
+                    let _ = disk.remove_dir(&partition_dir(dir, PartitionId(partition)));
+                }
+                let _ = disk.remove_dir(dir);
+            }
         })
     }
 
@@ -110,13 +151,16 @@ impl Core {
         Ok(())
     }
 
-    fn fill_claim(&self, dir: &Path, spec: &TopicSpec, claim: &Claim) -> Result<()> {
+    fn fill_topics(&self, claims: &[(PathBuf, Claim)]) -> Result<()> {
         let disk = &*self.disk;
-        for partition in 0..spec.partitions {
-            let path = partition_dir(dir, PartitionId(partition));
-            make_dir(disk, &path).map_err(|error| Error::io(&path, "make a partition", error))?;
+        for (dir, claim) in claims {
+            make_dir(disk, dir).map_err(|error| Error::io(dir, "make a topic", error))?;
+            for partition in 0..claim.partitions {
+                let path = partition_dir(dir, PartitionId(partition));
+                make_dir(disk, &path).map_err(|error| Error::io(&path, "make a partition", error))?;
+            }
         }
-        topic::write_claim(disk, dir, claim)?;
+        topic::write_claims(disk, claims)?;
         let topics = &self.layout.topics;
         disk.sync_dir(topics, SyncSite::TopicDir).map_err(|error| Error::io(topics, "sync the topics", error))
     }
@@ -135,7 +179,7 @@ impl Core {
         let mut next = self.next_ids(&mut tx)?;
         let id = TableId(next.table);
         next.table += 1;
-        self.claim_name(&Name::Table(&spec.name, id))?;
+        self.claim_names(&[Name::Table(&spec.name, id)])?;
         put_row(&mut tx, &CatalogueKey::NextIds.encode(), &next)?;
         put_row(&mut tx, &CatalogueKey::Table(id).encode(), spec)?;
         put_row(&mut tx, &system::table_name_key(&spec.name), &id)?;

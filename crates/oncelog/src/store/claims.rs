@@ -4,6 +4,7 @@
 //! under that lock knows that nobody is about to fill it. It is durable before the first row that needs it, so an owner
 //! that has such a row need not look again.
 
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
@@ -12,13 +13,17 @@ use super::layout::{Layout, make_dir};
 use super::manifest::ManifestFile;
 use crate::disk::SyncSite;
 use crate::error::{Error, Result};
-use crate::ids::{TableId, TopicId, escape_name};
+use crate::ids::{TableId, TopicId, escape_name, name_complaint};
 use crate::process::Life;
 use crate::table::ScanRange;
 use crate::topic::{self, Claim};
 use crate::transaction::system;
 
+/// So many names are claimed under one hold of the lock of all owners.
+pub(super) const CLAIMS_AT_ONCE: usize = 64;
+
 /// A name that an owner claims; topics claim theirs in the catalogue.
+#[derive(Clone, Copy)]
 pub(super) enum Name<'a> {
     Table(&'a str, TableId),
     Consumer(&'a str),
@@ -57,47 +62,96 @@ impl Name<'_> {
 }
 
 impl Core {
-    /// Makes `name` this owner's; durable on return.
+    /// Makes `names` this owner's; durable on return. Of many, so many at a time that others need not wait long for the
+    /// lock; after an error some may be claimed.
     ///
     /// # Errors
-    /// `Locked`: it is another owner's.
-    pub(super) fn claim_name(&self, name: &Name<'_>) -> Result<()> {
-        let (disk, dir) = (&*self.disk, name.dir(&self.layout));
+    /// `Locked`: one is another owner's.
+    pub(super) fn claim_names(&self, names: &[Name<'_>]) -> Result<()> {
+        names.chunks(CLAIMS_AT_ONCE).try_for_each(|names| self.claim_some(names))
+    }
+
+    fn claim_some(&self, names: &[Name<'_>]) -> Result<()> {
+        let disk = &*self.disk;
         let _one_at_a_time = self.layout.lock_owners(disk, &*self.options.clock)?;
-        let (claim, above) = (name.claim(self), dir.parent().unwrap_or(&self.layout.dir));
-        let sync_name =
-            || disk.sync_dir(above, SyncSite::TopicDir).map_err(|error| Error::sync(above, "claim a name", error));
-        if self.find_own_claim(&dir, &name.text())?.as_ref() == Some(&claim) {
-            // It is ours and stays so, whatever fails now. Whoever made it may not have come to the syncs of its name.
-            let synced = disk.sync_dir(&dir, SyncSite::TopicDir);
-            return synced.map_err(|error| Error::sync(&dir, "claim a name", error)).and_then(|()| sync_name());
+        let (mut new, mut made) = (Vec::new(), Vec::new());
+        for name in names {
+            let (dir, claim) = (name.dir(&self.layout), name.claim(self));
+            if self.find_own_claim(&dir, &name.text())?.as_ref() == Some(&claim) {
+                made.push(dir);
+            } else {
+                new.push((dir, claim));
+            }
         }
-        let made = make_dir(disk, &dir).map_err(|error| Error::io(&dir, "claim a name", error));
-        let filled = made.and_then(|()| topic::write_claim(disk, &dir, &claim)).and_then(|()| sync_name());
-        filled.inspect_err(|_| {
+        self.fill_claims(&new).inspect_err(|_| {
             // As with a topic: a name whose sync has failed may stay seen and never become durable.
-            self.remove_claim(&dir);
-            let _ = disk.remove_dir(&dir);
+            for (dir, _) in &new {
+                self.remove_claim(dir);
+                let _ = disk.remove_dir(dir);
+            }
+        })?;
+        // They are ours and stay so, whatever fails now. Whoever made them may not have come to the syncs of their names.
+        let sync = |dir: &Path| {
+            disk.sync_dir(dir, SyncSite::TopicDir).map_err(|error| Error::sync(dir, "claim a name", error))
+        };
+        made.iter().try_for_each(|dir| sync(dir))?;
+        above(made.iter()).into_iter().try_for_each(sync)
+    }
+
+    fn fill_claims(&self, claims: &[(PathBuf, Claim)]) -> Result<()> {
+        let disk = &*self.disk;
+        for (dir, _) in claims {
+            make_dir(disk, dir).map_err(|error| Error::io(dir, "claim a name", error))?;
+        }
+        topic::write_claims(disk, claims)?;
+        above(claims.iter().map(|(dir, _)| dir)).into_iter().try_for_each(|above| {
+            disk.sync_dir(above, SyncSite::TopicDir).map_err(|error| Error::sync(above, "claim a name", error))
         })
     }
 
-    /// Makes a consumer id this owner's, if it is not known to be.
+    /// Makes consumers this owner's, those that are not known to be.
     ///
     /// # Errors
-    /// `Locked`: it is another owner's.
-    pub(super) fn claim_consumer(&self, name: &Name<'_>) -> Result<()> {
+    /// `Locked`: one is another owner's.
+    pub(super) fn claim_consumers(&self, names: &[Name<'_>]) -> Result<()> {
         let _one_at_a_time = self.creating.lock();
+        let mut unknown = Vec::new();
+        for name in names {
+            let dir = name.dir(&self.layout);
+            let known = self.claimed.lock().contains(&dir) || self.has_progress(name)?;
+            if !known && !unknown.iter().any(|(_, known)| *known == dir) {
+                unknown.push((*name, dir));
+            }
+        }
+        let (names, dirs): (Vec<_>, Vec<_>) = unknown.into_iter().unzip();
+        self.claim_names(&names)?;
+        self.claimed.lock().extend(dirs);
+        Ok(())
+    }
+
+    /// Makes consumer ids this owner's, of many at once.
+    pub(super) fn create_consumers(&self, ids: &[&str]) -> Result<()> {
+        self.check_open()?;
+        for id in ids {
+            if let Some(complaint) = name_complaint(id) {
+                return Err(Error::invalid(format!("consumer {id:?}: bad name: {complaint}")));
+            }
+        }
+        self.claim_consumers(&ids.iter().map(|id| Name::Consumer(id)).collect::<Vec<_>>())
+    }
+
+    /// Whether there are rows of a consumer, so that its claim is durable.
+    fn has_progress(&self, name: &Name<'_>) -> Result<bool> {
         let first = match name {
             Name::Consumer(id) => system::progress_prefix(id),
             Name::Global(topic, _) => [system::progress_prefix(""), topic.0.to_be_bytes().to_vec()].concat(),
-            Name::Table(..) => return self.claim_name(name),
+            Name::Table(..) => return Ok(false),
         };
         let last = [&first[..], &[0xff; 8]].concat();
         let visible = self.pin_visible();
         let rows = self.tables.shard(system::PROGRESS, system::SHARD);
         let range = ScanRange::between(Bound::Included(&first), Bound::Included(&last));
-        let known = rows.scan(ScanRange { limit: 1, ..range }, visible.lsn())?;
-        if known.is_empty() { self.claim_name(name) } else { Ok(()) }
+        Ok(!rows.scan(ScanRange { limit: 1, ..range }, visible.lsn())?.is_empty())
     }
 
     /// What the catalogue knows must have its claim on disk.
@@ -135,4 +189,9 @@ impl Core {
         let _ = self.disk.remove(&Claim::path(dir));
         let _ = self.disk.remove(&dir.join("CLAIM.new"));
     }
+}
+
+/// The directories above, each once.
+fn above<'a>(dirs: impl Iterator<Item = &'a PathBuf>) -> BTreeSet<&'a Path> {
+    dirs.filter_map(|dir| dir.parent()).collect()
 }

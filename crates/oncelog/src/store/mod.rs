@@ -37,7 +37,7 @@ mod trim;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use listing::{ConsumerProgress, PartitionInfo};
@@ -58,6 +58,7 @@ use crate::ids::{Epoch, LogOffset, OwnerId, PartitionId, StoreId};
 use crate::page::PageState;
 use crate::segment::OpenFiles;
 use crate::table::{TableStore, Tables};
+use crate::topic::TopicSpec;
 use crate::transaction::{Committed, Engine, Pipeline};
 use crate::wake::{Arc, AtomicBool, Mutex, Ordering};
 use background::Background;
@@ -102,6 +103,8 @@ pub(crate) struct Core {
     creating: Mutex<()>,
     /// Consumers that a handle of this store is at work for.
     consumers: Mutex<BTreeSet<source::Claimed>>,
+    /// The directories of consumers that are known to be claimed.
+    claimed: Mutex<BTreeSet<PathBuf>>,
     /// One trim at a time.
     trimming: Mutex<()>,
     /// When it was first seen that something written is not synced.
@@ -193,6 +196,26 @@ impl Store {
         how: impl Into<ConsumerOptions>,
     ) -> Result<Consumer<K, V>> {
         Consumer::open(self.as_engine(), &topic, &how.into())
+    }
+
+    /// Makes topics, those that do not exist: [`TopicDef::spec`] gives what is asked for. For many topics: making them one
+    /// by one, at their first use, costs several syncs each, here they share most. Durable on return.
+    ///
+    /// # Errors
+    /// `Invalid`: one exists and differs, or has a bad name; `Locked`: one is another owner's; `Full`, `InDoubt`,
+    /// `Closed`. Those before it may have been made: call again.
+    pub fn create_topics(&self, topics: impl IntoIterator<Item = TopicSpec>) -> Result<()> {
+        self.inner.core.create_topics(&topics.into_iter().collect::<Vec<_>>())
+    }
+
+    /// Makes consumer ids this owner's, those that are not yet: for many of them, as [`Store::create_topics`] is for
+    /// topics. Durable on return.
+    ///
+    /// # Errors
+    /// `Invalid`: a bad name; `Locked`: one is another owner's; `Full`, `InDoubt`, `Closed`. Those before it may have
+    /// been claimed: call again.
+    pub fn create_consumers<'a>(&self, ids: impl IntoIterator<Item = &'a str>) -> Result<()> {
+        self.inner.core.create_consumers(&ids.into_iter().collect::<Vec<_>>())
     }
 
     /// A transaction in the long form.

@@ -331,6 +331,7 @@ impl Opening {
             foreign: ForeignTopics::default(),
             creating: Mutex::new(()),
             consumers: Mutex::default(),
+            claimed: Mutex::default(),
             trimming: Mutex::default(),
             unsynced_since: Mutex::default(),
             report: self.report,

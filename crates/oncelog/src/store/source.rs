@@ -105,12 +105,11 @@ impl IdClaim {
             };
             return Err(Error::locked(&core.layout.dir, what, Some(std::process::id())));
         }
-        for claimed in &wanted {
-            core.claim_consumer(&match claimed {
-                Claimed::Id(id) => Name::Consumer(id),
-                Claimed::Global(id) => Name::Global(*id, name_of(id)),
-            })?;
-        }
+        let names = wanted.iter().map(|claimed| match claimed {
+            Claimed::Id(id) => Name::Consumer(id),
+            Claimed::Global(id) => Name::Global(*id, name_of(id)),
+        });
+        core.claim_consumers(&names.collect::<Vec<_>>())?;
         held.extend(wanted.iter().cloned());
         Ok(IdClaim { store: store.clone(), claimed: wanted })
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::codec::{CheckSite, Input, crc32c, put_bytes, same};
-use crate::disk::{Disk, OpenMode, SyncSite};
+use crate::disk::{Disk, DiskFile, OpenMode, SyncSite};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{StoreId, TopicId};
 
@@ -33,9 +33,32 @@ impl Claim {
     }
 }
 
-/// Writes the claim on the name whose directory is `dir`; durable on return. At no time is there half a claim: one that
-/// does not verify has rotted.
-pub(crate) fn write_claim(disk: &dyn Disk, dir: &Path, claim: &Claim) -> Result<()> {
+/// Writes claims, each into the directory of its name; durable on return. At no time is there half a claim: one that
+/// does not verify has rotted. Each file is synced before any is put in its place, and the places after that: what is
+/// done to many at once costs a file system with a journal little more for the second and later ones.
+pub(crate) fn write_claims(disk: &dyn Disk, claims: &[(PathBuf, Claim)]) -> Result<()> {
+    let claiming = |dir: &Path, error| Error::io(&Claim::path(dir), "claim a name", error);
+    let mut files = Vec::with_capacity(claims.len());
+    for (dir, claim) in claims {
+        files.push(write_new(disk, dir, claim).map_err(|error| claiming(dir, error))?);
+    }
+    for ((dir, _), file) in claims.iter().zip(files) {
+        file.sync(SyncSite::TopicClaim).map_err(|error| claiming(dir, error))?;
+    }
+    for (dir, _) in claims {
+        disk.rename(&new_path(dir), &Claim::path(dir)).map_err(|error| claiming(dir, error))?;
+    }
+    for (dir, _) in claims {
+        disk.sync_dir(dir, SyncSite::TopicDir).map_err(|error| Error::io(dir, "sync a claim", error))?;
+    }
+    Ok(())
+}
+
+fn new_path(dir: &Path) -> PathBuf {
+    dir.join("CLAIM.new")
+}
+
+fn write_new(disk: &dyn Disk, dir: &Path, claim: &Claim) -> io::Result<Box<dyn DiskFile>> {
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&claim.store.0);
     bytes.extend_from_slice(&claim.topic.0.to_le_bytes());
@@ -45,15 +68,10 @@ pub(crate) fn write_claim(disk: &dyn Disk, dir: &Path, claim: &Claim) -> Result<
     }
     let sum = crc32c(&bytes);
     bytes.extend_from_slice(&sum.to_le_bytes());
-    let (path, new) = (Claim::path(dir), dir.join("CLAIM.new"));
-    let written = disk.open(&new, OpenMode::Create).and_then(|file| {
-        file.set_len(0)?;
-        file.write_all_at(&bytes, 0)?;
-        file.sync(SyncSite::TopicClaim)?;
-        disk.rename(&new, &path)
-    });
-    written.map_err(|error| Error::io(&path, "claim a name", error))?;
-    disk.sync_dir(dir, SyncSite::TopicDir).map_err(|error| Error::io(dir, "sync a claim", error))
+    let file = disk.open(&new_path(dir), OpenMode::Create)?;
+    file.set_len(0)?;
+    file.write_all_at(&bytes, 0)?;
+    Ok(file)
 }
 
 /// Reads the claim of a topic that is known to exist.

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use claim::{Claim, find_claim, read_claim, write_claim};
+pub(crate) use claim::{Claim, find_claim, read_claim, write_claims};
 pub(crate) use partition::{
     OpenBatch, Partition, PartitionState, Placement, Plan, SegmentMaker, SegmentRow, Turn, segment_row,
 };
