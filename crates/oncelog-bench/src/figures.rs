@@ -21,6 +21,21 @@ pub(crate) struct Latency {
     pub(crate) p99: Duration,
 }
 
+/// A run before its syncs are counted.
+#[derive(Clone, Debug)]
+pub(crate) struct Timed {
+    pub(crate) count: u64,
+    pub(crate) elapsed: Duration,
+    pub(crate) latency: Option<Latency>,
+}
+
+impl Timed {
+    pub(crate) fn with_syncs(self, syncs: u64) -> Figures {
+        let Timed { count, elapsed, latency } = self;
+        Figures { count, elapsed, latency, syncs }
+    }
+}
+
 impl Figures {
     pub(crate) fn rate(&self) -> f64 {
         self.count as f64 / self.elapsed.as_secs_f64().max(1e-9)

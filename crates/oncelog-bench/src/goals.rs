@@ -21,6 +21,7 @@ const GOALS: &[Goal] = &[
     goal("durable-1", Subject::Zeroed, ">= 0.97"),
     goal("durable-8", Subject::Raw, ">= 1.4"),
     goal("durable-64", Subject::Raw, ">= 1.7, p99 <= 0.6"),
+    goal("offsets-8", Subject::Raw, ">= 1.4 (and 2 x every peer)"),
     goal("read-100", Subject::Raw, ">= 1.0"),
     goal("read-1k", Subject::Raw, ">= 1.2"),
     goal("once-1", Subject::Raw, ">= 1.35"),

@@ -2,24 +2,43 @@
 
 use std::fmt::Write;
 
+use crate::alone::{Found, Value};
 use crate::goals;
 use crate::machine::Machine;
 use crate::rounds::{Outcome, SubjectRounds};
 
 /// The text of the file.
-pub(crate) fn text(machine: &Machine, outcomes: &[Outcome]) -> String {
+pub(crate) fn text(machine: &Machine, outcomes: &[Outcome], found: &[Found]) -> String {
     let Machine { cores, kernel, file_system, load } = machine;
     let mut rows = Vec::new();
     for outcome in outcomes {
         rows.extend(outcome.subjects.iter().map(|of| row(outcome, of)));
     }
+    let alone: Vec<String> =
+        found.iter().flat_map(|of| of.values.iter().map(|value| alone_row(of.name, value))).collect();
     format!(
         "{{\n\"machine\": {{\"cores\": {cores}, \"kernel\": {}, \"file_system\": {}, \"load_before\": {}}},\n\
-         \"verdict\": \"none\",\n\"figures\": [\n{}\n]\n}}\n",
+         \"verdict\": \"none\",\n\"figures\": [\n{}\n],\n\"alone\": [\n{}\n]\n}}\n",
         quoted(kernel),
         quoted(file_system),
         quoted(load),
         rows.join(",\n"),
+        alone.join(",\n"),
+    )
+}
+
+fn alone_row(name: &str, value: &Value) -> String {
+    let Value { what, spread, unit, goal } = value;
+    format!(
+        "{{\"workload\": {}, \"figure\": {}, \"unit\": {}, \"median\": {:.6}, \"min\": {:.6}, \"max\": {:.6}, \
+         \"goal\": {}}}",
+        quoted(name),
+        quoted(what),
+        quoted(unit),
+        spread.median,
+        spread.min,
+        spread.max,
+        quoted(goal),
     )
 }
 

@@ -9,10 +9,15 @@
 //! same records with as many threads to the same file system and are as durable as each other when they answer. Nothing
 //! here judges: goals are printed beside the ratios, and whoever reads decides how quiet the machine was.
 //!
+//! Some things have no yardstick: how large a store is on the disk, how long it takes to open. They are measured of the
+//! store alone, in [`alone`], and have a table of their own.
+//!
 //! Reading order: [`workload`] (what a workload is), [`yardstick`] (the two minimal logs), [`workloads`] (all of them),
-//! [`rounds`] (who runs when), [`report`] (the tables).
+//! [`rounds`] (who runs when), [`alone`], [`report`] (the tables).
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock and keeps files of its own")]
 
+mod alone;
+mod child;
 mod figures;
 mod goals;
 mod json;
@@ -24,13 +29,13 @@ mod report;
 mod rounds;
 mod scratch;
 mod subject_store;
+mod threads;
 mod workload;
 mod workloads;
 mod yardstick;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use machine::Machine;
 use options::Options;
 use scratch::Scratch;
@@ -39,7 +44,13 @@ use scratch::Scratch;
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
+    let options = Options::of_command_line();
+    let ran = match (options.child, &options.dir) {
+        (Some(role), Some(dir)) => child::run(role, dir, options.size()),
+        (Some(_), None) => Err("a child works in a directory that it is given".into()),
+        (None, _) => run(&options),
+    };
+    match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             print::note(&format!("oncelog-bench: {error}"));
@@ -49,12 +60,14 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
-    let chosen: Vec<_> = workloads::all().into_iter().filter(|workload| options.wants(workload.name())).collect();
     if options.list {
-        chosen.iter().for_each(|workload| print::line(&format!("{:<18} {}", workload.name(), workload.about())));
+        options::workload_lines(|name| options.wants(name)).iter().for_each(|line| print::line(line));
         return Ok(());
     }
-    if chosen.is_empty() {
+    let chosen: Vec<_> = workloads::all().into_iter().filter(|workload| options.wants(workload.name())).collect();
+    let wants_alone = |name| options.wants_alone() && options.wants(name);
+    let chosen_alone: Vec<_> = alone::all().into_iter().filter(|alone| wants_alone(alone.name())).collect();
+    if chosen.is_empty() && chosen_alone.is_empty() {
         return Err("no workload has such a name; --list shows them".into());
     }
     let scratch = Scratch::make(options.dir.as_deref())?;
@@ -62,11 +75,12 @@ fn run(options: &Options) -> Result<()> {
     machine.lines().iter().for_each(|line| print::line(line));
     print::line(&options.line());
     let results = rounds::run(&chosen, scratch.path(), options)?;
-    for line in report::lines(&results) {
+    let found = alone::run(&chosen_alone, scratch.path(), options)?;
+    for line in report::lines(&results, &found) {
         print::line(&line);
     }
     if let Some(file) = &options.json {
-        std::fs::write(file, json::text(&machine, &results))?;
+        std::fs::write(file, json::text(&machine, &results, &found))?;
     }
     print::line("verdict: none");
     Ok(())

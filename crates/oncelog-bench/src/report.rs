@@ -1,23 +1,52 @@
 //! The tables: ratios first, then what they were made from.
 
+use crate::alone::{Found, Value};
 use crate::figures::Spread;
 use crate::goals;
 use crate::rounds::{Outcome, SubjectRounds};
 use crate::workload::Subject;
 
 /// Everything that was found, as text.
-pub(crate) fn lines(outcomes: &[Outcome]) -> Vec<String> {
-    let mut lines = vec![String::new(), "ratios of median rates".to_owned()];
-    lines.extend(align(ratios(outcomes)));
+pub(crate) fn lines(outcomes: &[Outcome], found: &[Found]) -> Vec<String> {
+    let mut lines = Vec::new();
+    if !outcomes.is_empty() {
+        lines.extend([String::new(), "ratios of median rates".to_owned()]);
+        lines.extend(align(ratios(outcomes)));
+        let head = "figures: rate as median (min to max), latency as medians of a sample, syncs while the clock ran";
+        lines.extend([String::new(), head.to_owned()]);
+        lines.extend(align(details(outcomes)));
+    }
+    if !found.is_empty() {
+        lines.extend([String::new(), "of the store alone".to_owned()]);
+        lines.extend(align(values(found)));
+    }
+    lines.extend([String::new(), "what was done".to_owned()]);
+    let compared = outcomes.iter().map(|outcome| (outcome.name, outcome.about));
+    let all = compared.chain(found.iter().map(|found| (found.name, found.about)));
+    lines.extend(all.map(|(name, about)| format!("  {name:<18} {about}")));
     lines.push(String::new());
     lines
-        .push("figures: rate as median (min to max), latency as medians of a sample, syncs while the clock ran".into());
-    lines.extend(align(details(outcomes)));
-    lines.push(String::new());
-    lines.push("what was done".to_owned());
-    lines.extend(outcomes.iter().map(|outcome| format!("  {:<18} {}", outcome.name, outcome.about)));
-    lines.push(String::new());
-    lines
+}
+
+fn values(found: &[Found]) -> Vec<Vec<String>> {
+    let head = ["workload: figure", "median", "min", "max", "unit", "goal"];
+    let mut table = vec![head.map(str::to_owned).to_vec()];
+    for of in found {
+        for Value { what, spread, unit, goal } in &of.values {
+            let name = format!("{}: {what}", of.name);
+            let numbers = [spread.median, spread.min, spread.max].map(three_digits);
+            table.push([name].into_iter().chain(numbers).chain([unit.to_string(), goal.to_string()]).collect());
+        }
+    }
+    table
+}
+
+fn three_digits(number: f64) -> String {
+    match number.abs() {
+        large if large >= 100.0 => format!("{number:.0}"),
+        large if large >= 10.0 => format!("{number:.1}"),
+        _ => format!("{number:.3}"),
+    }
 }
 
 fn ratios(outcomes: &[Outcome]) -> Vec<Vec<String>> {

@@ -4,6 +4,9 @@ use std::process::Command;
 
 const BENCH: &str = env!("CARGO_BIN_EXE_oncelog-bench");
 
+/// What has no yardstick beside it.
+const ALONE: [&str; 4] = ["large", "wake-up", "tables", "names"];
+
 #[test]
 fn every_workload_reports_figures() {
     let dir = tempfile::tempdir().unwrap();
@@ -17,9 +20,19 @@ fn every_workload_reports_figures() {
 
     let listed = Command::new(BENCH).arg("--list").output().unwrap();
     let names: Vec<String> = String::from_utf8(listed.stdout).unwrap().lines().map(first_word).collect();
-    assert!(names.len() >= 11, "{names:?}");
+    let (alone, compared): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| ALONE.contains(&name.as_str()));
+    assert!(compared.len() >= 15 && alone.len() == ALONE.len(), "{compared:?} {alone:?}");
     let text = std::fs::read_to_string(&json).unwrap();
-    for name in names {
+    for name in alone {
+        let start = format!("{{\"workload\": \"{name}\", \"figure\": ");
+        let rows: Vec<_> = text.lines().filter(|line| line.starts_with(&start)).collect();
+        assert!(rows.len() >= 2, "{name} reports too little:\n{text}");
+        for row in rows {
+            // A reader that has its record before the writer has its answer has waited no time at all.
+            assert!(field(row, "median") > 0.0 || name == "wake-up", "{row}");
+        }
+    }
+    for name in compared {
         for subject in ["raw", "zeroed", "oncelog"] {
             let start = format!("{{\"workload\": \"{name}\", \"subject\": \"{subject}\"");
             let row = text.lines().find(|line| line.starts_with(&start));
@@ -30,6 +43,19 @@ fn every_workload_reports_figures() {
     }
     let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["figures.json"], "only the file that was asked for stays");
+}
+
+#[test]
+fn the_help_tells_each_workload() {
+    let helped = Command::new(BENCH).arg("--help").output().unwrap();
+    let listed = Command::new(BENCH).arg("--list").output().unwrap();
+    // Lines are broken where the terminal ends.
+    let words = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    let help = words(helped.stdout);
+    for line in listed.stdout.split(|byte| *byte == b'\n') {
+        assert!(help.contains(&words(line.to_vec())), "{line:?} is not in\n{help}");
+    }
+    assert!(!help.contains("--child"), "{help}");
 }
 
 #[test]

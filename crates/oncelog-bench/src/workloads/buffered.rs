@@ -7,10 +7,10 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use oncelog::SyncPolicy;
+use oncelog::{Store, SyncPolicy};
 
 use crate::Result;
-use crate::figures::Figures;
+use crate::figures::{Figures, Timed};
 use crate::records::Records;
 use crate::subject_store::{SubjectStore, TOPIC};
 use crate::workload::{Size, Subject, Workload};
@@ -102,40 +102,39 @@ impl Buffered {
             batch => log.append_batch(black_box(records).batch(batch)),
         };
         let elapsed = timed(calls, &mut call)?;
-        Ok(self.figures(calls, elapsed, log.syncs()))
+        Ok(self.timed(calls, elapsed).with_syncs(log.syncs()))
     }
 
     fn store(&self, dir: &Path, size: Size, records: &Records, calls: usize) -> Result<Figures> {
-        let subject = SubjectStore::open(dir, size)?;
-        let producer = subject.store.producer(TOPIC)?.sync_policy(SyncPolicy::Os);
-        let producer = if self.lingers { producer.linger(LINGER) } else { producer };
-        subject.settle()?;
-        let before = subject.syncs();
-        let mut call = |n: usize| {
-            if self.batch == 1 {
-                let (key, value) = black_box(records.get(n));
-                black_box(producer.append(key, value)?);
-            } else {
-                black_box(producer.append_batch(black_box(records).batch(self.batch))?);
-            }
-            Ok(())
+        let prepare = |store: &Store| {
+            let producer = store.producer(TOPIC)?.sync_policy(SyncPolicy::Os);
+            Ok(if self.lingers { producer.linger(LINGER) } else { producer })
         };
-        let mut elapsed = timed(calls, &mut call)?;
-        if self.lingers {
-            // What the yardstick has given to the operating system by now: an append that is not gathered waits for it.
-            let start = Instant::now();
-            let (key, value) = records.get(0);
-            subject.store.producer(TOPIC)?.sync_policy(SyncPolicy::Os).append(key, value)?;
-            elapsed += start.elapsed();
-        }
-        let syncs = subject.syncs() - before;
-        drop(producer);
-        subject.store.close()?;
-        Ok(self.figures(calls, elapsed, syncs))
+        SubjectStore::measure(dir, size, prepare, |subject, producer| {
+            let mut call = |n: usize| {
+                if self.batch == 1 {
+                    let (key, value) = black_box(records.get(n));
+                    black_box(producer.append(key, value)?);
+                } else {
+                    black_box(producer.append_batch(black_box(records).batch(self.batch))?);
+                }
+                Ok(())
+            };
+            let mut elapsed = timed(calls, &mut call)?;
+            if self.lingers {
+                // What the yardstick has given to the operating system by now: an append that is not gathered waits for
+                // it.
+                let start = Instant::now();
+                let (key, value) = records.get(0);
+                subject.store.producer(TOPIC)?.sync_policy(SyncPolicy::Os).append(key, value)?;
+                elapsed += start.elapsed();
+            }
+            Ok(self.timed(calls, elapsed))
+        })
     }
 
-    fn figures(&self, calls: usize, elapsed: std::time::Duration, syncs: u64) -> Figures {
-        Figures { count: (calls * self.batch) as u64, elapsed, latency: None, syncs }
+    fn timed(&self, calls: usize, elapsed: Duration) -> Timed {
+        Timed { count: (calls * self.batch) as u64, elapsed, latency: None }
     }
 }
 
@@ -144,7 +143,7 @@ fn warm_up(calls: usize) -> usize {
     calls / 20
 }
 
-fn timed(calls: usize, call: &mut dyn FnMut(usize) -> Result<()>) -> Result<std::time::Duration> {
+fn timed(calls: usize, call: &mut dyn FnMut(usize) -> Result<()>) -> Result<Duration> {
     (0..warm_up(calls)).try_for_each(&mut *call)?;
     let start = Instant::now();
     (0..calls).try_for_each(call)?;

@@ -4,13 +4,14 @@
 
 use std::hint::black_box;
 use std::path::Path;
-use std::sync::Barrier;
-use std::time::{Duration, Instant};
+
+use oncelog::Store;
 
 use crate::Result;
-use crate::figures::{Figures, Latency};
+use crate::figures::{Figures, Timed};
 use crate::records::Records;
 use crate::subject_store::{SubjectStore, TOPIC};
+use crate::threads::{Plan, together};
 use crate::workload::{Size, Subject, Workload};
 use crate::yardstick::{FRAME_HEAD_BYTES, GroupLog, LogFile};
 
@@ -68,22 +69,20 @@ impl Workload for Durable {
         let calls = size.pick(self.calls, self.sample);
         match subject {
             Subject::Oncelog => {
-                let subject = SubjectStore::open(dir, size)?;
-                let producer = subject.store.producer(TOPIC)?;
-                subject.settle()?;
-                let append = |key: &[u8], value: &[u8]| {
-                    black_box(producer.append(key, value)?);
-                    Ok(())
-                };
-                let figures = self.measure(calls, &records, &append, &|| subject.syncs())?;
-                drop(producer);
-                subject.store.close()?;
-                Ok(figures)
+                let prepare = |store: &Store| Ok(store.producer(TOPIC)?);
+                SubjectStore::measure(dir, size, prepare, |_, producer| {
+                    let append = |key: &[u8], value: &[u8]| {
+                        black_box(producer.append(key, value)?);
+                        Ok(())
+                    };
+                    self.measure(calls, &records, &append)
+                })
             }
             yardstick => {
                 let bytes = self.threads * (calls + warm_up(calls)) * (FRAME_HEAD_BYTES + RECORD_BYTES);
                 let log = GroupLog::new(LogFile::create(dir, yardstick, bytes)?);
-                self.measure(calls, &records, &|key, value| log.append(key, value), &|| log.syncs())
+                let timed = self.measure(calls, &records, &|key, value| log.append(key, value))?;
+                Ok(timed.with_syncs(log.syncs()))
             }
         }
     }
@@ -92,45 +91,10 @@ impl Workload for Durable {
 type Append<'a> = &'a (dyn Fn(&[u8], &[u8]) -> Result<()> + Sync);
 
 impl Durable {
-    fn measure(&self, calls: usize, records: &Records, append: Append<'_>, syncs: &dyn Fn() -> u64) -> Result<Figures> {
-        let ready = Barrier::new(self.threads + 1);
-        let done = Barrier::new(self.threads + 1);
-        let work = |thread: usize| {
-            let warm = (0..warm_up(calls)).try_for_each(|n| append_nth(records, thread + n, append));
-            ready.wait();
-            let worked = warm.and_then(|()| self.work(thread, calls, records, append));
-            done.wait();
-            worked
-        };
-        std::thread::scope(|scope| {
-            let work = &work;
-            let threads: Vec<_> = (0..self.threads).map(|thread| scope.spawn(move || work(thread))).collect();
-            ready.wait();
-            let (start, before) = (Instant::now(), syncs());
-            done.wait();
-            let (elapsed, syncs) = (start.elapsed(), syncs() - before);
-            let mut samples = Vec::new();
-            for thread in threads {
-                samples.extend(thread.join().map_err(|_| "a thread of the workload panicked")??);
-            }
-            Ok(Figures { count: (self.threads * calls) as u64, elapsed, latency: Latency::of(samples), syncs })
-        })
-    }
-
-    /// The appends of one thread; gives the times of those that were sampled. Threads start at different places of the
-    /// sampling, so that they do not all read the clock in the same group.
-    fn work(&self, thread: usize, calls: usize, records: &Records, append: Append<'_>) -> Result<Vec<Duration>> {
-        let mut samples = Vec::with_capacity(calls / self.sample + 1);
-        for n in 0..calls {
-            if !(n + thread).is_multiple_of(self.sample) {
-                append_nth(records, n + thread, append)?;
-                continue;
-            }
-            let start = Instant::now();
-            append_nth(records, n + thread, append)?;
-            samples.push(start.elapsed());
-        }
-        Ok(samples)
+    fn measure(&self, calls: usize, records: &Records, append: Append<'_>) -> Result<Timed> {
+        let worker = |thread: usize| move |n: usize| append_nth(records, thread + n, append);
+        let plan = Plan { calls, warm_up: warm_up(calls), sample: self.sample };
+        together((0..self.threads).map(worker), plan)
     }
 }
 

@@ -2,8 +2,11 @@
 
 mod buffered;
 mod durable;
+mod offsets;
 mod once;
 mod read;
+
+pub(crate) use offsets::{commit_one, open_consumers};
 
 use crate::workload::Workload;
 
@@ -17,6 +20,7 @@ pub(crate) fn all() -> Vec<Box<dyn Workload>> {
         Box::new(durable::THREADS_1),
         Box::new(durable::THREADS_8),
         Box::new(durable::THREADS_64),
+        Box::new(offsets::DURABLE_8),
         Box::new(read::RECORDS_100),
         Box::new(read::RECORDS_1K),
         Box::new(read::FUNCTION_100),

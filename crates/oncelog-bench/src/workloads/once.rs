@@ -8,10 +8,10 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use oncelog::{AsEngine, Bytes, Outcome, Processor, RecordRef, SyncPolicy, TableDef, Tx};
+use oncelog::{AsEngine, Bytes, Outcome, Processor, RecordRef, Store, SyncPolicy, TableDef, Tx};
 
 use crate::Result;
-use crate::figures::Figures;
+use crate::figures::{Figures, Timed};
 use crate::records::{KEY_BYTES, Records};
 use crate::subject_store::{SubjectStore, TOPIC};
 use crate::workload::{Size, Subject, Workload};
@@ -110,32 +110,30 @@ impl Once {
     }
 
     fn store(&self, dir: &Path, size: Size, records: &Records, count: usize) -> Result<Figures> {
-        let subject = SubjectStore::open(dir, size)?;
-        let producer = subject.store.producer(TOPIC)?.sync_policy(SyncPolicy::Os);
-        for (from, to) in batches(count) {
-            producer.append_batch((from..to).map(|n| records.get(n)))?;
-        }
-        subject.store.trim()?;
-        let processor = Processor::new("bench", TOPIC).table(STATE).commits_in_flight(self.in_flight);
-        // Groups are ended by their count alone.
-        let processor = processor.commit_records(self.group as u64).commit_interval(Duration::from_secs(3600));
         let mut state = [0; STATE_BYTES];
         let change = |record: RecordRef<'_, Bytes, Bytes>, tx: &mut Tx<'_>| {
             process(&mut state, record.key()?, record.value()?);
             tx.table(STATE)?.put(STATE_KEY, black_box(&state[..]))?;
             Ok(Outcome::Commit)
         };
-        let mut task = processor.build(subject.store.as_engine(), change)?;
-        subject.settle()?;
-        let before = subject.syncs();
-        let start = Instant::now();
-        let done = task.step(None)?;
-        let elapsed = start.elapsed();
-        let syncs = subject.syncs() - before;
-        check(done, count)?;
-        drop((task, producer));
-        subject.store.close()?;
-        Ok(Figures { count: done, elapsed, latency: None, syncs })
+        let prepare = |store: &Store| {
+            let producer = store.producer(TOPIC)?.sync_policy(SyncPolicy::Os);
+            for (from, to) in batches(count) {
+                producer.append_batch((from..to).map(|n| records.get(n)))?;
+            }
+            store.trim()?;
+            let processor = Processor::new("bench", TOPIC).table(STATE).commits_in_flight(self.in_flight);
+            // Groups are ended by their count alone.
+            let processor = processor.commit_records(self.group as u64).commit_interval(Duration::from_secs(3600));
+            Ok(processor.build(store.as_engine(), change)?)
+        };
+        SubjectStore::measure(dir, size, prepare, |_, task| {
+            let start = Instant::now();
+            let done = task.step(None)?;
+            let elapsed = start.elapsed();
+            check(done, count)?;
+            Ok(Timed { count: done, elapsed, latency: None })
+        })
     }
 }
 

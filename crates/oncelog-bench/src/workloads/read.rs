@@ -9,10 +9,10 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use oncelog::{AsEngine, ConsumerStyle, Outcome, Processor, Store, SyncPolicy, Whence};
+use oncelog::{AsEngine, Bytes, ConsumerStyle, Outcome, Processor, Producer, Store, SyncPolicy, Whence};
 
 use crate::Result;
-use crate::figures::Figures;
+use crate::figures::{Figures, Timed};
 use crate::records::{KEY_BYTES, Records};
 use crate::subject_store::{SubjectStore, TOPIC};
 use crate::workload::{Size, Subject, Workload};
@@ -81,15 +81,61 @@ impl Workload for Reading {
         let records = Records::of(self.record_bytes);
         let (batches, passes) = (size.pick(self.batches, 4), size.pick(self.passes, 1));
         let expected = Seen::of(&records, batches);
-        let (seen, elapsed, syncs) = match subject {
-            Subject::Oncelog => store(dir, size, &records, (batches, passes), self.through)?,
-            yardstick => log(yardstick, dir, &records, batches, passes)?,
-        };
+        match subject {
+            Subject::Oncelog => {
+                let prepare = |store: &Store| fill(store, &records, batches);
+                let through = self.through;
+                SubjectStore::measure(dir, size, prepare, |subject, _| {
+                    times(passes, expected, |pass, seen| match through {
+                        Through::Batches => by_batches(&subject.store, seen),
+                        Through::Function => by_function(&subject.store, seen),
+                        Through::Processor => by_processor(&subject.store, &format!("reader-{pass}"), seen),
+                    })
+                })
+            }
+            yardstick => {
+                let bytes = batches * BATCH * (FRAME_HEAD_BYTES + self.record_bytes);
+                let mut log = LogFile::create(dir, yardstick, bytes)?;
+                (0..batches).try_for_each(|_| log.append_batch(records.batch(BATCH)))?;
+                log.sync()?;
+                let before = log.syncs();
+                let timed = times(passes, expected, |_, seen| by_scan(log.path(), seen))?;
+                Ok(timed.with_syncs(log.syncs() - before))
+            }
+        }
+    }
+}
+
+/// All passes, each of which must see what is there.
+fn times(passes: usize, expected: Seen, mut one: impl FnMut(usize, &mut Seen) -> Result<Duration>) -> Result<Timed> {
+    let mut elapsed = Duration::ZERO;
+    for pass in 0..passes {
+        let mut seen = Seen::default();
+        elapsed += one(pass, &mut seen)?;
         if seen != expected {
             return Err(format!("read {seen:?} instead of {expected:?}").into());
         }
-        Ok(Figures { count: (passes * batches * BATCH) as u64, elapsed, latency: None, syncs })
     }
+    Ok(Timed { count: passes as u64 * expected.records, elapsed, latency: None })
+}
+
+fn fill(store: &Store, records: &Records, batches: usize) -> Result<Producer<Bytes, Bytes>> {
+    let producer = store.producer(TOPIC)?.sync_policy(SyncPolicy::Os);
+    for _ in 0..batches {
+        producer.append_batch(records.batch(BATCH))?;
+    }
+    store.trim()?;
+    Ok(producer)
+}
+
+fn by_scan(path: &Path, seen: &mut Seen) -> Result<Duration> {
+    let mut scan = Scan::open(path)?;
+    let start = Instant::now();
+    while let Some(payload) = scan.next()? {
+        let (key, value) = payload.split_at_checked(KEY_BYTES).ok_or("a record is too short")?;
+        seen.add(key, value);
+    }
+    Ok(start.elapsed())
 }
 
 /// What a pass has looked at.
@@ -114,62 +160,6 @@ impl Seen {
         self.key_bytes += black_box(key).len() as u64;
         self.value_bytes += black_box(value).len() as u64;
     }
-}
-
-fn log(
-    subject: Subject,
-    dir: &Path,
-    records: &Records,
-    batches: usize,
-    passes: usize,
-) -> Result<(Seen, Duration, u64)> {
-    let bytes = batches * BATCH * (FRAME_HEAD_BYTES + records.record_bytes());
-    let mut log = LogFile::create(dir, subject, bytes)?;
-    (0..batches).try_for_each(|_| log.append_batch(records.batch(BATCH)))?;
-    log.sync()?;
-    let before = log.syncs();
-    let (mut seen, mut elapsed) = (Seen::default(), Duration::ZERO);
-    for _ in 0..passes {
-        let mut scan = Scan::open(log.path())?;
-        seen = Seen::default();
-        let start = Instant::now();
-        while let Some(payload) = scan.next()? {
-            let (key, value) = payload.split_at_checked(KEY_BYTES).ok_or("a record is too short")?;
-            seen.add(key, value);
-        }
-        elapsed += start.elapsed();
-    }
-    Ok((seen, elapsed, log.syncs() - before))
-}
-
-fn store(
-    dir: &Path,
-    size: Size,
-    records: &Records,
-    (batches, passes): (usize, usize),
-    through: Through,
-) -> Result<(Seen, Duration, u64)> {
-    let subject = SubjectStore::open(dir, size)?;
-    let producer = subject.store.producer(TOPIC)?.sync_policy(SyncPolicy::Os);
-    for _ in 0..batches {
-        producer.append_batch(records.batch(BATCH))?;
-    }
-    subject.store.trim()?;
-    subject.settle()?;
-    let before = subject.syncs();
-    let (mut seen, mut elapsed) = (Seen::default(), Duration::ZERO);
-    for pass in 0..passes {
-        seen = Seen::default();
-        elapsed += match through {
-            Through::Batches => by_batches(&subject.store, &mut seen)?,
-            Through::Function => by_function(&subject.store, &mut seen)?,
-            Through::Processor => by_processor(&subject.store, &format!("reader-{pass}"), &mut seen)?,
-        };
-    }
-    let syncs = subject.syncs() - before;
-    drop(producer);
-    subject.store.close()?;
-    Ok((seen, elapsed, syncs))
 }
 
 fn by_batches(store: &Store, seen: &mut Seen) -> Result<Duration> {
