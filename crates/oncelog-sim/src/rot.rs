@@ -139,7 +139,7 @@ const COPIES: [u64; 4] = [0, 4096, 8192, 12288];
 /// Nothing but what was synced survives a power cut, behind a first commit and behind a trim; then one copy of the
 /// manifest is damaged, each in turn. What was answered must be there all the same.
 ///
-/// Crashes alone do not show that the second copy is synced: a write never touches the copy that is known to be durable.
+/// Crashes alone do not show that the second copy is synced: a write never touches the copy that is durable.
 ///
 /// # Errors
 /// What is missing.

@@ -1,8 +1,8 @@
 //! One large store: what it costs on the disk, to append to, to read, to commit in, to open.
 //!
-//! It is filled in slabs of equal size, in batches of 64 KiB; the appends are answered before they are durable, but the
-//! background syncs and trims all the time, so over a slab that is in its time. After the first slabs and after the last
-//! the same three things are measured: appending a slab, reading the first slabs, committing a row durably.
+//! It is filled in slabs of equal size, in batches of 64 KiB; appends are answered before they are durable, but the
+//! background syncs and trims all the time, so over a slab that is in its time. Behind the first slabs and behind the
+//! last the same three things are measured: appending a slab, reading the first slabs, committing a row durably.
 
 use std::fs;
 use std::hint::black_box;

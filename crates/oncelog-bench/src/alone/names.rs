@@ -1,8 +1,8 @@
 //! Many topics and many consumers against one of each.
 //!
-//! The same number of durable appends, handed over without waiting and then waited for, to one topic and to all in turn;
-//! and the same number of durable offset commits, one after the other, of one consumer and of all in turn. Each topic
-//! and consumer was used once before: what is made at the first use is not in the time.
+//! The same number of durable appends, handed over without waiting and then waited for, to one topic and to all in
+//! turn; and the same number of durable offset commits, one after the other, of one consumer and of all in turn. Each
+//! topic and consumer was used once before: what is made at the first use is not in the time.
 
 use std::path::Path;
 use std::time::Instant;
@@ -27,7 +27,7 @@ impl Alone for Names {
     }
 
     fn about(&self) -> &'static str {
-        "--names topics and as many consumers, against one of each: durable appends, durable offset commits, making them"
+        "--names topics and as many consumers, against one of each: durable appends and offset commits; making them"
     }
 
     fn run(&self, dir: &Path, scale: Scale) -> Result<Vec<Value>> {

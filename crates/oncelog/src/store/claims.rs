@@ -90,7 +90,7 @@ impl Core {
                 let _ = disk.remove_dir(dir);
             }
         })?;
-        // They are ours and stay so, whatever fails now. Whoever made them may not have come to the syncs of their names.
+        // They are ours and stay so, whatever fails now. Whoever made them may not have come to the syncs.
         let sync = |dir: &Path| {
             disk.sync_dir(dir, SyncSite::TopicDir).map_err(|error| Error::sync(dir, "claim a name", error))
         };

@@ -198,8 +198,8 @@ impl Store {
         Consumer::open(self.as_engine(), &topic, &how.into())
     }
 
-    /// Makes topics, those that do not exist: [`TopicDef::spec`] gives what is asked for. For many topics: making them one
-    /// by one, at their first use, costs several syncs each, here they share most. Durable on return.
+    /// Makes topics, those that do not exist: [`TopicDef::spec`] gives what is asked for. For many topics: making them
+    /// one by one, at their first use, costs several syncs each, here they share most. Durable on return.
     ///
     /// # Errors
     /// `Invalid`: one exists and differs, or has a bad name; `Locked`: one is another owner's; `Full`, `InDoubt`,
