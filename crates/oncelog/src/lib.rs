@@ -34,6 +34,7 @@
 //!
 //! # Where to look
 //!
+//! * [`guide`]: a course in ten lessons. Begin there.
 //! * [`Store`]: open, recover, close; [`StoreOptions`] for sizes and limits.
 //! * [`TopicDef`], [`TableDef`] and [`Codec`]: what is in topics and tables, as constants that know no engine;
 //!   [`Pair`] for several rows of one key.
@@ -66,6 +67,9 @@ mod topic;
 mod transaction;
 mod view;
 mod wake;
+
+#[doc = include_str!("guide.md")]
+pub mod guide {}
 
 /// The README's code is compiled and run.
 #[cfg(doctest)]
