@@ -175,3 +175,23 @@ fn a_holder_whose_manifest_is_removed_or_replaced_is_fenced() {
         }
     }
 }
+
+/// A process that is being started has all open files of its parent until its own program begins. So the lock must be
+/// let go of, and not only its file closed.
+#[test]
+fn a_closed_store_can_be_opened_while_other_threads_start_processes() {
+    let dir = tempfile::tempdir().unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                    assert!(Command::new("true").status().unwrap().success());
+                }
+            });
+        }
+        let opened: Result<Vec<()>, _> = (0..60).map(|_| Store::open(dir.path()).and_then(Store::close)).collect();
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        assert!(opened.is_ok(), "{opened:?}");
+    });
+}

@@ -5,13 +5,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Disk, DiskFile, FileIdentity, MapAccess, OpenMode, SharedMap, SyncSite};
-use crate::wake::Arc;
+use crate::wake::{Arc, AtomicBool, Ordering};
 
 /// The file system of the machine.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;
 
-struct RealFile(File);
+struct RealFile {
+    file: File,
+    /// It has taken the lock.
+    locked: AtomicBool,
+}
 
 #[allow(clippy::disallowed_methods, reason = "this is the room that touches the operating system")]
 impl Disk for RealDisk {
@@ -32,7 +36,7 @@ impl Disk for RealDisk {
         if file.metadata()?.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
         }
-        Ok(Box::new(RealFile(file)))
+        Ok(Box::new(RealFile { file, locked: AtomicBool::new(false) }))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
@@ -118,30 +122,30 @@ pub(super) fn identity(_found: &fs::Metadata) -> FileIdentity {
 impl DiskFile for RealFile {
     #[cfg(unix)]
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-        std::os::unix::fs::FileExt::read_at(&self.0, buffer, position)
+        std::os::unix::fs::FileExt::read_at(&self.file, buffer, position)
     }
 
     #[cfg(unix)]
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
-        std::os::unix::fs::FileExt::write_at(&self.0, bytes, position)
+        std::os::unix::fs::FileExt::write_at(&self.file, bytes, position)
     }
 
     #[cfg(windows)]
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-        std::os::windows::fs::FileExt::seek_read(&self.0, buffer, position)
+        std::os::windows::fs::FileExt::seek_read(&self.file, buffer, position)
     }
 
     #[cfg(windows)]
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
-        std::os::windows::fs::FileExt::seek_write(&self.0, bytes, position)
+        std::os::windows::fs::FileExt::seek_write(&self.file, bytes, position)
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     #[cfg(target_os = "linux")]
@@ -149,7 +153,7 @@ impl DiskFile for RealFile {
         use rustix::fs::{FallocateFlags, fallocate};
         use rustix::io::Errno;
         loop {
-            return match fallocate(&self.0, FallocateFlags::KEEP_SIZE, 0, end) {
+            return match fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, end) {
                 Err(Errno::INTR) => continue,
                 // A file system without the call: space is then found out at the write, which ends the handle.
                 Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
@@ -164,26 +168,39 @@ impl DiskFile for RealFile {
     }
 
     fn sync(&self, _site: SyncSite) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn try_lock(&self) -> io::Result<bool> {
-        match self.0.try_lock() {
-            Ok(()) => Ok(true),
+        match self.file.try_lock() {
+            Ok(()) => {
+                self.locked.store(true, Ordering::SeqCst);
+                Ok(true)
+            }
             Err(TryLockError::WouldBlock) => Ok(false),
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
 
     fn identity(&self) -> io::Result<FileIdentity> {
-        self.0.metadata().map(|found| identity(&found))
+        self.file.metadata().map(|found| identity(&found))
     }
 
     fn is_locked(&self) -> io::Result<bool> {
-        match self.0.try_lock_shared() {
-            Ok(()) => self.0.unlock().map(|()| false),
+        match self.file.try_lock_shared() {
+            Ok(()) => self.file.unlock().map(|()| false),
             Err(TryLockError::WouldBlock) => Ok(true),
             Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+impl Drop for RealFile {
+    fn drop(&mut self) {
+        // The lock is the open file's, and a process that another thread is just starting has that too until its own
+        // program begins: closing alone would free the lock only then.
+        if self.locked.load(Ordering::SeqCst) {
+            let _ = self.file.unlock();
         }
     }
 }
