@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ENTRY_WORDS, PageName, PageState, Watched, at, begin_entry, clear_entry, name_hash, place_of, publish, raise,
-    set_end, visible, write_name, write_state,
+    ENTRY_WORDS, PageName, PageState, Watched, at, begin_entry, clear_entry, complete, name_hash, place_of, publish,
+    raise, read_state, set_end, visible, write_name, write_state,
 };
 use crate::disk::SharedMap;
 use crate::error::Result;
@@ -119,6 +119,18 @@ impl Board {
     pub(crate) fn set_state(&self, state: PageState) {
         write_state(self.head.words(), state);
         self.wake_all();
+    }
+
+    /// Whether readers are told that what it shows is not complete.
+    pub(crate) fn is_partial(&self) -> bool {
+        read_state(self.head.words()) == PageState::Partial
+    }
+
+    /// All there is has been shown: readers are served from now on, unless the owner has ended.
+    pub(crate) fn serve(&self) {
+        if complete(self.head.words()) {
+            self.wake_all();
+        }
     }
 
     fn wake_all(&self) {

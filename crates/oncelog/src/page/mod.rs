@@ -169,6 +169,11 @@ fn write_state(head: &[AtomicU64], state: PageState) {
     head[at::STATE].store(number, Ordering::SeqCst);
 }
 
+/// Shows that everything is complete, unless the owner has ended meanwhile.
+fn complete(head: &[AtomicU64]) -> bool {
+    head[at::STATE].compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+}
+
 fn read_state(head: &[AtomicU64]) -> PageState {
     let number = head[at::STATE].load(Ordering::Relaxed);
     fence(Ordering::Acquire);

@@ -38,9 +38,6 @@ impl Background {
 }
 
 fn run(core: &Core, stop: &AtomicBool) {
-    if let Err(error) = core.show_rest() {
-        tracing::warn!(%error, "readers in other processes cannot be shown what there is");
-    }
     while !stop.load(Ordering::SeqCst) {
         match core.duties() {
             Ok(()) => {}

@@ -77,7 +77,7 @@ pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Sto
         core.show_loaded(loader)?;
     }
     if core.options.manual_duties {
-        core.show_rest()?;
+        core.show_what_is_left();
     }
     if !core.report.clean {
         tracing::info!(dir = %core.layout.dir.display(), "{}", core.report);

@@ -56,14 +56,24 @@ impl Core {
 
     /// Shows all other topics too, and then that the owner serves. Costs a look at a few rows for each partition, so
     /// it is the first work of the background and not part of the opening.
-    pub(super) fn show_rest(&self) -> Result<()> {
+    fn show_rest(&self) -> Result<()> {
         let Some(board) = self.page.as_ref().and_then(OwnerPage::board) else { return Ok(()) };
         for (topic, name, partition, watched) in self.partitions_now()? {
             // One that was used meanwhile is shown already, and stays as it is.
             board.show((topic, &name), partition, watched)?;
         }
-        board.set_state(PageState::Serving);
+        board.serve();
         Ok(())
+    }
+
+    /// Shows what could not be shown before, for want of space or of descriptors: until that is done readers find
+    /// nothing.
+    pub(super) fn show_what_is_left(&self) {
+        if self.page.as_ref().and_then(OwnerPage::board).is_some_and(|board| board.is_partial())
+            && let Err(error) = self.show_rest()
+        {
+            tracing::warn!(%error, "readers in other processes cannot be shown what there is; tried again");
+        }
     }
 
     /// All partitions of all topics. What is not in use is not put together for it: its rows say the same.

@@ -126,6 +126,7 @@ impl Core {
     pub(super) fn duties(&self) -> Result<()> {
         let journal = &self.pipeline.journal;
         self.fence.settle().inspect_err(|_| journal.fail())?;
+        self.show_what_is_left();
         if self.pipeline.lingering.next_due().is_some() {
             self.pipeline.seal_lingering(Some(self.options.clock.monotonic()))?;
         }
