@@ -1,4 +1,6 @@
-//! Failures: one line for people, one exit code for scripts.
+//! Failures: one line for people, one exit code for scripts, and a second line where something can be done about it.
+//!
+//! Each kind of error that the library knows has its code and its advice here, and nowhere else.
 //!
 //! | code | meaning |
 //! |---|---|
@@ -37,6 +39,8 @@ pub(crate) enum Failure {
         code: u8,
         /// One line, without the name of the command.
         message: String,
+        /// What the user can do next, if that is known.
+        hint: Option<String>,
     },
     /// Nobody reads what the command writes: it ends quietly.
     Unread,
@@ -47,7 +51,7 @@ impl Failure {
     pub(crate) fn new(code: u8, message: impl fmt::Display) -> Failure {
         let message = message.to_string();
         let lines: Vec<_> = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        Failure::Told { code, message: lines.join(" ") }
+        Failure::Told { code, message: lines.join(" "), hint: None }
     }
 
     /// A plain failure.
@@ -70,10 +74,38 @@ impl Failure {
         Failure::new(USAGE, format_args!("{told} (see 'oncelog --help')"))
     }
 
+    /// A wrong call that the parser could not see.
+    pub(crate) fn usage_of(message: impl fmt::Display) -> Failure {
+        Failure::new(USAGE, format_args!("{message} (see 'oncelog --help')"))
+    }
+
+    /// Whether it is that something named does not exist.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Failure::Told { code: NOT_FOUND, .. })
+    }
+
+    /// With code `now` where it had `before`.
+    pub(crate) fn instead_of(self, before: u8, now: u8) -> Failure {
+        match self {
+            Failure::Told { code, message, hint } if code == before => Failure::Told { code: now, message, hint },
+            other => other,
+        }
+    }
+
     /// Puts what was being done before the message.
     pub(crate) fn while_doing(self, doing: &str) -> Failure {
         match self {
-            Failure::Told { code, message } => Failure::new(code, format_args!("{doing}: {message}")),
+            Failure::Told { code, message, hint } => {
+                Failure::Told { code, message: format!("{doing}: {message}"), hint }
+            }
+            Failure::Unread => Failure::Unread,
+        }
+    }
+
+    /// Says what can be done about it.
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Failure {
+        match self {
+            Failure::Told { code, message, .. } => Failure::Told { code, message, hint: Some(hint.into()) },
             Failure::Unread => Failure::Unread,
         }
     }
@@ -81,8 +113,11 @@ impl Failure {
     /// Tells it on stderr and gives the exit code.
     pub(crate) fn report(self) -> ExitCode {
         match self {
-            Failure::Told { code, message } => {
+            Failure::Told { code, message, hint } => {
                 out::complain(&message);
+                if let Some(hint) = hint {
+                    out::advise(&hint);
+                }
                 ExitCode::from(code)
             }
             Failure::Unread => ExitCode::SUCCESS,
@@ -92,14 +127,55 @@ impl Failure {
 
 impl From<oncelog::Error> for Failure {
     fn from(error: oncelog::Error) -> Failure {
-        let code = match error.kind() {
-            ErrorKind::NotFound => NOT_FOUND,
-            ErrorKind::Corrupt | ErrorKind::UnsupportedVersion => CORRUPT,
-            ErrorKind::Locked => LOCKED,
-            _ => FAILURE,
-        };
-        Failure::new(code, error)
+        let (code, hint) = of_kind(&error);
+        let failure = Failure::new(code, &error);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
     }
+}
+
+/// The exit code of an error, and what can be done about it.
+fn of_kind(error: &oncelog::Error) -> (u8, Option<String>) {
+    let hint = |text: &str| Some(text.to_owned());
+    match error.kind() {
+        ErrorKind::NotFound => (NOT_FOUND, None),
+        ErrorKind::Invalid => (USAGE, None),
+        ErrorKind::Corrupt => (
+            CORRUPT,
+            hint("`oncelog verify` tells all that is damaged; restore from a backup, or see `oncelog repair --help`"),
+        ),
+        ErrorKind::UnsupportedVersion => (CORRUPT, hint("use the version of oncelog that wrote it, or a newer one")),
+        ErrorKind::Locked => (LOCKED, Some(when_locked(error))),
+        ErrorKind::Full => (FAILURE, hint("free some space on that file system and call again; nothing was written")),
+        ErrorKind::InDoubt => {
+            (FAILURE, hint("the disk failed: look at the system's log; the store recovers when it is opened"))
+        }
+        ErrorKind::Fenced => (FAILURE, hint("another process has taken over: leave it to that one")),
+        ErrorKind::Unavailable => {
+            (FAILURE, hint("try again later; if it stays so, `oncelog doctor` looks at the place"))
+        }
+        _ => (FAILURE, None),
+    }
+}
+
+fn when_locked(error: &oncelog::Error) -> String {
+    error.holder_pid().map_or_else(
+        || "call again in a moment".to_owned(),
+        |pid| format!("stop {}, or call again when it has ended", process(pid)),
+    )
+}
+
+/// A process, as people can find it.
+pub(crate) fn process(pid: u32) -> String {
+    program_of(pid).map_or_else(|| format!("process {pid}"), |name| format!("process {pid} ({name})"))
+}
+
+/// What the system calls the program that runs as `pid`, if it says.
+fn program_of(pid: u32) -> Option<String> {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
 }
 
 #[cfg(test)]
@@ -117,7 +193,7 @@ mod tests {
     #[test]
     fn kinds_become_codes() {
         let code = |kind| match Failure::from(oncelog::Error::new(kind, "a\nb")) {
-            Failure::Told { code, message } => {
+            Failure::Told { code, message, .. } => {
                 assert_eq!(message, "a b");
                 code
             }
@@ -128,5 +204,6 @@ mod tests {
         assert_eq!(code(ErrorKind::UnsupportedVersion), 4);
         assert_eq!(code(ErrorKind::Locked), 5);
         assert_eq!(code(ErrorKind::Full), 1);
+        assert_eq!(code(ErrorKind::Invalid), 2);
     }
 }

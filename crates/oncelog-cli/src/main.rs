@@ -1,8 +1,9 @@
-//! The `oncelog` command: shows what the library promises, on the machine of whoever asks.
+//! The `oncelog` command: a store at the prompt, and what the library promises shown on the machine of whoever asks.
 //!
 //! ```text
-//! main  parses, runs, answers with an exit code       cli   what can be asked
-//! out   the only way to stdout and stderr             exit  failures and their codes       demo/  `oncelog demo`
+//! main  parses, runs, answers with an exit code       cli   nouns, verbs, shared arguments     commands/  each of them
+//! out   the only way to stdout and stderr             exit  failures and their codes           demo/      `oncelog demo`
+//! open  how commands come to a store                  json  a record as a line of JSON         time       moments, places
 //! ```
 //!
 //! Invariants: data goes to stdout and everything else to stderr; a failure is one line and one exit code; nobody
@@ -14,16 +15,22 @@
 )]
 
 mod cli;
+mod commands;
 mod demo;
 mod exit;
+mod json;
+mod open;
 mod out;
+mod time;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
-use cli::{Cli, Command, WorkerArguments};
+use cli::{Cli, Command};
+use commands::{completions, consume, group, man, produce, stats, table, topic};
+use demo::WorkerArguments;
 use exit::Failure;
 
 fn main() -> ExitCode {
@@ -39,8 +46,16 @@ fn run() -> Result<Result<(), Failure>, clap::Error> {
     if std::env::args_os().nth(1).is_some_and(|first| first == cli::WORKER) {
         return WorkerArguments::try_parse_from(std::env::args_os().skip(1)).map(|job| demo::work(&job));
     }
-    Cli::try_parse().map(|cli| match cli.command {
+    Cli::try_parse_from(cli::arguments(std::env::args_os())).map(|cli| match cli.command {
+        Command::Topic(arguments) => topic::run(arguments),
+        Command::Produce(arguments) => produce::run(&arguments),
+        Command::Consume(arguments) => consume::run(&arguments),
+        Command::Group(arguments) => group::run(arguments),
+        Command::Table(arguments) => table::run(arguments),
+        Command::Stats(arguments) => stats::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Man(arguments) => man::run(&arguments),
     })
 }
 

@@ -113,10 +113,10 @@ fn store_directories_that_are_something_else() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
     fs::write(path.join("file"), "mine").unwrap();
-    assert_fails(&demo(path, &["--store", "file"]), 1, &["file", "a store is a directory"]);
+    assert_fails(&demo(path, &["--store", "file"]), 2, &["file", "a store is a directory"]);
     fs::create_dir(path.join("photos")).unwrap();
     fs::write(path.join("photos/one.jpg"), "mine").unwrap();
-    assert_fails(&demo(path, &["--store", "photos"]), 1, &["not a store", "photos"]);
+    assert_fails(&demo(path, &["--store", "photos"]), 2, &["not a store", "photos"]);
     let store = Store::open(path.join("mine")).unwrap();
     store.producer(TopicDef::<Utf8, U64>::new("requests")).unwrap().append("a", &1).unwrap();
     store.close().unwrap();

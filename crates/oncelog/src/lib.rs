@@ -94,8 +94,9 @@ pub use ids::{
 };
 pub use record::{Compression, Header, Headers, Record, RecordView};
 pub use store::{
-    ConsumerProgress, LostOffsets, PartitionInfo, ReaderCursor, ReaderOptions, ReaderSnapshot, RecoveryReport,
-    Snapshot, Store, StoreMode, StoreOptions, StoreReader, StoreStats, TopicInfo, TornTailReport,
+    ConsumerProgress, LostOffsets, OwnerInfo, PartitionInfo, ReaderCursor, ReaderOptions, ReaderSnapshot,
+    RecoveryReport, Snapshot, Store, StoreMode, StoreOptions, StoreReader, StoreStats, TopicChange, TopicInfo,
+    TornTailReport,
 };
 pub use table::{Direction, ScanRange, StateBackend, StateBatch, TableSpec, Visit};
 pub use topic::TopicSpec;

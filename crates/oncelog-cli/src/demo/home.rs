@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(home.claim("a"), Ok(true));
         assert_eq!(home.claim("a"), Ok(false));
         assert!(matches!(home.claim("b"), Err(Failure::Told { code: 1, .. })));
-        let Err(Failure::Told { code: 5, message }) = Home::remake(&dir) else { panic!("not locked") };
+        let Err(Failure::Told { code: 5, message, .. }) = Home::remake(&dir) else { panic!("not locked") };
         assert!(message.ends_with(&format!("held by process {}", std::process::id())), "{message}");
         drop(home);
         fs::write(dir.join("mine"), "kept").unwrap();

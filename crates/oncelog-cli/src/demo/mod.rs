@@ -10,11 +10,13 @@
 //! Invariants: the demo believes nothing that the worker says about its result, it reads the store; a number in the
 //! summary is counted, never assumed; a kill counts only if it is proven.
 //!
+//! * [`arguments`]: what can be told;
 //! * the job: [`job`] is what a user of the library would write; [`input`], [`parse`] and [`orders`] feed it,
 //!   [`worker`] runs it and speaks [`protocol`];
 //! * the show: [`parent`] and [`home`] around it, [`life`] for one worker, [`kills`] for the plan of kills;
 //! * the check: [`recount`] and [`verify`], told by [`summary`].
 
+mod arguments;
 mod dice;
 mod home;
 mod input;
@@ -30,7 +32,8 @@ mod summary;
 mod verify;
 mod worker;
 
-use crate::cli::{DemoArguments, WorkerArguments};
+pub(crate) use arguments::{DemoArguments, WorkerArguments};
+
 use crate::exit::Failure;
 use input::Input;
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use oncelog::Store;
 
+use super::DemoArguments;
 use super::home::Home;
 use super::input::Input;
 use super::kills::{Fate, Kills};
@@ -14,7 +15,7 @@ use super::life::{End, Life};
 use super::recount::Recount;
 use super::summary::Summary;
 use super::verify::{self, Found};
-use crate::cli::{self, DemoArguments};
+use crate::cli;
 use crate::exit::Failure;
 
 /// Input lines in one transaction of the loader, at most.

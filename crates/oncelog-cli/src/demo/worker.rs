@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// Nobody listens. Any other failure has been told on stdout, where the demo listens, and gives only its code.
 pub(super) fn run(arguments: &WorkerArguments) -> Result<(), Failure> {
     match work(arguments) {
-        Err(Failure::Told { code, message }) => {
+        Err(Failure::Told { code, message, .. }) => {
             out::line(Message::Failed { code, message: message.clone() })?;
             std::process::exit(code.into())
         }

@@ -19,11 +19,14 @@ pub(crate) fn summary(output: &Output) -> Summary {
     Summary(stdout)
 }
 
-/// What a run that failed says on stderr: one line, without the name of the command, and the exit code.
+/// What a run that failed says on stderr: one line, without the name of the command, and the exit code. Behind it may
+/// come one that says what can be done.
 #[track_caller]
 pub(crate) fn failure(output: &Output) -> (i32, String) {
     let stderr = text(&output.stderr);
-    let line = stderr.strip_prefix("oncelog: ").and_then(|line| line.strip_suffix('\n'));
+    let (told, hint) = stderr.split_once("\n  what can be done: ").unwrap_or((stderr.trim_end_matches('\n'), "-"));
+    assert!(stderr.ends_with('\n') && !hint.trim_end_matches('\n').contains('\n'), "{stderr:?}");
+    let line = told.strip_prefix("oncelog: ");
     let line = line.unwrap_or_else(|| panic!("not one line of ours: {stderr:?}"));
     assert!(!line.contains('\n') && !line.contains("panicked"), "{stderr:?}");
     (output.status.code().expect("no exit code"), line.to_owned())

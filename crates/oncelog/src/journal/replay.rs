@@ -35,7 +35,8 @@ const ASIDE_BYTES_MAX: usize = 1 << 20;
 /// A file holds one transaction at least; those are at most 1 GiB.
 const FILE_BYTES_MAX: u64 = 2 << 30;
 
-/// Hands every frame's LSN and body from `start` on to `each`, in order.
+/// Hands every frame's LSN and body from `start` on to `each`, in order: to the end, or up to frame `until`, which is
+/// known to be durable. What is behind that may be being written, and is not judged.
 ///
 /// # Errors
 /// `Corrupt` with file and position where a frame that was once durable is damaged or gone; whatever `each` fails with.
@@ -44,20 +45,27 @@ pub(crate) fn replay(
     dir: &Path,
     store: StoreId,
     start: JournalPosition,
+    until: Option<Lsn>,
     mut each: impl FnMut(Lsn, &[u8]) -> Result<()>,
 ) -> Result<Replayed> {
     let mut done = Replayed { frames: 0, frames_bytes: 0, end: start, torn: None };
+    let last = until.unwrap_or(Lsn(u64::MAX));
     loop {
         let at = done.end;
+        if at.next_lsn > last {
+            return Ok(done);
+        }
         let file = JournalFile::open(disk, dir, store, at.file, at.salt, OpenMode::Read)?;
         let whole = file
             .file
             .read_whole(file.bytes.min(FILE_BYTES_MAX))
             .map_err(|e| Error::io(&file.path, "read the journal", e))?;
-        match replay_file(&whole, &mut done, &mut each)? {
+        match replay_file(&whole, &mut done, last, &mut each)? {
             Some((name, salt)) => {
                 done.end = JournalPosition { file: name, salt, position: FILE_HEAD_BYTES, ..done.end };
             }
+            None if done.end.next_lsn > last => return Ok(done),
+            None if until.is_some() => return Err(was_durable(&file, done.end)),
             None => {
                 done.torn = judge_end(disk, dir, store, &file, &whole, done.end)?;
                 return Ok(done);
@@ -66,13 +74,20 @@ pub(crate) fn replay(
     }
 }
 
-/// Reads the frames of one file from `done.end` on; gives the next file if this one was ended in order.
+fn was_durable(file: &JournalFile, end: JournalPosition) -> Error {
+    Error::corrupt(&file.path, end.position, format!("frame {} was durable and is damaged", end.next_lsn))
+}
+
+/// Reads the frames of one file from `done.end` on, up to `last`; gives the next file if this one was ended in order.
 fn replay_file(
     whole: &[u8],
     done: &mut Replayed,
+    last: Lsn,
     each: &mut impl FnMut(Lsn, &[u8]) -> Result<()>,
 ) -> Result<Option<(FileName, u64)>> {
-    while let Some((head, body)) = frame_at(whole, done.end.salt, done.end.position) {
+    while done.end.next_lsn <= last
+        && let Some((head, body)) = frame_at(whole, done.end.salt, done.end.position)
+    {
         let follows = head.lsn == done.end.next_lsn && head.chain == done.end.chain;
         if !follows {
             break;
@@ -107,8 +122,6 @@ fn judge_end(
 ) -> Result<Option<TornTail>> {
     let start = usize::try_from(end.position).unwrap_or(usize::MAX).min(whole.len());
     let tail = &whole[start..];
-    let was_durable =
-        || Error::corrupt(&file.path, end.position, format!("frame {} was durable and is damaged", end.next_lsn));
     if (whole.len() as u64) < file.bytes {
         return Err(Error::corrupt(&file.path, whole.len() as u64, "a journal file was cut short"));
     }
@@ -117,13 +130,13 @@ fn judge_end(
     for at in (0..tail.len()).step_by(STEP) {
         let Some(head) = frame::read_head(&tail[at..], end.salt, end.position + at as u64) else { continue };
         if head.durable >= end.next_lsn {
-            return Err(was_durable());
+            return Err(was_durable(file, end));
         }
         let body = usize::try_from(head.body_bytes).unwrap_or(usize::MAX);
         reach = at.saturating_add(HEAD_BYTES).saturating_add(body).min(tail.len());
     }
     if has_later_file(disk, dir, store, end)? {
-        return Err(was_durable());
+        return Err(was_durable(file, end));
     }
     let marked_end = tail.iter().take(HEAD_BYTES).all(|byte| *byte == 0);
     if reach == 0 && marked_end {

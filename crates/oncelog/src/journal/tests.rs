@@ -56,7 +56,7 @@ fn start(journal: &Journal<Notes>) -> JournalPosition {
 
 fn replayed(disk: &MemoryDisk, from: JournalPosition) -> Vec<(Lsn, Vec<u8>)> {
     let mut found = Vec::new();
-    let done = replay(disk, &PathBuf::from("/"), STORE, from, |lsn, body| {
+    let done = replay(disk, &PathBuf::from("/"), STORE, from, None, |lsn, body| {
         found.push((lsn, body.to_vec()));
         Ok(())
     });

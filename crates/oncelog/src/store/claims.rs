@@ -31,17 +31,21 @@ pub(super) enum Name<'a> {
     Global(TopicId, &'a str),
 }
 
+/// Where the place of a topic's global consumer is claimed. No escaped name holds `%g`.
+pub(super) fn global_claim_dir(layout: &Layout, topic: TopicId) -> PathBuf {
+    layout.consumers.join(format!("%global-{topic}"))
+}
+
 impl Name<'_> {
-    fn dir(&self, layout: &Layout) -> PathBuf {
+    pub(super) fn dir(&self, layout: &Layout) -> PathBuf {
         match self {
             Name::Table(name, _) => layout.tables.join(escape_name(name)),
             Name::Consumer(name) => layout.consumers.join(escape_name(name)),
-            // No escaped name holds `%g`.
-            Name::Global(id, _) => layout.consumers.join(format!("%global-{id}")),
+            Name::Global(id, _) => global_claim_dir(layout, *id),
         }
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         match self {
             Name::Table(name, _) => format!("table {name:?}"),
             Name::Consumer(name) => format!("consumer {name:?}"),

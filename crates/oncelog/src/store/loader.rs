@@ -18,7 +18,8 @@ use crate::page::{Board, Watched};
 use crate::segment::{OpenFiles, SegmentHead};
 use crate::table::{ScanRange, Tables};
 use crate::topic::{
-    self, Claim, Partition, PartitionState, SegmentMaker, SegmentRow, Topic, TopicSpec, partition_dir, topic_dir,
+    self, Claim, Partition, PartitionState, SegmentMaker, SegmentRow, Topic, TopicSpec, Writing, partition_dir,
+    topic_dir,
 };
 use crate::transaction::LoadTopics;
 use crate::transaction::system::{self, CatalogueKey};
@@ -97,8 +98,7 @@ impl TopicLoader {
             store: self.store,
             epoch: self.epoch,
             dir: partition_dir(dir, id),
-            file_roll_size: spec.file_roll_size,
-            compression: spec.compression,
+            writing: Writing::of(spec),
         };
         let view = Arc::clone(&self.view);
         let partition = Partition::recovered(topic, id, maker, view, state, &rows, continues);

@@ -11,9 +11,11 @@
 //! after an unclean stop nothing old is written again, and what recovery accepted is durable in new places before it
 //! is served. Highest floor: uses every room below, implements [`Engine`](crate::transaction::Engine) for the handles.
 
+mod alter;
 mod background;
 mod catalogue;
 mod claims;
+mod consumers;
 mod copies;
 mod delete;
 mod engine;
@@ -40,9 +42,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use alter::TopicChange;
 pub use listing::{ConsumerProgress, PartitionInfo};
 pub use options::{StoreMode, StoreOptions};
-pub use reader::{ReaderCursor, ReaderOptions, ReaderSnapshot, StoreReader, TopicInfo};
+pub use reader::{OwnerInfo, ReaderCursor, ReaderOptions, ReaderSnapshot, StoreReader, TopicInfo};
 pub use report::{LostOffsets, RecoveryReport, StoreStats, TornTailReport};
 pub use snapshot::Snapshot;
 

@@ -244,10 +244,7 @@ impl Opening {
         let Some((start, _)) = &found.trim else { return Ok(Lsn(1)) };
         let mut replayer = Replayer::new(&self.tables, &self.topics, &self.view, applier);
         let (disk, until) = (&*self.options.disk, self.options.replay_until);
-        let replayed = journal::replay(disk, &self.layout.journal, self.store, *start, |lsn, body| {
-            if until.is_some_and(|until| lsn > until) {
-                return Ok(());
-            }
+        let replayed = journal::replay(disk, &self.layout.journal, self.store, *start, until, |lsn, body| {
             replayer.frame(lsn, body).map_err(|error| error.in_file(&self.layout.journal))
         })?;
         replayer.finish()?;

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use claim::{Claim, find_claim, read_claim, write_claims};
 pub(crate) use partition::{
-    OpenBatch, Partition, PartitionState, Placement, Plan, SegmentMaker, SegmentRow, Turn, segment_row,
+    OpenBatch, Partition, PartitionState, Placement, Plan, SegmentMaker, SegmentRow, Turn, Writing, segment_row,
 };
 pub(crate) use pieces::{Piece, pieces};
 pub(crate) use reader::{PartitionReader, Polled};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::TopicSpec;
 use crate::chance::Chance;
 use crate::disk::SyncSite;
 use crate::error::{Error, ErrorKind, Result};
@@ -13,7 +14,7 @@ use crate::ids::{Epoch, LogOffset, Lsn, PartitionId, StoreId, TopicId};
 use crate::record::{BatchBuilder, Compression};
 use crate::segment::{BatchReader, OpenFiles, SEGMENT_HEAD_BYTES, Segment, SegmentEnd, SegmentHead};
 use crate::view::View;
-use crate::wake::{Arc, AtomicBool, Mutex, MutexGuard, Ordering, RwLock};
+use crate::wake::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, RwLock};
 
 /// What it takes to make the segments of one partition.
 pub(crate) struct SegmentMaker {
@@ -22,8 +23,35 @@ pub(crate) struct SegmentMaker {
     pub(crate) store: StoreId,
     pub(crate) epoch: Epoch,
     pub(crate) dir: PathBuf,
-    pub(crate) file_roll_size: u64,
-    pub(crate) compression: Compression,
+    pub(crate) writing: Writing,
+}
+
+/// How a partition is written from now on. What is there already says itself how it was.
+pub(crate) struct Writing {
+    file_roll_size: AtomicU64,
+    /// By its number in [`WAYS`].
+    compression: AtomicU32,
+}
+
+const WAYS: [Compression; 3] = [Compression::None, Compression::Lz4, Compression::Zstd];
+
+impl Writing {
+    /// As `spec` says.
+    pub(crate) fn of(spec: &TopicSpec) -> Writing {
+        let writing = Writing { file_roll_size: AtomicU64::new(0), compression: AtomicU32::new(0) };
+        writing.set(spec);
+        writing
+    }
+
+    fn set(&self, spec: &TopicSpec) {
+        self.file_roll_size.store(spec.file_roll_size, Ordering::Relaxed);
+        let way = (0..).zip(WAYS).find(|(_, way)| *way == spec.compression);
+        self.compression.store(way.map_or(0, |(number, _)| number), Ordering::Relaxed);
+    }
+
+    fn file_roll_size(&self) -> u64 {
+        self.file_roll_size.load(Ordering::Relaxed)
+    }
 }
 
 /// A partition that is open.
@@ -146,6 +174,11 @@ impl Partition {
         }
     }
 
+    /// It is written as `spec` says from now on.
+    pub(crate) fn write_as(&self, spec: &TopicSpec) {
+        self.maker.writing.set(spec);
+    }
+
     /// Waits for the turn to append.
     pub(crate) fn turn(&self) -> MutexGuard<'_, Turn> {
         self.turn.lock()
@@ -196,7 +229,7 @@ impl Partition {
 
     /// How its batches are compressed.
     pub(crate) fn compression(&self) -> Compression {
-        self.maker.compression
+        WAYS.get(self.maker.writing.compression.load(Ordering::Relaxed) as usize).copied().unwrap_or_default()
     }
 
     /// Where its segments are.
@@ -407,7 +440,7 @@ impl Plan {
     fn add(&mut self, partition: &Arc<Partition>, bytes: u64, records: u64) -> Result<()> {
         let maker = &partition.maker;
         let full = self.active.as_ref().is_none_or(|active| {
-            active.position + bytes > maker.file_roll_size && active.position > SEGMENT_HEAD_BYTES
+            active.position + bytes > maker.writing.file_roll_size() && active.position > SEGMENT_HEAD_BYTES
         });
         if full {
             let segment = maker.make(partition, self.next_offset, bytes)?;
@@ -419,7 +452,7 @@ impl Plan {
         let end = active.position + bytes;
         if end > active.reserved {
             // Ahead in steps that grow with the segment, so that small topics stay small.
-            let ahead = (end + end.clamp(16 << 10, 16 << 20)).min(maker.file_roll_size).max(end);
+            let ahead = (end + end.clamp(16 << 10, 16 << 20)).min(maker.writing.file_roll_size()).max(end);
             active.segment.reserve(ahead)?;
             active.reserved = ahead;
         } else {

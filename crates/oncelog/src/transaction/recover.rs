@@ -61,10 +61,13 @@ impl<'a> Replayer<'a> {
                 Effect::Row { table, shard, key, value } => {
                     let value = value.map(bytes::Bytes::copy_from_slice);
                     if table == system::CATALOGUE
-                        && value.is_none()
                         && let Some(CatalogueKey::Topic(id)) = CatalogueKey::decode(key)
                     {
-                        self.delete(id)?;
+                        match &value {
+                            None => self.delete(id)?,
+                            // Made, which nobody has used yet, or altered.
+                            Some(row) => self.topics.alter(id, &system::decode_row(row)?),
+                        }
                     }
                     self.tables.shard(table, shard).turn().put(key.to_vec(), value, lsn);
                 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::TopicId;
-use crate::topic::Topic;
+use crate::topic::{Topic, TopicSpec};
 use crate::wake::{Arc, Mutex, RwLock};
 
 /// Where topics come from: the catalogue, and the rows of the trim point.
@@ -109,6 +109,14 @@ impl Topics {
         if maps.by_name.get(&topic.spec.name) == Some(&topic.id) {
             maps.by_name.remove(&topic.spec.name);
         }
+    }
+
+    /// The topic is as `spec` says from now on; its partitions stay what they are. Nothing if nobody has used it.
+    pub(crate) fn alter(&self, id: TopicId, spec: &TopicSpec) {
+        let mut maps = self.maps.write();
+        let Some(topic) = maps.by_id.get_mut(&id) else { return };
+        topic.partitions.iter().for_each(|partition| partition.write_as(spec));
+        *topic = Arc::new(Topic { id, spec: spec.clone(), partitions: topic.partitions.clone() });
     }
 
     /// Those that were used in this opening, by id.

@@ -179,11 +179,20 @@ impl PartitionCursor {
 }
 
 impl ReaderCursor {
-    pub(super) fn open(reader: &StoreReader, topic: &str, whence: Whence) -> Result<ReaderCursor> {
+    /// Over some partitions, or over all.
+    pub(super) fn open(
+        reader: &StoreReader,
+        topic: &str,
+        chosen: Option<&[PartitionId]>,
+        whence: Whence,
+    ) -> Result<ReaderCursor> {
         let (info, owner) = reader.inner.find(topic)?;
-        let mut partitions = Vec::new();
-        for number in 0..info.partitions {
-            let partition = PartitionId(number);
+        let all: Vec<_> = (0..info.partitions).map(PartitionId).collect();
+        let mut partitions: Vec<PartitionCursor> = Vec::new();
+        for partition in chosen.unwrap_or(&all).iter().copied() {
+            if partitions.iter().any(|cursor| cursor.partition == partition) {
+                continue;
+            }
             let watched = owner.partition(info.id, partition)?.ok_or_else(|| no_partition(&info, partition))?;
             let mut cursor = PartitionCursor::new(&owner, &info, partition, watched.start);
             match whence {

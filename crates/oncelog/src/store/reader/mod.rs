@@ -17,6 +17,7 @@
 mod cursor;
 mod foreign;
 mod live;
+mod look;
 mod offline;
 mod owner;
 mod snapshot;
@@ -32,6 +33,7 @@ use std::time::Duration;
 pub(super) use cursor::PartitionCursor;
 pub use cursor::ReaderCursor;
 pub(super) use foreign::ForeignTopic;
+pub use look::OwnerInfo;
 pub use snapshot::ReaderSnapshot;
 pub(super) use watcher::{Watcher, Watchers};
 
@@ -208,7 +210,15 @@ impl StoreReader {
     /// # Errors
     /// As [`StoreReader::offsets`].
     pub fn cursor(&self, topic: &str, whence: Whence) -> Result<ReaderCursor> {
-        ReaderCursor::open(self, topic, whence)
+        ReaderCursor::open(self, topic, None, whence)
+    }
+
+    /// A cursor over these partitions of a topic.
+    ///
+    /// # Errors
+    /// As [`StoreReader::offsets`].
+    pub fn cursor_over(&self, topic: &str, partitions: &[PartitionId], whence: Whence) -> Result<ReaderCursor> {
+        ReaderCursor::open(self, topic, Some(partitions), whence)
     }
 }
 

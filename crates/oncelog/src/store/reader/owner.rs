@@ -15,7 +15,7 @@ use crate::page::{Ends, Watched};
 use crate::wake::{Arc, Mutex};
 
 /// Pauses while an owner is being opened.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+pub(super) const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 /// An answer that an owner's coming or going has spoilt is asked for again, so often at most.
 pub(super) const ATTEMPTS: u32 = 16;
 
@@ -25,9 +25,13 @@ pub(super) struct OwnerReader {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) layout: Layout,
     pub(super) store: StoreId,
+<<<<<<< HEAD
     patience: Duration,
     /// Bytes of memory for what is read from the table file.
     pub(super) table_memory: usize,
+=======
+    pub(super) patience: Duration,
+>>>>>>> fc38b37 (The command line: topics, records, consumers, tables, in numbers; and what the library lacked for it)
     view: Mutex<Option<View>>,
 }
 
@@ -121,8 +125,7 @@ impl OwnerReader {
                 Found::Serving(_) | Found::Opening => {}
             }
             if self.clock.monotonic() >= deadline {
-                let what = format!("the owner {:?} is being opened", self.layout.name);
-                return Err(Error::new(ErrorKind::Unavailable, what).in_file(&self.layout.owner));
+                return Err(self.takes_its_time("is being opened"));
             }
             self.clock.sleep(pause);
             pause = (pause * 2).min(PAUSES.1);

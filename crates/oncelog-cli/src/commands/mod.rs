@@ -1,0 +1,10 @@
+//! What the command can do, one file for each noun: its arguments, and what is done with them.
+
+pub(crate) mod completions;
+pub(crate) mod consume;
+pub(crate) mod group;
+pub(crate) mod man;
+pub(crate) mod produce;
+pub(crate) mod stats;
+pub(crate) mod table;
+pub(crate) mod topic;

@@ -1,0 +1,313 @@
+//! `oncelog topic`: make, list, look at, change and delete topics.
+
+use clap::{Args, Subcommand, ValueEnum, value_parser};
+use oncelog::{Codec as _, Compression, StoreReader, TopicId, TopicSpec};
+use serde::Serialize;
+
+use crate::cli::{LockArguments, OutputArgument, StoreArgument};
+use crate::exit::{self, Failure};
+use crate::open::{self, MAIN};
+use crate::out;
+
+/// What `oncelog topic` can be told.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  oncelog topic create orders --partitions 4")]
+pub(crate) struct TopicArguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Make a topic, and the store if there is none
+    Create(CreateArguments),
+    /// List the topics of all owners
+    List(ListArguments),
+    /// Show what a topic is, and its partitions
+    Describe(DescribeArguments),
+    /// Change how a topic is written from now on
+    Alter(AlterArguments),
+    /// Delete a topic with its records, the progress of its consumers and what is known of its producers
+    Delete(DeleteArguments),
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  oncelog topic create orders\n  \
+                        oncelog topic create orders --partitions 4 --compression lz4 --key-codec utf8")]
+struct CreateArguments {
+    /// Name of the topic
+    topic: String,
+    /// How many partitions it has. Fixed once it exists
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=65_536))]
+    partitions: u32,
+    /// How its batches are compressed
+    #[arg(long, value_enum, value_name = "KIND", default_value_t = Kind::None)]
+    compression: Kind,
+    /// Bytes at which a segment file is ended and the next begun
+    #[arg(long, value_name = "BYTES", default_value_t = 256 << 20, value_parser = value_parser!(u64).range(1024..))]
+    roll_bytes: u64,
+    /// Codec of the keys, as programs know it: bytes, utf8, u64-be, postcard-1 or a program's own
+    #[arg(long, value_name = "CODEC", default_value = oncelog::Bytes::ID)]
+    key_codec: String,
+    /// Codec of the values
+    #[arg(long, value_name = "CODEC", default_value = oncelog::Bytes::ID)]
+    value_codec: String,
+    /// The owner that writes it, for life; made if there is none
+    #[arg(long, value_name = "NAME", default_value = MAIN)]
+    owner: String,
+    /// Be content if it exists and is the same
+    #[arg(long)]
+    if_not_exists: bool,
+    #[command(flatten)]
+    store: StoreArgument,
+    #[command(flatten)]
+    lock: LockArguments,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  oncelog topic list\n  oncelog topic list --output json")]
+struct ListArguments {
+    #[command(flatten)]
+    store: StoreArgument,
+    #[command(flatten)]
+    output: OutputArgument,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  oncelog topic describe orders")]
+struct DescribeArguments {
+    /// Name of the topic
+    topic: String,
+    #[command(flatten)]
+    store: StoreArgument,
+    #[command(flatten)]
+    output: OutputArgument,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  oncelog topic alter orders --compression lz4\n\n\
+                        What is written already stays as it is, and is read as before.")]
+#[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
+struct AlterArguments {
+    /// Name of the topic
+    topic: String,
+    /// How its batches are compressed from now on
+    #[arg(long, value_enum, value_name = "KIND", group = "change")]
+    compression: Option<Kind>,
+    /// Bytes at which a segment file is ended and the next begun, from now on
+    #[arg(long, value_name = "BYTES", group = "change", value_parser = value_parser!(u64).range(1024..))]
+    roll_bytes: Option<u64>,
+    #[command(flatten)]
+    store: StoreArgument,
+    #[command(flatten)]
+    lock: LockArguments,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  oncelog topic delete orders --yes")]
+struct DeleteArguments {
+    /// Name of the topic
+    topic: String,
+    /// Yes, delete it: there is no way back
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    store: StoreArgument,
+    #[command(flatten)]
+    lock: LockArguments,
+}
+
+/// The ways of compression, by the names that people give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    None,
+    Lz4,
+    /// Only where it is built in
+    Zstd,
+}
+
+impl Kind {
+    fn compression(self) -> Compression {
+        match self {
+            Kind::None => Compression::None,
+            Kind::Lz4 => Compression::Lz4,
+            Kind::Zstd => Compression::Zstd,
+        }
+    }
+}
+
+/// Does what was asked.
+///
+/// # Errors
+/// As told by what was asked.
+pub(crate) fn run(arguments: TopicArguments) -> Result<(), Failure> {
+    match arguments.verb {
+        Verb::Create(arguments) => create(&arguments),
+        Verb::List(arguments) => list(&arguments),
+        Verb::Describe(arguments) => describe(&arguments),
+        Verb::Alter(arguments) => alter(&arguments),
+        Verb::Delete(arguments) => delete(&arguments),
+    }
+}
+
+fn create(arguments: &CreateArguments) -> Result<(), Failure> {
+    let spec = TopicSpec {
+        name: arguments.topic.clone(),
+        partitions: arguments.partitions,
+        key_codec: arguments.key_codec.clone(),
+        value_codec: arguments.value_codec.clone(),
+        file_roll_size: arguments.roll_bytes,
+        compression: arguments.compression.compression(),
+    };
+    let store = open::owner_or_new(&arguments.store, &arguments.owner, &arguments.lock)?;
+    let engine = open::engine(&store);
+    if let Some((_, found)) = engine.find_topic(&spec.name)? {
+        let same = TopicSpec { name: found.name.clone(), ..spec.clone() } == found;
+        let name = &spec.name;
+        return match (arguments.if_not_exists, same) {
+            (true, true) => Ok(store.close()?),
+            (true, false) => Err(Failure::plain(format_args!("topic {name:?} exists and differs"))
+                .hint(format!("`oncelog topic describe {name}` shows what it is"))),
+            (false, _) => Err(Failure::plain(format_args!("topic {name:?} exists already"))
+                .hint("take another name, or say --if-not-exists")),
+        };
+    }
+    engine.open_topic(&spec)?;
+    drop(engine);
+    Ok(store.close()?)
+}
+
+#[derive(Serialize)]
+struct Listed {
+    topic: String,
+    id: TopicId,
+    owner: String,
+    partitions: u32,
+    key_codec: String,
+    value_codec: String,
+    /// Offsets between the first that is kept and the end, over all partitions.
+    records: u64,
+}
+
+fn list(arguments: &ListArguments) -> Result<(), Failure> {
+    let reader = open::reader(&arguments.store)?;
+    let listed = topics(&reader)?;
+    out::answer(arguments.output.output, &listed, |listed| {
+        let row = |topic: &Listed| {
+            let (partitions, records) = (topic.partitions.to_string(), topic.records.to_string());
+            let (key, value) = (topic.key_codec.clone(), topic.value_codec.clone());
+            vec![topic.topic.clone(), partitions, records, key, value, topic.owner.clone()]
+        };
+        let rows: Vec<_> = listed.iter().map(row).collect();
+        out::columns(&["TOPIC", "PARTITIONS", "RECORDS", "KEYS", "VALUES", "OWNER"], &rows)
+    })
+}
+
+fn topics(reader: &StoreReader) -> Result<Vec<Listed>, Failure> {
+    let mut listed = Vec::new();
+    for info in reader.topics()? {
+        let mut records = 0;
+        for partition in 0..info.partitions {
+            let (start, end) = reader.offsets(&info.name, oncelog::PartitionId(partition))?;
+            records += end.0 - start.0;
+        }
+        let oncelog::TopicInfo { name: topic, id, partitions, key_codec, value_codec, owner, .. } = info;
+        listed.push(Listed { topic, id, owner, partitions, key_codec, value_codec, records });
+    }
+    Ok(listed)
+}
+
+#[derive(Serialize)]
+struct Described {
+    topic: String,
+    id: TopicId,
+    owner: String,
+    key_codec: String,
+    value_codec: String,
+    compression: &'static str,
+    roll_bytes: u64,
+    partitions: Vec<DescribedPartition>,
+}
+
+#[derive(Serialize)]
+struct DescribedPartition {
+    partition: u32,
+    start: u64,
+    end: u64,
+    segments: usize,
+    bytes: u64,
+}
+
+fn describe(arguments: &DescribeArguments) -> Result<(), Failure> {
+    let reader = open::reader(&arguments.store)?;
+    let info = open::topic_of(&reader, &arguments.topic)?;
+    let (spec, found) = reader.look(&info.owner, |store| {
+        let missing =
+            || oncelog::Error::new(oncelog::ErrorKind::NotFound, format!("there is no topic {:?}", info.name));
+        let (_, spec) = open::engine(store).find_topic(&info.name)?.ok_or_else(missing)?;
+        Ok((spec, store.describe_topic(&info.name)?))
+    })?;
+    let partitions = found.iter().map(|found| {
+        let (partition, start, end) = (found.partition.0, found.start.0, found.end.0);
+        DescribedPartition { partition, start, end, segments: found.segments, bytes: found.bytes }
+    });
+    let described = Described {
+        topic: info.name,
+        id: info.id,
+        owner: info.owner,
+        key_codec: spec.key_codec,
+        value_codec: spec.value_codec,
+        compression: name_of(spec.compression),
+        roll_bytes: spec.file_roll_size,
+        partitions: partitions.collect(),
+    };
+    out::answer(arguments.output.output, &described, Described::text)
+}
+
+impl Described {
+    fn text(&self) -> String {
+        let Described { topic, id, owner, key_codec, value_codec, compression, roll_bytes, .. } = self;
+        let row = |found: &DescribedPartition| {
+            let numbers = [found.partition.into(), found.start, found.end, found.segments as u64, found.bytes];
+            numbers.iter().map(u64::to_string).collect()
+        };
+        let rows: Vec<Vec<String>> = self.partitions.iter().map(row).collect();
+        format!(
+            "topic        {topic}\nid           {id}\nowner        {owner}\nkeys         {key_codec}\nvalues       \
+             {value_codec}\ncompression  {compression}\nroll bytes   {roll_bytes}\n\n{}",
+            out::columns(&["PARTITION", "START", "END", "SEGMENTS", "BYTES"], &rows)
+        )
+    }
+}
+
+fn name_of(compression: Compression) -> &'static str {
+    match compression {
+        Compression::None => "none",
+        Compression::Lz4 => "lz4",
+        Compression::Zstd => "zstd",
+        _ => "unknown",
+    }
+}
+
+fn alter(arguments: &AlterArguments) -> Result<(), Failure> {
+    let store = open::owner_of_topic(&arguments.store, &arguments.topic, &arguments.lock)?;
+    let mut change = oncelog::TopicChange::default();
+    if let Some(kind) = arguments.compression {
+        change = change.compression(kind.compression());
+    }
+    if let Some(bytes) = arguments.roll_bytes {
+        change = change.file_roll_size(bytes);
+    }
+    store.alter_topic(&arguments.topic, &change)?;
+    Ok(store.close()?)
+}
+
+fn delete(arguments: &DeleteArguments) -> Result<(), Failure> {
+    if !arguments.yes {
+        let what = format!("topic {:?} was not deleted: say --yes, there is no way back", arguments.topic);
+        return Err(Failure::new(exit::USAGE, what));
+    }
+    let store = open::owner_of_topic(&arguments.store, &arguments.topic, &arguments.lock)?;
+    store.delete_topic(&arguments.topic)?;
+    Ok(store.close()?)
+}

@@ -1,0 +1,80 @@
+//! Changing how a topic is written: the row of the catalogue, then the partitions.
+//!
+//! What is written already says itself how it was: a batch names its compression, a segment ends where it ends. So a
+//! change is one row, and a crash leaves the old way or the new one.
+
+use super::{Core, Store};
+use crate::error::{ErrorKind, Result};
+use crate::record::Compression;
+use crate::topic::TopicSpec;
+use crate::transaction::EngineTx;
+use crate::transaction::system::{self, CatalogueKey};
+
+/// What is to change of a topic. What is not named stays.
+///
+/// ```
+/// use oncelog::{Compression, Store, TopicChange, TopicDef, Utf8};
+/// # fn main() -> oncelog::Result<()> {
+/// const LINES: TopicDef<Utf8, Utf8> = TopicDef::new("lines");
+/// let store = Store::in_memory()?;
+/// store.producer(LINES)?;
+/// store.alter_topic("lines", &TopicChange::default().compression(Compression::Lz4))?;
+/// assert_eq!(store.topics()?[0].1.compression, Compression::Lz4);
+/// # store.close()
+/// # }
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct TopicChange {
+    compression: Option<Compression>,
+    file_roll_size: Option<u64>,
+}
+
+impl TopicChange {
+    /// Batches are compressed so from now on.
+    pub fn compression(self, compression: Compression) -> TopicChange {
+        TopicChange { compression: Some(compression), ..self }
+    }
+
+    /// A segment that would grow beyond so many bytes is ended from now on; at least 1024.
+    pub fn file_roll_size(self, bytes: u64) -> TopicChange {
+        TopicChange { file_roll_size: Some(bytes), ..self }
+    }
+
+    fn apply(&self, spec: &TopicSpec) -> TopicSpec {
+        TopicSpec {
+            compression: self.compression.unwrap_or(spec.compression),
+            file_roll_size: self.file_roll_size.unwrap_or(spec.file_roll_size),
+            ..spec.clone()
+        }
+    }
+}
+
+impl Store {
+    /// Changes how a topic is written from now on, also by handles that are open; durable on return. What is there
+    /// stays as it is.
+    ///
+    /// # Errors
+    /// `NotFound`: no such topic, or none of this owner; `Invalid`: no topic can be so, or not in this build; `Full`,
+    /// `InDoubt`, `Closed`.
+    pub fn alter_topic(&self, topic: &str, change: &TopicChange) -> Result<()> {
+        self.core().alter_topic(topic, change)
+    }
+}
+
+impl Core {
+    fn alter_topic(&self, name: &str, change: &TopicChange) -> Result<()> {
+        self.check_open()?;
+        let _one_at_a_time = self.creating.lock();
+        let topic = self.topic(name)?;
+        let spec = change.apply(&topic.spec);
+        spec.check()?;
+        spec.check_built_in(ErrorKind::Invalid)?;
+        let mut tx = self.begin();
+        let (key, row) = (CatalogueKey::Topic(topic.id).encode(), system::encode_row(&spec)?);
+        tx.put(system::CATALOGUE, system::SHARD, &key, Some(row.into()))?;
+        Box::new(tx).submit()?.wait()?;
+        self.pipeline.topics.alter(topic.id, &spec);
+        Ok(())
+    }
+}
