@@ -109,6 +109,8 @@ fn content<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u8>>
     Ok(match Found::deserialize(deserializer)? {
         Found::Nothing(()) => None,
         Found::Text(text) => Some(text.into_bytes()),
-        Found::Bytes(Base64 { base64 }) => Some(STANDARD.decode(base64).map_err(D::Error::custom)?),
+        Found::Bytes(Base64 { base64 }) => {
+            Some(STANDARD.decode(base64).map_err(|error| D::Error::custom(format_args!("not base64: {error}")))?)
+        }
     })
 }

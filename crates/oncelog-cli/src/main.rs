@@ -1,9 +1,9 @@
 //! The `oncelog` command: a store at the prompt, and what the library promises shown on the machine of whoever asks.
 //!
 //! ```text
-//! main  parses, runs, answers with an exit code       cli   nouns, verbs, shared arguments     commands/  each of them
-//! out   the only way to stdout and stderr             exit  failures and their codes           demo/      `oncelog demo`
-//! open  how commands come to a store                  json  a record as a line of JSON         time       moments, places
+//! main  parses, runs, answers with an exit code     cli   nouns, verbs, shared arguments   commands/  each of them
+//! out   the only way to stdout and stderr           exit  failures and their codes         demo/      `oncelog demo`
+//! open  how commands come to a store                json  a record as a line of JSON       time       moments, places
 //! ```
 //!
 //! Invariants: data goes to stdout and everything else to stderr; a failure is one line and one exit code; nobody

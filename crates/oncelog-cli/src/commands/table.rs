@@ -47,8 +47,8 @@ struct ListArguments {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  oncelog table get totals ann\n  oncelog table get by-number 42\n  \
                         oncelog table get blobs 0x00ff\n\n\
-                        A key is text, a number where keys of the table are numbers, or bytes in hexadecimal behind 0x. \
-                        Exit code 3 where there is no such row.")]
+                        A key is text, a number where keys of the table are numbers, or bytes in hexadecimal behind \
+                        0x. Exit code 3 where there is no such row.")]
 struct GetArguments {
     /// Name of the table
     table: String,

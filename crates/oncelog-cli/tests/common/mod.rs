@@ -1,5 +1,9 @@
 //! What the tests of the command share: running it, and reading its summary.
 
+#![allow(dead_code, reason = "each file of tests takes what it needs of it")]
+
+pub(crate) mod shell;
+
 use std::path::Path;
 use std::process::Output;
 

@@ -85,7 +85,10 @@ pub(crate) fn find_claim(disk: &dyn Disk, dir: &Path) -> Result<Option<Claim>> {
     let path = Claim::path(dir);
     let file = match disk.open(&path, OpenMode::Read) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // No directory of a name that is too long for one.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename) => {
+            return Ok(None);
+        }
         Err(error) => return Err(Error::io(&path, "open a claim", error)),
     };
     let bytes = file.read_whole(64 << 10).map_err(|error| Error::io(&path, "read a claim", error))?;

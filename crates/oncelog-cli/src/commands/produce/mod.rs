@@ -32,9 +32,9 @@ use load::Load;
                         tail -f access.log | oncelog produce access --create\n  \
                         oncelog produce orders lines.txt --key-delimiter : --producer-id nightly\n  \
                         oncelog consume orders --format json | oncelog produce copy --create --format json\n\n\
-                        With --producer-id a load can be interrupted, or run twice: each line is stored once. Line n is \
-                        sequence n; a checksum of the lines that are stored is kept in the table oncelog-loads-OWNER, \
-                        and an input whose earlier lines have changed is refused.")]
+                        With --producer-id a load can be interrupted, or run twice: each line is stored once. Line n \
+                        is sequence n; a checksum of the lines that are stored is kept in the table \
+                        oncelog-loads-OWNER, and an input whose earlier lines have changed is refused.")]
 pub(crate) struct ProduceArguments {
     /// Name of the topic
     topic: String,
@@ -239,7 +239,8 @@ impl<'a> Appending<'a> {
         };
         let headers = record.headers();
         let (key, value) = (record.key.as_deref(), record.value.as_deref());
-        let new = NewRecord { key, value, headers: &headers, timestamp_ms: record.timestamp_ms };
+        let new =
+            NewRecord { key, value, headers: &headers, timestamp_ms: record.timestamp_ms, ..NewRecord::default() };
         open.tx.append(self.topic, partition, new)?;
         open.records += 1;
         self.open = Some(open);

@@ -73,7 +73,7 @@ impl StoreReader {
     /// # Errors
     /// `Corrupt`, `Unavailable`.
     pub fn owner_of_table(&self, table: &str) -> Result<Option<String>> {
-        self.claimed_by(&self.inner.layout.tables.join(escape_name(table)))
+        self.inner.table_owner(table)
     }
 
     fn claimed_by(&self, dir: &Path) -> Result<Option<String>> {

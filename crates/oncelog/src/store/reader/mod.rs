@@ -227,7 +227,12 @@ impl Inner {
     fn read_claim(&self, dir: &Path) -> Result<Option<Claim>> {
         // The directory comes first and is no topic yet.
         match self.disk.open(&Claim::path(dir), OpenMode::Read) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename
+                ) =>
+            {
                 return Ok(None);
             }
             _ => {}

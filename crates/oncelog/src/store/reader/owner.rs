@@ -25,13 +25,9 @@ pub(super) struct OwnerReader {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) layout: Layout,
     pub(super) store: StoreId,
-<<<<<<< HEAD
-    patience: Duration,
+    pub(super) patience: Duration,
     /// Bytes of memory for what is read from the table file.
     pub(super) table_memory: usize,
-=======
-    pub(super) patience: Duration,
->>>>>>> fc38b37 (The command line: topics, records, consumers, tables, in numbers; and what the library lacked for it)
     view: Mutex<Option<View>>,
 }
 

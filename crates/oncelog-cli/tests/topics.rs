@@ -1,0 +1,204 @@
+//! `topic`, `group`, `table`, `stats` and the rest that answers at once: right and wrong calls, and their exit codes.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests live in the real world and may fail loudly")]
+
+mod common;
+
+use common::shell::Shell;
+use oncelog::{Store, TableDef, U64, Utf8};
+
+fn rows(text: &str) -> Vec<Vec<&str>> {
+    text.lines().map(|line| line.split_whitespace().collect()).collect()
+}
+
+#[test]
+fn a_topic_from_its_making_to_its_end() {
+    let shell = Shell::new();
+    shell.fails("topic list", 3, "there is no store");
+    assert_eq!(shell.ok("topic create orders --partitions 2 --key-codec utf8"), "");
+    shell.fails("topic create orders", 1, "exists already");
+    shell.fails("topic create orders --if-not-exists", 1, "exists and differs");
+    shell.ok("topic create orders --partitions 2 --key-codec utf8 --if-not-exists");
+    shell.ok("topic create other --owner billing --compression lz4");
+    let listed = shell.ok("topic list");
+    assert_eq!(rows(&listed)[1], ["orders", "2", "0", "utf8", "bytes", "main"]);
+    assert_eq!(rows(&listed)[2], ["other", "1", "0", "bytes", "bytes", "billing"]);
+    assert!(shell.ok("topic describe other").contains("compression  lz4"));
+
+    shell.ok("topic alter other --compression none --roll-bytes 4096");
+    let described = shell.ok("topic describe other --output json");
+    assert!(described.contains(r#""compression":"none","roll_bytes":4096"#), "{described}");
+    shell.ok_on("produce other --batch 1", "x".repeat(3000) + "\n" + &"y".repeat(3000));
+    assert!(shell.ok("topic describe other --output json").contains(r#""segments":2"#));
+
+    shell.fails("topic delete orders", 2, "--yes");
+    shell.ok("topic delete orders --yes");
+    shell.fails("topic describe orders", 3, "orders");
+    shell.fails("topic delete orders --yes", 3, "orders");
+    shell.fails("topic alter orders --compression lz4", 3, "orders");
+}
+
+#[test]
+fn wrong_calls_are_told_before_anything_is_done() {
+    let shell = Shell::new();
+    for (line, part) in [
+        ("topic create", "<TOPIC>"),
+        ("topic create orders --partitions 0", "--partitions"),
+        ("topic create orders --compression zip", "zip"),
+        ("topic create orders --roll-bytes 12", "--roll-bytes"),
+        ("topic alter orders", "--compression"),
+        ("topic make orders", "make"),
+        ("consume orders --from yesterday", "yesterday"),
+        ("consume orders --group a --global", "--global"),
+        ("consume orders --owner b", "--group"),
+        ("consume orders --template {kye}", "kye"),
+        ("consume orders --format template", "--template"),
+        ("consume orders --format json --template {key}", "--template"),
+        ("consume orders --wait 3", "--wait"),
+        ("produce orders --sync now", "always"),
+        ("produce orders --sync os --producer-id p", "--producer-id"),
+        ("produce orders --keep-partitions", "--format json"),
+        ("produce orders --format json --key-delimiter :", "--key-delimiter"),
+        ("produce orders --batch 0", "--batch"),
+        ("group reset mail", "--to"),
+        ("group describe", "GROUP"),
+        ("group delete mail", "--yes"),
+        ("table get totals 0x0", "hexadecimal"),
+        ("stats --output xml", "xml"),
+        ("completions tcsh", "tcsh"),
+        ("--store s completions bash", "--store"),
+    ] {
+        shell.fails(line, 2, part);
+    }
+    assert!(!shell.path("oncelog-data").exists() && !shell.path("s").exists());
+    shell.fails("produce orders missing.txt --create", 3, "missing.txt");
+    assert!(!shell.path("oncelog-data").exists(), "an input that is not there has made a store");
+}
+
+#[test]
+fn names_that_no_topic_can_have() {
+    let shell = Shell::new();
+    shell.fails(&format!("topic create {}", "x".repeat(300)), 2, "bad name");
+    shell.fails(&format!("topic describe {}", "x".repeat(300)), 3, "there is no topic");
+    shell.fails(&format!("consume {}", "x".repeat(300)), 3, "there is no topic");
+    shell.ok("topic create ../../escape");
+    assert_eq!(rows(&shell.ok("topic list"))[1][0], "../../escape");
+    assert!(!shell.path("../escape").exists());
+}
+
+#[test]
+fn the_store_is_found_by_option_or_variable() {
+    let shell = Shell::new();
+    shell.ok("--store one topic create a");
+    shell.ok("topic create b --store two");
+    let listed = shell.command("topic list").env("ONCELOG_STORE", "two").output().unwrap();
+    assert_eq!(rows(&String::from_utf8(listed.stdout).unwrap())[1][0], "b");
+    std::fs::write(shell.path("file"), "").unwrap();
+    shell.fails("topic create a --store file", 2, "a store is a directory");
+}
+
+#[test]
+fn groups_come_move_and_go() {
+    let shell = Shell::new();
+    shell.ok("topic create orders");
+    shell.ok_on("produce orders", "a\nb\nc\nd\n");
+    assert_eq!(shell.ok("consume orders --group mail --max 3"), "a\nb\nc\n");
+    assert_eq!(rows(&shell.ok("group list"))[1], ["mail", "orders", "1", "1", "main"]);
+    assert_eq!(rows(&shell.ok("group describe mail"))[1], ["orders", "0", "3", "4", "1"]);
+
+    let planned = shell.ok("group reset mail --to 1 --dry-run");
+    assert!(rows(&planned)[1] == ["orders", "0", "3", "1"] && planned.contains("nothing was done"), "{planned}");
+    assert_eq!(rows(&shell.ok("group describe mail"))[1][2], "3");
+    shell.ok("group reset mail --to 1");
+    assert_eq!(shell.ok("consume orders --group mail"), "b\nc\nd\n");
+    shell.fails("group reset mail --to 9", 2, "behind the end");
+    shell.fails("group reset mail --to oldest --topic others", 3, "never read");
+    shell.fails("group reset post --to oldest", 3, "post");
+
+    shell.ok("group delete mail --yes");
+    shell.fails("group describe mail", 3, "mail");
+    shell.fails("group delete mail --yes", 3, "mail");
+    assert_eq!(shell.ok("consume orders --group mail --from 2"), "c\nd\n");
+}
+
+#[test]
+fn the_global_consumer_is_one() {
+    let shell = Shell::new();
+    shell.ok("topic create orders");
+    shell.ok_on("produce orders", "a\nb\nc\n");
+    assert_eq!(shell.ok("consume orders --global --max 1"), "a\n");
+    assert_eq!(shell.ok("consume orders --global"), "b\nc\n");
+    assert_eq!(rows(&shell.ok("group describe --global orders"))[1][2], "3");
+    shell.ok("group reset --global orders --to oldest");
+    shell.ok("group delete --global orders --yes");
+    shell.fails("group describe --global orders", 3, "orders");
+}
+
+#[test]
+fn a_group_stays_with_its_owner() {
+    let shell = Shell::new();
+    shell.ok("topic create orders");
+    shell.ok_on("produce orders", "a\nb\n");
+    assert_eq!(shell.ok("consume orders --group mail --owner billing --max 1"), "a\n");
+    assert_eq!(shell.ok("consume orders --group mail"), "b\n");
+    assert_eq!(rows(&shell.ok("group list"))[1][4], "billing");
+    shell.fails("consume orders --group mail --owner main", 2, "billing");
+    // Forgotten, it may be another owner's.
+    shell.ok("group delete mail --yes");
+    assert_eq!(shell.ok("consume orders --group mail"), "a\nb\n");
+    assert_eq!(rows(&shell.ok("group list"))[1][4], "main");
+}
+
+#[test]
+fn tables_are_shown_by_their_codecs() {
+    const TOTALS: TableDef<Utf8, U64> = TableDef::new("totals");
+    const BLOBS: TableDef<U64, oncelog::Bytes> = TableDef::new("blobs").shards(3);
+    let shell = Shell::new();
+    let store = Store::open(shell.path("oncelog-data")).unwrap();
+    store
+        .transact(|tx| {
+            tx.table(TOTALS)?.put("ann", &250)?;
+            tx.table(TOTALS)?.put("bob", &75)?;
+            (0..2500).try_for_each(|n| tx.table(BLOBS)?.put(&n, &[0xff, 0]))
+        })
+        .unwrap();
+    // Beside the program that has it open.
+    assert_eq!(shell.ok("table get totals ann"), "250\n");
+    assert_eq!(shell.ok("table scan totals"), "ann\t250\nbob\t75\n");
+    store.close().unwrap();
+    assert_eq!(rows(&shell.ok("table list"))[1], ["blobs", "3", "u64-be", "bytes", "main"]);
+    assert_eq!(shell.ok("table get blobs 7"), "0xff00\n");
+    assert_eq!(
+        shell.ok("table get blobs 0x0000000000000007 --output json"),
+        "{\"key\":7,\"value\":{\"base64\":\"/wA=\"}}\n"
+    );
+    assert_eq!(shell.ok("table scan blobs").lines().count(), 2500);
+    assert_eq!(shell.ok("table scan blobs --max 1001").lines().count(), 1001);
+    let of_shards: usize =
+        (0..3).map(|shard| shell.ok(&format!("table scan blobs --shard {shard}")).lines().count()).sum();
+    assert_eq!(of_shards, 2500);
+    let some = shell.ok("table scan totals --from b --to c --output json");
+    assert_eq!(some, "{\"key\":\"bob\",\"value\":75}\n");
+    shell.fails("table get totals eve", 3, "eve");
+    shell.fails("table get nothing eve", 3, "nothing");
+    shell.fails("table scan nothing", 3, "nothing");
+    shell.fails("table get blobs seven", 2, "numbers");
+    shell.fails("table scan blobs --shard 3", 2, "3 shards");
+}
+
+#[test]
+fn numbers_completions_and_manual_pages() {
+    let shell = Shell::new();
+    shell.ok("topic create orders --partitions 3");
+    shell.ok_on("produce orders", "a\nb\n");
+    let stats = shell.ok("stats --output json");
+    assert!(stats.contains(r#""topics":1,"partitions":3,"records":2"#), "{stats}");
+    assert!(shell.ok("stats").contains("records      2"));
+    for shell_name in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        assert!(shell.ok(&format!("completions {shell_name}")).contains("oncelog"));
+    }
+    shell.ok("man pages");
+    let page = std::fs::read_to_string(shell.path("pages/oncelog-topic-create.1")).unwrap();
+    assert!(page.contains("partitions") && page.contains("Examples"), "{page}");
+    assert!(shell.path("pages/oncelog.1").exists());
+}
