@@ -32,7 +32,7 @@ impl Store {
         };
         let held = core.consumers.lock();
         core.check_idle(&held, &claimed, &name)?;
-        core.claim_consumer(&name)?;
+        core.claim_consumers(&[name])?;
         let mut tx = core.begin();
         for (partition, next) in places {
             let (_, end) = self.offsets(topic, *partition)?;
@@ -119,6 +119,7 @@ impl Core {
         if self.find_own_claim(&dir, &name.text())?.is_none() {
             return Ok(false);
         }
+        self.claimed.lock().remove(&dir);
         self.remove_claim(&dir);
         // Not empty when somebody has put something there, and stays then: a directory without a claim claims nothing.
         let _ = disk.remove_dir(&dir);
