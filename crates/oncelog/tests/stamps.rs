@@ -217,3 +217,33 @@ fn hostile_names_and_counts_are_refused() {
     let producer = store.idempotent_producer(EVENTS, last).unwrap();
     assert_eq!(producer.append("k", b"v").unwrap_err().kind(), ErrorKind::Invalid);
 }
+
+#[test]
+fn a_stamp_is_issued_before_its_record_is_sent() -> oncelog::Result<()> {
+    let store = Store::in_memory()?;
+    let config = || IdempotentProducerConfig::new("gate").initial_sequence(Sequence(10));
+    let gate = store.idempotent_producer(EVENTS, config())?;
+    let (first, second) = (gate.issue(), gate.issue());
+    assert_eq!((first.producer_id.as_str(), first.sequence, second.sequence), ("gate", Sequence(10), Sequence(11)));
+    assert_eq!((gate.current_sequence(), gate.was_issued(Sequence(11))), (Sequence(12), true));
+    // In their order, and again.
+    let early = gate.append_with(second.sequence, "k", b"2").expect_err("refused");
+    assert_eq!(early.expected_sequence(), Some(first.sequence));
+    let at = gate.append_with(first.sequence, "k", b"1")?;
+    assert_eq!(gate.current_sequence(), Sequence(12), "the second stays issued");
+    let again = gate.reissue(first.sequence)?;
+    assert_eq!(again, first);
+    assert_eq!(gate.append_with(again.sequence, "k", b"1")?.offset(), at.offset());
+    // Behind one that was issued and never sent nothing is stored: a gap means loss.
+    assert_eq!(gate.append("k", b"3").expect_err("refused").expected_sequence(), Some(second.sequence));
+    let _ = gate.append_with(second.sequence, "k", b"2")?;
+    gate.append("k", b"3")?;
+    for never in [Sequence(9), Sequence(13)] {
+        assert_eq!(gate.reissue(never).expect_err("refused").kind(), ErrorKind::Invalid);
+    }
+    // What was issued and not stored is issued anew by the next handle.
+    let _ = gate.issue();
+    let gate = store.idempotent_producer(EVENTS, config())?;
+    assert_eq!(gate.issue().sequence, Sequence(13));
+    Ok(())
+}

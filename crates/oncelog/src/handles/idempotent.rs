@@ -138,7 +138,37 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
         *self.next.lock()
     }
 
-    /// Whether records were stored under `sequence`, by this handle or an earlier one.
+    /// Takes the next sequence, for a record that is to be known by its stamp before it is sent: keep the stamp with
+    /// the record, send it with [`IdempotentProducer::append_with`], and send it again until it is answered. Records are
+    /// stored in the order of their sequences: one whose sequence was issued before must come before.
+    pub fn issue(&self) -> ProducerStamp {
+        let mut next = self.next.lock();
+        let sequence = *next;
+        *next = sequence.plus(1);
+        self.stamp_of(sequence)
+    }
+
+    /// The stamp of a sequence that was issued, to send its record again.
+    ///
+    /// # Errors
+    /// `Invalid`: it was not, see [`IdempotentProducer::was_issued`].
+    pub fn reissue(&self, sequence: Sequence) -> Result<ProducerStamp> {
+        if self.was_issued(sequence) {
+            return Ok(self.stamp_of(sequence));
+        }
+        let IdempotentProducerConfig { producer_id, initial_sequence, .. } = &self.config;
+        let next = self.current_sequence();
+        let what = format!(
+            "producer {producer_id:?}: sequence {sequence} is not among those issued, {initial_sequence}..{next}"
+        );
+        Err(Error::invalid(what))
+    }
+
+    fn stamp_of(&self, sequence: Sequence) -> ProducerStamp {
+        ProducerStamp { producer_id: self.config.producer_id.clone(), partition: self.config.partition, sequence }
+    }
+
+    /// Whether `sequence` was given to a record, by this handle or an earlier one.
     #[must_use]
     pub fn was_issued(&self, sequence: Sequence) -> bool {
         (self.config.initial_sequence..self.current_sequence()).contains(&sequence)
@@ -349,7 +379,7 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
         match tx.stamp(&stamp)? {
             Stamped::New => {
                 let pending = tx.submit()?;
-                *next = first.plus(count.into());
+                *next = first.plus(count.into()).max(*next);
                 self.sync_policy.catch_up(&*self.engine, &self.unsynced, bytes)?;
                 Ok(Submitted::New(pending))
             }
