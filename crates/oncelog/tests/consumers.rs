@@ -1,11 +1,14 @@
 //! Styles of consumers, where they begin, and their forms: with a function, as iterators, batch by batch.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and makes its own files")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use oncelog::disk::MemoryDisk;
 use oncelog::{
-    Consumer, ConsumerOptions, ConsumerStyle, Error, ErrorKind, FailurePolicy, LogOffset, Outcome, PartitionId,
-    RetryPolicy, Store, SyncPolicy, TableDef, TopicDef, U64, Utf8, Visibility, Whence, commit, skip, stop,
+    Bytes, Consumer, ConsumerOptions, ConsumerStyle, Error, ErrorKind, FailurePolicy, LogOffset, Outcome, PartitionId,
+    RecordRef, Result, RetryPolicy, Store, StoreOptions, SyncPolicy, TableDef, TopicDef, Tx, U64, Utf8, Visibility,
+    Whence, commit, skip, stop,
 };
 
 const LINES: TopicDef<Utf8, U64> = TopicDef::new("lines");
@@ -189,6 +192,111 @@ fn outcomes_mean_the_same_in_every_style() {
         assert_eq!((error.unwrap_err().kind(), tries), (ErrorKind::User, 3));
         assert_eq!(values(&mut consumer), [4, 5], "the record that was given up is still there");
     }
+}
+
+/// A record that asks for another try holds up its own partition only.
+#[test]
+fn other_partitions_go_on_during_a_back_off() {
+    const TWO: TopicDef<Utf8, U64> = TopicDef::new("two").partitions(2);
+    for style in [plain(Whence::Oldest), client("c"), ConsumerStyle::GlobalTx] {
+        let store = Store::in_memory().unwrap();
+        let producer = store.producer(TWO).unwrap();
+        for (partition, value) in [(0, 0), (0, 1), (1, 10), (1, 11), (1, 12)] {
+            producer.append_record(Some(PartitionId(partition)), None, Some(&value), &[], None).unwrap();
+        }
+        let backoff = std::time::Duration::from_millis(30);
+        let retry = RetryPolicy::new().backoff(backoff, backoff).attempts_max(3);
+        let mut consumer = store.consumer(TWO, ConsumerOptions::new(style).retry(retry)).unwrap();
+        let (mut calls, mut tries) = (Vec::new(), 0);
+        let mut process = |record: RecordRef<'_, Utf8, U64>, _: &mut Tx<'_>| {
+            calls.push(record.value()?);
+            tries += u32::from(record.value()? == 0);
+            if record.value()? == 0 && tries < 3 { Ok(Outcome::Retry) } else { Ok(Outcome::Commit) }
+        };
+        // How often it was tried is remembered from call to call.
+        let mut done = 0;
+        while done < 5 {
+            done += consumer.try_process(Some(1), &mut process).unwrap();
+        }
+        assert_eq!(calls.iter().filter(|value| **value == 0).count(), 3);
+        calls.retain(|value| *value != 0);
+        assert_eq!(calls, [10, 11, 12, 1], "the others first, each partition in order");
+        assert_eq!(consumer.try_process(None, |_, _| Ok(Outcome::Commit)).unwrap(), 0);
+    }
+}
+
+#[test]
+fn a_dead_letter_fits_where_its_record_did() {
+    const DEAD: TopicDef<Bytes, Bytes> = TopicDef::new("dead");
+    const BLOBS: TopicDef<Bytes, Bytes> = TopicDef::new("blobs");
+    const MAX: usize = 2000;
+    for style in [plain(Whence::Oldest), client("c"), ConsumerStyle::GlobalTx] {
+        let options = || StoreOptions::new().disk(Arc::new(MemoryDisk::default())).max_record_bytes(MAX);
+        let store = options().max_transaction_bytes(4096).open("/s").unwrap();
+        let blobs = store.producer(BLOBS).unwrap();
+        // Down from what is just too large, so that all steps are met.
+        let fits = |bytes: usize| blobs.append_record(None, None, Some(&vec![7; bytes][..]), &[], None).is_ok();
+        let largest = (0..MAX).rev().find(|bytes| fits(*bytes)).unwrap();
+        let sizes = [largest, largest - 60, largest - 150, largest - 400, largest - 1000];
+        assert!(sizes[1..].iter().all(|bytes| fits(*bytes)));
+        let mut consumer = store.consumer(BLOBS, ConsumerOptions::new(style).dead_letter(DEAD)).unwrap();
+        assert_eq!(consumer.try_process(None, |_, _| Ok(Outcome::DeadLetter)).unwrap(), 5);
+        let dead = store.consumer(DEAD, plain(Whence::Oldest)).unwrap();
+        let dead: Vec<_> = dead.map(Result::unwrap).collect();
+        let values: Vec<_> = dead.iter().map(|letter| letter.value.as_ref().unwrap().len()).collect();
+        assert_eq!(values, sizes);
+        let headers: Vec<_> = dead.iter().map(|letter| letter.headers.len()).collect();
+        assert_eq!((headers[0], headers[4]), (0, 7), "{headers:?}");
+        assert!(headers.is_sorted() && headers[1..4].iter().all(|count| [0, 3, 6, 7].contains(count)), "{headers:?}");
+    }
+    // One that was let in when more was allowed.
+    let disk = Arc::new(MemoryDisk::default());
+    let store = StoreOptions::new().disk(Arc::clone(&disk) as _).open("/s").unwrap();
+    store.producer(BLOBS).unwrap().append(b"k", &[7; MAX]).unwrap();
+    store.close().unwrap();
+    let store = StoreOptions::new().disk(disk).max_record_bytes(MAX).open("/s").unwrap();
+    let mut consumer = store.consumer(BLOBS, ConsumerOptions::new(client("c")).dead_letter(DEAD)).unwrap();
+    let error = consumer.try_process(None, |_, _| Ok(Outcome::DeadLetter)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.to_string().contains("blobs") && error.to_string().contains("max_record_bytes"), "{error}");
+}
+
+#[test]
+fn a_transaction_is_committed_with_what_was_handed_out() {
+    let store = Store::in_memory().unwrap();
+    fill(&store, 0..4);
+    let mut consumer = store.consumer(LINES, client("c")).unwrap();
+    let add = |value: u64| {
+        let mut transaction = store.begin().unwrap();
+        transaction.table(SUMS).unwrap().update("k", |sum| sum.unwrap_or(0) + value).unwrap();
+        transaction
+    };
+    let sum = || store.snapshot().unwrap().get(SUMS, "k").unwrap().unwrap_or(0);
+    let next = || store.committed_offsets("c", "lines").unwrap()[0];
+    assert_eq!(value_of(&consumer.next().unwrap().unwrap()), 0);
+    consumer.commit_with(add(100)).unwrap();
+    assert_eq!((sum(), next()), (100, LogOffset(1)));
+    // One that loses leaves both as they were, and the record at hand.
+    assert_eq!(value_of(&consumer.next().unwrap().unwrap()), 1);
+    let loses = add(1000);
+    add(1).commit().unwrap();
+    assert_eq!(consumer.commit_with(loses).unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!((sum(), next()), (101, LogOffset(1)));
+    consumer.commit_with(add(1000)).unwrap();
+    assert_eq!((sum(), next()), (1101, LogOffset(2)));
+    // A batch too; then nothing is at hand.
+    for _ in 0..2 {
+        assert_eq!(consumer.next_batch().unwrap().unwrap().count(), 1);
+        consumer.commit_with(add(5)).unwrap();
+    }
+    consumer.commit_with(add(0)).unwrap();
+    assert_eq!((sum(), next()), (1111, LogOffset(4)));
+    let other = Store::in_memory().unwrap();
+    assert_eq!(consumer.commit_with(other.begin().unwrap()).unwrap_err().kind(), ErrorKind::Invalid);
+    let mut forgets = store.consumer(LINES, plain(Whence::Oldest)).unwrap();
+    assert!(forgets.next().is_some());
+    forgets.commit_with(add(9)).unwrap();
+    assert_eq!((sum(), value_of(&forgets.next().unwrap().unwrap())), (1120, 1));
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! How records are consumed: the styles, what a processing function answers, and when a record is tried again. Pure.
 
+mod attempts;
 mod failure;
 
 use std::time::Duration;
 
 use crate::ids::LogOffset;
 
+pub(crate) use attempts::Attempts;
 pub use failure::FailurePolicy;
 pub(crate) use failure::{Ended, Rules, Verdict};
 

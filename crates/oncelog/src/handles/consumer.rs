@@ -15,7 +15,7 @@ use super::group::Grouping;
 use super::plain::Plain;
 use super::processor::complaint_of_dead_letters;
 use super::record::RecordRef;
-use super::tx::Tx;
+use super::tx::{Transaction, Tx};
 use super::worker::{End, InputName, Settings, Worker};
 use crate::codec::Codec;
 use crate::consumer::{ConsumerStyle, FailurePolicy, GapPolicy, Outcome, RetryPolicy, Rules, Visibility, Whence};
@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{self, LogOffset, PartitionId, TopicId};
 use crate::record::Record;
 use crate::topic::TopicSpec;
-use crate::transaction::{Engine, Fetched, Source, SourceSpec};
+use crate::transaction::{Committed, Engine, Fetched, Source, SourceSpec};
 use crate::wake::Arc;
 
 #[cfg(feature = "async")]
@@ -164,6 +164,7 @@ impl From<ConsumerStyle> for ConsumerOptions {
 /// # }
 /// ```
 pub struct Consumer<K, V> {
+    engine: Arc<dyn Engine>,
     reading: Reading,
     topic_name: String,
     /// What was handed out last and is not yet said to be done with.
@@ -227,6 +228,7 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
         let source = engine.sources(&spec, 1)?.pop().ok_or_else(Error::closed)?;
         #[cfg(feature = "async")]
         let tasks = stream::ForTasks::new(&engine, how, dead_letters, consumer.unwrap_or_default());
+        let ours = Arc::clone(&engine);
         let reading = match consumer {
             None => {
                 let records = how.commit_records.unwrap_or(PLAIN_COMMIT_RECORDS);
@@ -243,6 +245,7 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
             }
         };
         Ok(Consumer {
+            engine: ours,
             reading,
             topic_name: topic.name().to_owned(),
             at_hand: None,
@@ -325,6 +328,46 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
         }
         self.at_hand = None;
         Ok(())
+    }
+
+    /// As [`Consumer::commit`], with all that is in `transaction`, in one step: what was handed out last is done with
+    /// exactly if that happened. Durable on return. In a style that remembers nothing it is the transaction's commit.
+    ///
+    /// ```
+    /// # use oncelog::{ConsumerStyle, Store, TableDef, TopicDef, U64, Utf8};
+    /// # fn main() -> oncelog::Result<()> {
+    /// const ORDERS: TopicDef<Utf8, U64> = TopicDef::new("orders");
+    /// const COUNT: TableDef<Utf8, U64> = TableDef::new("count");
+    /// let store = Store::in_memory()?;
+    /// store.producer(ORDERS)?.append("ann", &250)?;
+    /// let mut orders = store.consumer(ORDERS, ConsumerStyle::ClientTx("count".into()))?;
+    /// while let Some(order) = orders.next().transpose()? {
+    ///     let mut transaction = store.begin()?;
+    ///     transaction.table(COUNT)?.update("orders", |count| count.unwrap_or(0) + 1)?;
+    ///     println!("{:?}", order.key);
+    ///     orders.commit_with(transaction)?;
+    /// }
+    /// # store.close()
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `Conflict`, `Full`: nothing happened, and what was handed out is still at hand: fill another transaction.
+    /// `Invalid`: the transaction is one of another store. `InDoubt`, `Closed`.
+    pub fn commit_with(&mut self, transaction: Transaction) -> Result<Committed> {
+        #[cfg(feature = "async")]
+        self.settle()?;
+        let tx = transaction.into_inner(&*self.engine)?;
+        let committed = match (self.at_hand, &mut self.reading) {
+            (Some(done), Reading::Remembered(worker)) => {
+                let committed = worker.submit_pass(tx, done.topic, done.partition, done.next)?.wait()?;
+                worker.passed(done.topic, done.partition, done.next);
+                committed
+            }
+            _ => tx.submit()?.wait()?,
+        };
+        self.at_hand = None;
+        Ok(committed)
     }
 
     /// Says that the record or batch that was handed out last is not done with: it is the next one again.

@@ -3,7 +3,7 @@
 //! It is staged in the transaction that passes the record, so there is one of it or none, as there is one step past the
 //! record or none.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, TopicId};
 use crate::record::{Header, RecordView};
 use crate::transaction::{EngineTx, NewRecord};
@@ -20,6 +20,18 @@ const REASON: &str = "oncelog.dead.reason";
 /// A reason is cut here: an error's text may quote the whole record.
 const REASON_BYTES_MAX: usize = 512;
 
+/// Whether a letter that does not fit may fit another time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// Other records share the transaction: it is tried again in one of its own.
+    Shared,
+    /// It has the transaction for itself: rather without some of our headers than not at all.
+    Alone,
+}
+
+/// How many of our headers go along, in turn, until the letter fits: all; those before the reason; where it was; none.
+const HEADERS: [usize; 4] = [7, 6, 3, 0];
+
 /// Why a record is given up, and by whom.
 pub(super) struct Obituary<'a> {
     pub(super) topic_name: &'a str,
@@ -32,12 +44,14 @@ pub(super) struct Obituary<'a> {
 /// Stages the dead letter of `record`.
 ///
 /// # Errors
-/// `Invalid`: with the headers it is over `max_record_bytes`, or over what the transaction may still hold.
+/// `Invalid`: it is over `max_record_bytes` or over what the transaction may still hold; where it is alone there, that
+/// is so without our headers too.
 pub(super) fn stage(
     tx: &mut dyn EngineTx,
     dead_letters: TopicId,
     record: &RecordView<'_>,
     why: &Obituary<'_>,
+    room: Room,
 ) -> Result<()> {
     let headers: Vec<Header<'_>> = record.headers().collect();
     let parts = NewRecord {
@@ -47,7 +61,7 @@ pub(super) fn stage(
         headers: &headers,
         timestamp_ms: Some(record.timestamp_ms),
     };
-    stage_parts(tx, dead_letters, record.offset, parts, why)
+    stage_parts(tx, dead_letters, record.offset, parts, why, room)
 }
 
 /// As [`stage`], of a record in parts with the timestamp it had.
@@ -57,6 +71,7 @@ pub(super) fn stage_parts(
     offset: LogOffset,
     record: NewRecord<'_>,
     why: &Obituary<'_>,
+    room: Room,
 ) -> Result<()> {
     let (partition, at) = (why.partition.to_string(), offset.to_string());
     let (timestamp, attempts) = (record.timestamp_ms.unwrap_or_default().to_string(), why.attempts.to_string());
@@ -70,9 +85,18 @@ pub(super) fn stage_parts(
         (REASON, cut(why.reason)),
     ];
     let ours = ours.map(|(name, text)| Header { name, value: Some(text.as_bytes()) });
-    let headers: Vec<Header<'_>> = record.headers.iter().copied().chain(ours).collect();
-    let letter = NewRecord { key: record.key, route: None, value: record.value, headers: &headers, timestamp_ms: None };
-    tx.append(dead_letters, None, letter).map(drop).map_err(|error| {
+    let mut headers: Vec<Header<'_>> = record.headers.iter().copied().chain(ours).collect();
+    let tries = if room == Room::Alone { &HEADERS[..] } else { &HEADERS[..1] };
+    let mut staged = Ok(());
+    for kept in tries {
+        headers.truncate(record.headers.len() + kept);
+        let letter = NewRecord { headers: &headers, timestamp_ms: None, ..record };
+        staged = tx.append(dead_letters, None, letter).map(drop);
+        if !staged.as_ref().is_err_and(|error| error.kind() == ErrorKind::Invalid) {
+            break;
+        }
+    }
+    staged.map_err(|error| {
         let Obituary { topic_name, partition, .. } = why;
         let what = format!("record {offset} of topic {topic_name:?}, partition {partition}, is no dead letter");
         Error::new(error.kind(), what).because(error)

@@ -13,11 +13,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use super::dead_letter::{self, Obituary};
+use super::dead_letter::{self, Obituary, Room};
 use super::progress::{Positions, Progress};
 use super::tx::{Bindings, Scope, Tx};
 use super::worker::{Call, End, InputName, Settings};
-use crate::consumer::{Ended, Outcome, Verdict};
+use crate::consumer::{Attempts, Ended, Outcome, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, TopicId};
 use crate::record::RecordView;
@@ -35,8 +35,6 @@ pub(super) struct Grouping {
 
 /// The clock is looked at after so many records at the latest.
 const LOOK_EVERY_MAX: u64 = 64;
-/// A pause before another attempt is made of pieces, between which the worker can be stopped.
-const PAUSE_PIECE: Duration = Duration::from_millis(20);
 
 /// A record with its place.
 #[derive(Clone, Copy)]
@@ -60,8 +58,8 @@ pub(super) struct Group {
     limit: u64,
     /// How often in a row a group was lost.
     lost: u32,
-    /// How often the record at hand was tried.
-    attempts: u32,
+    /// Records that are tried again.
+    attempts: Attempts,
     waiting: VecDeque<(Box<dyn PendingCommit>, Filled)>,
     /// What the submitted groups have consumed.
     submitted: BTreeMap<(TopicId, PartitionId), LogOffset>,
@@ -97,14 +95,14 @@ impl Group {
             next_look: 1,
             limit,
             lost: 0,
-            attempts: 0,
+            attempts: Attempts::default(),
             waiting: VecDeque::new(),
             submitted: positions.iter().map(|(topic, partition, next)| ((*topic, *partition), *next)).collect(),
             progress,
         }
     }
 
-    /// Calls the function until the record is done with; says why when it stays unprocessed.
+    /// Calls the function, and acts on what it answers; says why when the record stays unprocessed.
     pub(super) fn stage(
         &mut self,
         record: &AtHand<'_>,
@@ -112,7 +110,9 @@ impl Group {
         call: &mut Call<'_>,
     ) -> Result<Option<End>> {
         let staged = self.try_until_final(record, stop, call);
-        self.attempts = 0;
+        if !matches!(staged, Ok(Some(End::Again))) {
+            self.attempts.settle(record.topic, record.partition, record.view.offset);
+        }
         if let Ok(None) = staged {
             self.filled.records += 1;
             self.filled.pass(record.topic, record.partition, record.view.offset.plus(1));
@@ -126,6 +126,8 @@ impl Group {
         stop: &dyn Fn() -> bool,
         call: &mut Call<'_>,
     ) -> Result<Option<End>> {
+        let AtHand { topic, partition, view } = record;
+        let mut attempts = self.attempts.of(*topic, *partition, view.offset);
         loop {
             let ended = self.call(record, call)?;
             if matches!(ended, Ended::Answered(Outcome::Commit)) {
@@ -136,8 +138,8 @@ impl Group {
                 self.submit()?;
                 continue;
             }
-            self.attempts += 1;
-            match self.settings.rules.judge(ended, self.attempts) {
+            attempts += 1;
+            match self.settings.rules.judge(ended, attempts) {
                 Verdict::Done => return Ok(None),
                 Verdict::SkipTold(reason) => {
                     let name = self.input(record.topic).map_or("", |input| &input.name);
@@ -146,14 +148,14 @@ impl Group {
                     return Ok(None);
                 }
                 Verdict::DeadLetter(reason) => {
-                    self.bury(record, &reason)?;
+                    self.bury(record, attempts, &reason)?;
                     return Ok(None);
                 }
+                Verdict::Again(_) if stop() => return Ok(Some(End::Stopped)),
                 Verdict::Again(pause) => {
-                    self.back_off(pause, stop)?;
-                    if stop() {
-                        return Ok(Some(End::Stopped));
-                    }
+                    let due = self.engine.monotonic().saturating_add(pause);
+                    self.attempts.again((*topic, *partition), view.offset, attempts, due);
+                    return Ok(Some(End::Again));
                 }
                 Verdict::Break => return Ok(Some(End::Broken)),
                 Verdict::Fail(error) => return Err(error),
@@ -203,7 +205,7 @@ impl Group {
     }
 
     /// Stages the dead letter; in a transaction of its own if it does not fit into the one at hand.
-    fn bury(&mut self, record: &AtHand<'_>, reason: &str) -> Result<()> {
+    fn bury(&mut self, record: &AtHand<'_>, attempts: u32, reason: &str) -> Result<()> {
         let Some(dead_letters) = self.settings.dead_letters else {
             return Err(Error::invalid("no dead-letter topic is named"));
         };
@@ -215,11 +217,12 @@ impl Group {
                 topic_name: input.map_or("", |input| &input.name),
                 partition: record.partition,
                 consumer: &self.consumer,
-                attempts: self.attempts,
+                attempts,
                 reason,
             };
             let mark = tx.mark();
-            match dead_letter::stage(tx, dead_letters, &record.view, &why) {
+            let room = if self.filled.records > 0 { Room::Shared } else { Room::Alone };
+            match dead_letter::stage(tx, dead_letters, &record.view, &why, room) {
                 Ok(()) => break,
                 Err(error) if error.kind() == ErrorKind::Invalid && self.filled.records > 0 => {
                     tx.rollback(mark);
@@ -232,20 +235,13 @@ impl Group {
         Ok(())
     }
 
-    /// Commits what came before, so that it does not wait for the record that is tried again, then pauses; not longer
-    /// than the engine is there.
-    fn back_off(&mut self, pause: Duration, stop: &dyn Fn() -> bool) -> Result<()> {
-        self.submit()?;
-        self.settle(0)?;
-        let mut left = pause;
-        while !left.is_zero() && !stop() {
-            let piece = left.min(PAUSE_PIECE);
-            self.engine.pause(piece);
-            left -= piece;
-            self.begin()?;
-            self.tx = None;
-        }
-        Ok(())
+    /// Records that are tried again.
+    pub(super) fn attempts(&self) -> &Attempts {
+        &self.attempts
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.engine.monotonic()
     }
 
     /// Submits the group if it is to be, and waits while too many are on their way.

@@ -10,14 +10,14 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use super::dead_letter::{self, Obituary};
+use super::dead_letter::{self, Obituary, Room};
 use super::group::text_of;
 use super::lazy_tx::LazyTx;
 use super::record::RecordRef;
 use super::tx::{Bindings, Tx};
-use super::worker::End;
+use super::worker::{End, hold_back};
 use crate::codec::Codec;
-use crate::consumer::{Ended, Outcome, Rules, Verdict};
+use crate::consumer::{Attempts, Ended, Outcome, Rules, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, TopicId};
 use crate::transaction::{Engine, EngineTx as _, Fetched, Source};
@@ -41,8 +41,8 @@ pub(super) struct Plain {
 struct Court {
     rules: Rules,
     dead_letters: Option<TopicId>,
-    /// The record that was tried last, and how often.
-    attempts: Option<(At, u32)>,
+    /// Records that are tried again.
+    attempts: Attempts,
 }
 
 /// Effects are committed when they are as large as this, at the latest.
@@ -66,13 +66,10 @@ enum Left {
 enum Halt {
     /// Only for the commit.
     Full,
-    /// The record that comes next is tried again after the pause.
-    Pause(Duration),
+    /// A record is tried again after a pause, and its partition waits for it.
+    Again,
     End(End),
 }
-
-/// A record's place.
-type At = (TopicId, PartitionId, LogOffset);
 
 impl Plain {
     pub(super) fn new(
@@ -88,7 +85,7 @@ impl Plain {
             source,
             commit_records,
             tx,
-            court: Court { rules, dead_letters, attempts: None },
+            court: Court { rules, dead_letters, attempts: Attempts::default() },
             bindings: Bindings::default(),
             stood: BTreeMap::new(),
             records: 0,
@@ -101,8 +98,19 @@ impl Plain {
         count_max: Option<u64>,
         process: &mut impl FnMut(RecordRef<'_, K, V>, &mut Tx<'_>) -> Result<Outcome>,
     ) -> Result<(u64, End)> {
+        let ran = self.run_free(count_max, process);
+        self.source.hold(&[]);
+        ran
+    }
+
+    fn run_free<K: Codec, V: Codec>(
+        &mut self,
+        count_max: Option<u64>,
+        process: &mut impl FnMut(RecordRef<'_, K, V>, &mut Tx<'_>) -> Result<Outcome>,
+    ) -> Result<(u64, End)> {
         let (mut done, mut conflicts) = (0, 0);
         loop {
+            let pause = hold_back(&mut *self.source, &self.court.attempts, self.engine.monotonic());
             let halt = self.read(count_max, &mut done, process);
             if let Err(error) = self.commit() {
                 done -= self.rewind();
@@ -114,8 +122,8 @@ impl Plain {
             }
             conflicts = 0;
             match halt? {
-                Halt::Full => {}
-                Halt::Pause(pause) => self.engine.pause(pause),
+                Halt::Full | Halt::Again => {}
+                Halt::End(End::Drained) if let Some(pause) = pause => self.source.wait(pause, &|| false),
                 Halt::End(end) => return Ok((done, end)),
             }
         }
@@ -163,7 +171,8 @@ impl Plain {
                 Err(panic) => Ended::Panicked(text_of(&*panic)),
             };
             self.tx.take_back();
-            let is_done = self.court.judge(ended, &mut self.tx, records, pass.at);
+            let now = self.engine.monotonic();
+            let is_done = self.court.judge(ended, &mut self.tx, records, pass.at, now);
             let next = if matches!(is_done, Ok(None)) { pass.at.plus(1) } else { pass.at };
             self.source.seek(topic, partition, next);
             if let Some(halt) = is_done? {
@@ -201,14 +210,21 @@ impl Plain {
 
 impl Court {
     /// What becomes of the record at `at`, whose effects are taken back: `None` when it is done with.
-    fn judge(&mut self, ended: Ended, tx: &mut LazyTx, batch: Fetched<'_>, at: LogOffset) -> Result<Option<Halt>> {
+    fn judge(
+        &mut self,
+        ended: Ended,
+        tx: &mut LazyTx,
+        batch: Fetched<'_>,
+        at: LogOffset,
+        now: Duration,
+    ) -> Result<Option<Halt>> {
         // Over the limit of a transaction is a matter of all that share it: alone the record may fit.
         if matches!(&ended, Ended::Failed(error) if error.kind() == ErrorKind::Invalid) && tx.is_shared() {
             return Ok(Some(Halt::Full));
         }
-        let record = (batch.topic, batch.partition, at);
-        let before = self.attempts.take().filter(|(tried, _)| *tried == record).map_or(0, |(_, attempts)| attempts);
-        let attempts = before + 1;
+        let (topic, partition) = (batch.topic, batch.partition);
+        let attempts = self.attempts.of(topic, partition, at) + 1;
+        self.attempts.settle(topic, partition, at);
         match self.rules.judge(ended, attempts) {
             Verdict::Done => Ok(None),
             Verdict::SkipTold(reason) => {
@@ -218,8 +234,8 @@ impl Court {
             }
             Verdict::DeadLetter(reason) => self.bury(tx, batch, at, attempts, &reason),
             Verdict::Again(pause) => {
-                self.attempts = Some((record, attempts));
-                Ok(Some(Halt::Pause(pause)))
+                self.attempts.again((topic, partition), at, attempts, now.saturating_add(pause));
+                Ok(Some(Halt::Again))
             }
             Verdict::Break => Ok(Some(Halt::End(End::Broken))),
             Verdict::Fail(error) => Err(error),
@@ -242,12 +258,13 @@ impl Court {
                 continue;
             }
             let why = Obituary { topic_name, partition, consumer: "", attempts, reason };
-            return match dead_letter::stage(tx, dead_letters, &record, &why) {
+            let room = if tx.has_begun() { Room::Shared } else { Room::Alone };
+            return match dead_letter::stage(tx, dead_letters, &record, &why, room) {
                 Ok(()) => Ok(None),
-                Err(error) if error.kind() == ErrorKind::Invalid && tx.is_shared() => {
+                Err(error) if error.kind() == ErrorKind::Invalid && room == Room::Shared => {
                     tx.take_back();
                     // It comes again and is judged the same, in a transaction of its own.
-                    self.attempts = attempts.checked_sub(1).map(|before| ((topic, partition, at), before));
+                    self.attempts.again((topic, partition), at, attempts - 1, Duration::ZERO);
                     Ok(Some(Halt::Full))
                 }
                 Err(error) => Err(error),

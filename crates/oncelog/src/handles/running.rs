@@ -140,7 +140,7 @@ impl Shared {
             match ran {
                 Ok(End::Broken) => return,
                 Ok(End::Drained) => task.wait(WAIT_MAX, &stop),
-                Ok(End::Counted | End::Stopped) => {}
+                Ok(End::Counted | End::Stopped | End::Again) => {}
                 Err(error) => return self.fail(error),
             }
         }

@@ -388,6 +388,17 @@ impl Transaction {
         Ok(Transaction { engine, inner, bindings: Bindings::default() })
     }
 
+    /// What is in it, to be committed with more.
+    ///
+    /// # Errors
+    /// `Invalid`: it is one of another engine.
+    pub(super) fn into_inner(self, engine: &dyn Engine) -> Result<Box<dyn EngineTx>> {
+        if self.engine.handle_id() == engine.handle_id() {
+            return Ok(self.inner);
+        }
+        Err(Error::invalid("the transaction is one of another store"))
+    }
+
     /// The view through which it is filled.
     pub fn tx(&mut self) -> Tx<'_> {
         Tx { engine: &*self.engine, inner: &mut *self.inner, bindings: &mut self.bindings, scope: None }

@@ -14,12 +14,10 @@ use std::time::Duration;
 use super::group::{AtHand, Group, Grouping};
 use super::progress::Progress;
 use super::tx::Tx;
-use crate::consumer::{Outcome, Rules};
+use crate::consumer::{Attempts, Outcome, Rules};
 use crate::error::Result;
 use crate::ids::{LogOffset, PartitionId, TopicId};
-use crate::transaction::{Engine, Source, Step};
-#[cfg(feature = "async")]
-use crate::transaction::{EngineTx, PendingCommit};
+use crate::transaction::{Engine, EngineTx, PendingCommit, Source, Step};
 use crate::wake::{Arc, Signal};
 
 /// How a worker goes about its work.
@@ -53,6 +51,8 @@ pub(super) enum End {
     Broken,
     /// Whoever runs it said so.
     Stopped,
+    /// Not for good: a record waits for another attempt, and its partition with it.
+    Again,
 }
 
 /// A processing function on raw records.
@@ -65,8 +65,21 @@ pub(super) struct Worker {
     progress: Arc<Progress>,
 }
 
+/// Woken when there is something to do; this only bounds the harm of a wake-up that is lost to a bug.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// Groups lost in a row after which it is told: then the function itself changes what it reads, by another transaction.
 const LOST_MAX: u32 = 10_000;
+
+/// Keeps partitions back whose next record waits for another attempt; gives how long the first of them still waits.
+pub(super) fn hold_back(source: &mut dyn Source, attempts: &Attempts, now: Duration) -> Option<Duration> {
+    if attempts.is_empty() {
+        return None;
+    }
+    let (held, due) = attempts.held(&source.positions(), now);
+    source.hold(&held);
+    due.map(|due| due.saturating_sub(now))
+}
 
 impl Worker {
     /// Goes on where `source`, which is that of `consumer`, stands. `moved` is raised with each answered commit.
@@ -91,9 +104,17 @@ impl Worker {
         stop: &dyn Fn() -> bool,
         call: &mut Call<'_>,
     ) -> Result<(u64, End)> {
+        let ran = self.run_free(count_max, stop, call);
+        // Whoever uses the source in another way next sees all of it.
+        self.source.hold(&[]);
+        ran
+    }
+
+    fn run_free(&mut self, count_max: Option<u64>, stop: &dyn Fn() -> bool, call: &mut Call<'_>) -> Result<(u64, End)> {
         let mut done = 0;
         loop {
             let before = done;
+            let pause = hold_back(&mut *self.source, self.group.attempts(), self.group.now());
             let polled = self.poll(count_max, stop, &mut done, call);
             let placed = self.group.submit();
             if let Some(error) = polled.as_ref().err().or(placed.as_ref().err())
@@ -111,8 +132,12 @@ impl Worker {
             let end = polled?;
             placed?;
             settled?;
-            if end != End::Drained || done == before {
-                return Ok((done, end));
+            match (end, pause) {
+                (End::Again, _) => {}
+                (End::Drained, _) if done > before => {}
+                (End::Drained, Some(_)) if stop() => return Ok((done, End::Stopped)),
+                (End::Drained, Some(pause)) => self.source.wait(pause.min(WAIT_MAX), stop),
+                _ => return Ok((done, end)),
             }
         }
     }
@@ -172,7 +197,6 @@ impl Worker {
     }
 
     /// As [`Worker::pass`] in two steps, with what is in `tx`: its place now, [`Worker::passed`] when it is answered.
-    #[cfg(feature = "async")]
     pub(super) fn submit_pass(
         &self,
         tx: Box<dyn EngineTx>,
@@ -183,7 +207,6 @@ impl Worker {
         self.group.submit_pass(tx, topic, partition, next)
     }
 
-    #[cfg(feature = "async")]
     pub(super) fn passed(&mut self, topic: TopicId, partition: PartitionId, next: LogOffset) {
         self.group.passed(topic, partition, next);
     }

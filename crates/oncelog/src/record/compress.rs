@@ -58,7 +58,13 @@ impl Compression {
     /// What attributes say that have no other bits.
     pub(super) fn of_bits(attributes: u16) -> Result<Compression, BatchError> {
         let all = [Compression::None, Compression::Lz4, Compression::Zstd];
-        let found = all.into_iter().find(|kind| kind.bits() == attributes).ok_or(BatchError::Attributes(attributes))?;
+        let Some(found) = all.into_iter().find(|kind| kind.bits() == attributes) else {
+            return Err(match attributes {
+                1 => BatchError::NotKnown("gzip"),
+                2 => BatchError::NotKnown("snappy"),
+                _ => BatchError::Attributes(attributes),
+            });
+        };
         if found.is_built_in() { Ok(found) } else { Err(BatchError::NotBuiltIn(found)) }
     }
 

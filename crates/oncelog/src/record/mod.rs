@@ -61,10 +61,12 @@ pub(crate) enum BatchError {
     Magic(u8),
     /// The bytes are not those that were written.
     Checksum,
-    /// Compressed, transactional or control batches, broker timestamps, or bits without a meaning yet.
+    /// Transactional or control batches, broker timestamps, or bits without a meaning yet.
     Attributes(u16),
     /// Compressed in a way that this build of the library lacks.
     NotBuiltIn(Compression),
+    /// Compressed in a way of Kafka's that no build has.
+    NotKnown(&'static str),
     /// Compressed, and more than so many bytes.
     TooLarge(usize),
     /// The checksum is right and the content contradicts itself: written wrong, or by an enemy.
@@ -80,6 +82,7 @@ impl fmt::Display for BatchError {
             BatchError::Checksum => f.write_str("the checksum of a batch does not fit its content"),
             BatchError::Attributes(bits) => write!(f, "a batch with attributes {bits:#06x}, which are not supported"),
             BatchError::NotBuiltIn(kind) => write!(f, "a batch compressed by {kind:?}, a feature that is not built in"),
+            BatchError::NotKnown(name) => write!(f, "a batch compressed by {name}, which is not supported"),
             BatchError::TooLarge(max) => write!(f, "a compressed batch that holds more than {max} bytes"),
             BatchError::Malformed(what) => write!(f, "a malformed batch: {what}"),
         }

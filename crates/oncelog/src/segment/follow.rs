@@ -110,6 +110,18 @@ impl Follower {
         Ok(Some(head.base_offset..head.next_offset()))
     }
 
+    /// Gives the buffers back; the current batch is gone with them.
+    pub(crate) fn rest(&mut self) {
+        self.block = Vec::new();
+        self.inflated = Inflated::default();
+    }
+
+    /// How much its block takes.
+    #[cfg(test)]
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.block.capacity()
+    }
+
     /// The batch that was taken last, with its checksum compared.
     pub(crate) fn current(&self) -> Result<Batch<'_>> {
         let (position, bytes) = self.current;

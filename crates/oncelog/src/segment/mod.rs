@@ -42,7 +42,9 @@ const ENTRIES_WORTH_SAVING: usize = 16;
 /// Why the batch at `position` is not handed out.
 fn refused(path: &Path, position: u64, error: &BatchError) -> Error {
     match error {
-        BatchError::NotBuiltIn(_) => Error::new(ErrorKind::UnsupportedVersion, error.to_string()).at(path, position),
+        BatchError::NotBuiltIn(_) | BatchError::NotKnown(_) => {
+            Error::new(ErrorKind::UnsupportedVersion, error.to_string()).at(path, position)
+        }
         _ => Error::corrupt(path, position, error),
     }
 }

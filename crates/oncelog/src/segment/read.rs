@@ -139,6 +139,18 @@ impl BatchReader {
         }
     }
 
+    /// Gives the buffers back; the current batch is gone with them.
+    pub(crate) fn rest(&mut self) {
+        self.block = Vec::new();
+        self.inflated = Inflated::default();
+    }
+
+    /// How much its block takes.
+    #[cfg(test)]
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.block.capacity()
+    }
+
     pub(crate) fn segment(&self) -> &Arc<Segment> {
         &self.segment
     }

@@ -116,6 +116,48 @@ fn a_batch_that_this_build_cannot_inflate_is_not_called_damaged() {
 }
 
 #[test]
+fn a_batch_in_another_compression_of_kafkas_is_named_and_not_called_damaged() {
+    for (bits, name) in [(1u8, "gzip"), (2, "snappy")] {
+        let disk = in_memory();
+        let segment = Segment::create(&disk, Path::new("/"), HEAD, 0).unwrap();
+        let mut bytes = batch(HEAD.base_offset.0, &[b"v".to_vec()]);
+        // The attributes, and Kafka's checksum over them and all behind.
+        bytes[22] = bits;
+        let sum = crate::codec::crc32c(&bytes[21..]);
+        bytes[17..21].copy_from_slice(&sum.to_be_bytes());
+        segment.apply(SEGMENT_HEAD_BYTES, &mut bytes).unwrap();
+        let mut reader = BatchReader::seek(Arc::clone(&segment), HEAD.base_offset).unwrap();
+        let told = reader.next(LogOffset(u64::MAX)).err().unwrap();
+        assert_eq!(told.kind(), ErrorKind::UnsupportedVersion, "{told}");
+        assert!(told.to_string().contains(name), "{told}");
+    }
+}
+
+#[test]
+fn a_reader_that_rests_holds_no_buffer_and_goes_on_where_it_was() {
+    let values: Vec<Vec<u8>> = (0..40u8).map(|n| vec![n; 4000]).collect();
+    let batches: Vec<_> = values.iter().map(|value| vec![value.clone()]).collect();
+    let disk = in_memory();
+    let (segment, _) = filled(&disk, &batches);
+    let first = segment.head.base_offset;
+    let mut reader = BatchReader::seek(Arc::clone(&segment), first).unwrap();
+    let mut follower = Follower::open(disk.disk.as_ref(), &segment.path, |_| true).unwrap().unwrap();
+    let limit = LogOffset(u64::MAX);
+    for (at, value) in (first.0..).map(LogOffset).zip(&values) {
+        let batch = reader.next(limit).unwrap().unwrap();
+        assert_eq!(batch.records().next().unwrap().unwrap().value, Some(&value[..]));
+        assert!(reader.held_bytes() > 0);
+        reader.rest();
+        assert!(follower.advance(at, limit).unwrap().is_some());
+        let batch = follower.current().unwrap();
+        assert_eq!(batch.records().next().unwrap().unwrap().value, Some(&value[..]));
+        follower.rest();
+        assert_eq!((reader.held_bytes(), follower.held_bytes()), (0, 0));
+    }
+    assert!(reader.next(limit).unwrap().is_none());
+}
+
+#[test]
 fn a_batch_that_is_moved_or_of_another_segment_is_refused() {
     let disk = in_memory();
     let value = vec![vec![7u8; 30]];

@@ -24,6 +24,10 @@ impl StoreEngine {
 }
 
 impl Engine for StoreEngine {
+    fn handle_id(&self) -> usize {
+        Arc::as_ptr(&self.0.inner.core).addr()
+    }
+
     fn open_topic(&self, spec: &TopicSpec) -> Result<TopicId> {
         self.0.inner.core.open_topic(spec)
     }

@@ -42,6 +42,8 @@ struct Cursor {
     partition: PartitionId,
     /// The next record to hand out.
     next: LogOffset,
+    /// It is not to be handed out now.
+    is_held: bool,
     reading: Reading,
 }
 
@@ -178,6 +180,10 @@ impl StoreSource {
         while step < count {
             let at = (from + step) % count;
             let cursor = &mut self.cursors[at];
+            if cursor.is_held {
+                step += 1;
+                continue;
+            }
             match cursor.advance(shown)? {
                 Polled::Batch => {
                     self.turn = at + 1;
@@ -206,7 +212,8 @@ impl StoreSource {
         let shown = self.shown();
         let news = |cursor: &Cursor| cursor.check_there().and_then(|()| cursor.end(shown));
         // An error is news too: the next poll meets it.
-        self.cursors.iter().any(|cursor| news(cursor).map_or(true, |end| end > cursor.next))
+        let mut free = self.cursors.iter().filter(|cursor| !cursor.is_held);
+        free.any(|cursor| news(cursor).map_or(true, |end| end > cursor.next))
     }
 
     /// Has the owners of its cursors watched, so that what they show is news here; `false` where there is no thread to
@@ -238,6 +245,21 @@ impl StoreSource {
                 tracing::warn!(%error, "other owners are looked at now and then");
                 false
             }
+        }
+    }
+
+    /// Waits without being woken, by the store's clock: where no thread of the store is at work, nothing comes but by the
+    /// caller, unless the caller has threads of its own.
+    fn look_until(&self, limit: Duration, enough: &dyn Fn() -> bool) {
+        let core = &self.store.inner.core;
+        let clock = &core.options.clock;
+        let deadline = clock.monotonic().saturating_add(limit);
+        while !self.has_more() && core.check_open().is_ok() && !enough() {
+            let left = deadline.saturating_sub(clock.monotonic());
+            if left.is_zero() {
+                return;
+            }
+            clock.sleep(left.min(LOOK_AT_ALL.max(limit / 32)));
         }
     }
 
@@ -365,7 +387,7 @@ impl Place {
                 Reading::Foreign(of, cursor)
             }
         };
-        Cursor { topic, topic_name, partition, next, reading }
+        Cursor { topic, topic_name, partition, next, is_held: false, reading }
     }
 }
 
@@ -406,6 +428,10 @@ impl Cursor {
     fn advance(&mut self, shown: Lsn) -> Result<Polled> {
         let limit = self.end(shown)?;
         if self.next >= limit {
+            match &mut self.reading {
+                Reading::Own(reader) => reader.rest(),
+                Reading::Foreign(_, cursor) => cursor.rest(),
+            }
             return Ok(Polled::End);
         }
         match &mut self.reading {
@@ -478,6 +504,12 @@ impl Source for StoreSource {
         Ok(Some(Fetched::new(cursor.topic, &cursor.topic_name, cursor.partition, from, batch)))
     }
 
+    fn hold(&mut self, held: &[(TopicId, PartitionId)]) {
+        for cursor in &mut self.cursors {
+            cursor.is_held = held.contains(&(cursor.topic, cursor.partition));
+        }
+    }
+
     fn seek(&mut self, topic: TopicId, partition: PartitionId, next: LogOffset) {
         for cursor in &mut self.cursors {
             if cursor.topic == topic && cursor.partition == partition {
@@ -492,6 +524,9 @@ impl Source for StoreSource {
 
     fn wait(&mut self, limit: Duration, enough: &dyn Fn() -> bool) {
         let is_woken = self.is_woken();
+        if self.store.inner.core.options.manual_duties {
+            return self.look_until(limit, enough);
+        }
         let core = &self.store.inner.core;
         let ready = || self.has_more() || core.check_open().is_err() || enough();
         match self.only_foreign() {
@@ -557,6 +592,26 @@ mod tests {
         let mut consumer = store.consumer(TOPIC, ConsumerOptions::new(style).on_gap(gaps)).unwrap();
         assert_eq!(consumer.next().unwrap().unwrap().id.offset, LogOffset(0));
         consumer
+    }
+
+    #[test]
+    fn a_consumer_that_has_caught_up_holds_no_buffer() {
+        let store = Store::in_memory().unwrap();
+        let producer = store.producer(TOPIC).unwrap();
+        let append = || (0..100).for_each(|_| producer.append(&b"k"[..], &VALUE[..]).map(drop).unwrap());
+        append();
+        let topics = [store.inner.core.topic("rolled").unwrap().id];
+        let mut source = StoreSource::open(&store, &SourceSpec::new(&topics), 1).unwrap().remove(0);
+        for _ in 0..3 {
+            let mut polled = 0;
+            while let Some(records) = source.poll_batch().unwrap() {
+                polled += records.count();
+            }
+            assert_eq!(polled, 100);
+            let Reading::Own(reader) = &source.cursors[0].reading else { panic!("it is its own topic") };
+            assert_eq!(reader.held_bytes(), 0);
+            append();
+        }
     }
 
     #[test]

@@ -45,6 +45,18 @@ impl PartitionReader {
         }
     }
 
+    /// Gives the buffers back: nothing more comes for now. There may be thousands of cursors that have caught up.
+    pub(crate) fn rest(&mut self) {
+        if let Some(reader) = &mut self.reader {
+            reader.rest();
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.reader.as_ref().map_or(0, BatchReader::held_bytes)
+    }
+
     /// Reads the batch with the next record, below `limit`. The cursor stands behind that batch afterwards.
     pub(crate) fn poll(&mut self, limit: LogOffset) -> Result<Polled> {
         self.partition.check_there()?;

@@ -83,6 +83,9 @@ pub trait Appender: Send + Sync {
 
 /// Topics, tables, transactions and sources of one kind of log.
 pub trait Engine: Send + Sync {
+    /// The same for all that stand for one open engine, and for no other that is open at the same time.
+    fn handle_id(&self) -> usize;
+
     /// The topic of that name, made if there is none.
     ///
     /// # Errors
@@ -443,6 +446,10 @@ pub trait Source: Send {
     /// # Errors
     /// `Gap`: the next record is gone (see [`Source::gap`]); `Corrupt`, `Closed`.
     fn poll_batch(&mut self) -> Result<Option<Fetched<'_>>>;
+
+    /// Hands out nothing of these partitions, and counts nothing of them as more to come, until the next call. The
+    /// others go on.
+    fn hold(&mut self, held: &[(TopicId, PartitionId)]);
 
     /// Reads on at `next`.
     fn seek(&mut self, topic: TopicId, partition: PartitionId, next: LogOffset);

@@ -1,6 +1,7 @@
 //! A processor over two inputs with one table, whose functions panic, fail, ask for retries and give records up: each
 //! record has its effects once, or its dead letter once, together with its progress.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -97,23 +98,22 @@ struct Seen {
 struct Diary {
     state: Model,
     effects: Vec<Effect>,
-    /// The record of the last call, and how often it was handed out in a row.
-    last: Option<(Place, u64)>,
-    attempt: u32,
+    /// Of each partition the record of the last call, and how often it was handed out: other partitions go on meanwhile.
+    last: BTreeMap<Place, (u64, u32)>,
 }
 
 impl Diary {
     /// Writes down a call; gives which attempt it is.
     fn called(&mut self, fate: Fate, record: &Seen) -> u32 {
-        let at = Some((record.place, record.offset));
-        self.attempt = if self.last == at { self.attempt + 1 } else { 1 };
-        self.last = at;
-        if fate.is_final(self.attempt) {
+        let last = self.last.entry(record.place).or_insert((record.offset, 0));
+        let attempt = if last.0 == record.offset { last.1 + 1 } else { 1 };
+        *last = (record.offset, attempt);
+        if fate.is_final(attempt) {
             let effect = fate.effect(&self.state, record);
             self.state.apply(&effect);
             self.effects.push(effect);
         }
-        self.attempt
+        attempt
     }
 }
 
@@ -147,7 +147,7 @@ impl World {
         let store = self.store()?;
         let (group, in_flight) = (1 + self.dice.below(4), self.dice.up_to(3));
         let state = self.head.clone();
-        let diary = Arc::new(Mutex::new(Diary { state, effects: Vec::new(), last: None, attempt: 0 }));
+        let diary = Arc::new(Mutex::new(Diary { state, effects: Vec::new(), last: BTreeMap::new() }));
         let lock = |diary: &Mutex<Diary>, fate, seen: &Seen| {
             diary.lock().unwrap_or_else(PoisonError::into_inner).called(fate, seen)
         };

@@ -20,7 +20,7 @@ use super::{AtHand, Consumer, ConsumerOptions, Reading, ends_for_good};
 use crate::codec::Codec;
 use crate::consumer::{Ended, Outcome, Rules, Verdict};
 use crate::error::{Error, ErrorKind, Result};
-use crate::handles::dead_letter::{self, Obituary};
+use crate::handles::dead_letter::{self, Obituary, Room};
 use crate::handles::group::text_of;
 use crate::handles::tx::{Bindings, Tx};
 use crate::ids::TopicId;
@@ -286,7 +286,7 @@ impl<K: Codec, V: Codec> Turn<'_, K, V> {
         let headers: Vec<Header<'_>> = headers.collect();
         let (key, value) = (record.key.as_deref(), record.value.as_deref());
         let parts = NewRecord { key, route: None, value, headers: &headers, timestamp_ms: Some(record.timestamp_ms) };
-        dead_letter::stage_parts(tx, dead_letters, id.offset, parts, &why)
+        dead_letter::stage_parts(tx, dead_letters, id.offset, parts, &why, Room::Alone)
     }
 }
 

@@ -142,6 +142,15 @@ impl PartitionCursor {
         Ok(Polled::End)
     }
 
+    /// Gives the buffers back: nothing more comes for now.
+    pub(in crate::store) fn rest(&mut self) {
+        match &mut self.reading {
+            Some((_, Reading::Trail(trail))) => trail.rest(),
+            Some((_, Reading::Partition(reader))) => reader.rest(),
+            None => {}
+        }
+    }
+
     /// The batch that [`PartitionCursor::advance`] found.
     pub(in crate::store) fn current(&self) -> Result<Batch<'_>> {
         self.reading.as_ref().ok_or_else(Error::closed)?.1.current()
@@ -246,6 +255,7 @@ impl ReaderCursor {
             let end = self.end(self.partitions[at].partition)?;
             let cursor = &mut self.partitions[at];
             if cursor.next >= end {
+                cursor.rest();
                 idle += 1;
                 self.turn = at + 1;
                 continue;

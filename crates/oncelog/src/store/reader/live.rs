@@ -127,6 +127,13 @@ impl Trail {
         Trail { disk, layout, store, name, topic, partition, next: LogOffset(0), at: None }
     }
 
+    /// Gives the buffers back: nothing more comes for now.
+    pub(super) fn rest(&mut self) {
+        if let Some(place) = &mut self.at {
+            place.follower.rest();
+        }
+    }
+
     /// The batch that holds record `next`, or what stands in its place. Everything below `limit` must be visible.
     pub(super) fn poll(&mut self, next: LogOffset, limit: LogOffset) -> Result<Polled> {
         if next >= limit {
