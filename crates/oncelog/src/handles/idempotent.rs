@@ -139,8 +139,8 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
     }
 
     /// Takes the next sequence, for a record that is to be known by its stamp before it is sent: keep the stamp with
-    /// the record, send it with [`IdempotentProducer::append_with`], and send it again until it is answered. Records are
-    /// stored in the order of their sequences: one whose sequence was issued before must come before.
+    /// the record, send it with [`IdempotentProducer::append_with`], and again until it is answered. Records are stored
+    /// in the order of their sequences: one whose sequence was issued before must come before.
     pub fn issue(&self) -> ProducerStamp {
         let mut next = self.next.lock();
         let sequence = *next;
@@ -158,9 +158,8 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
         }
         let IdempotentProducerConfig { producer_id, initial_sequence, .. } = &self.config;
         let next = self.current_sequence();
-        let what = format!(
-            "producer {producer_id:?}: sequence {sequence} is not among those issued, {initial_sequence}..{next}"
-        );
+        let what =
+            format!("producer {producer_id:?}: sequence {sequence} was not issued, {initial_sequence}..{next} were");
         Err(Error::invalid(what))
     }
 

@@ -248,8 +248,8 @@ impl StoreSource {
         }
     }
 
-    /// Waits without being woken, by the store's clock: where no thread of the store is at work, nothing comes but by the
-    /// caller, unless the caller has threads of its own.
+    /// Waits without being woken, by the store's clock: where no thread of the store is at work, nothing comes but by
+    /// the caller, unless the caller has threads of its own.
     fn look_until(&self, limit: Duration, enough: &dyn Fn() -> bool) {
         let core = &self.store.inner.core;
         let clock = &core.options.clock;

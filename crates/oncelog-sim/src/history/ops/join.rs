@@ -98,7 +98,7 @@ struct Seen {
 struct Diary {
     state: Model,
     effects: Vec<Effect>,
-    /// Of each partition the record of the last call, and how often it was handed out: other partitions go on meanwhile.
+    /// Of each partition the record of the last call, and how often it was handed out.
     last: BTreeMap<Place, (u64, u32)>,
 }
 
