@@ -176,3 +176,23 @@ fn a_claim_without_its_text_is_free_and_a_damaged_one_is_not() {
     disk.remove(Path::new("/s/topics/bills/CLAIM")).unwrap();
     assert_eq!(billing.producer(BILLS).map(drop).unwrap_err().kind(), ErrorKind::Corrupt);
 }
+
+#[test]
+fn a_deleted_topic_takes_the_claim_of_its_global_consumer_with_it() {
+    let disk = Arc::new(MemoryDisk::default());
+    let main = options(&disk).open("/s").unwrap();
+    let billing = options(&disk).attach("/s", "billing").unwrap();
+    let claims = || disk.list(Path::new("/s/consumers")).unwrap().len();
+    for owner in [&main, &billing] {
+        append(&main, ORDERS, b"1");
+        drop(owner.consumer(ORDERS, ConsumerStyle::GlobalTx).unwrap());
+        drop(owner.consumer(ORDERS, ConsumerStyle::ClientTx(format!("of {}", owner.owner()))).unwrap());
+        let before = claims();
+        main.delete_topic("orders").unwrap();
+        assert_eq!(claims(), before - 1, "those of consumers that may read other topics stay");
+    }
+    // Made anew it has a global consumer again, of whoever comes first.
+    append(&main, ORDERS, b"1");
+    drop(billing.consumer(ORDERS, ConsumerStyle::GlobalTx).unwrap());
+    assert_eq!(main.consumer(ORDERS, ConsumerStyle::GlobalTx).map(drop).unwrap_err().kind(), ErrorKind::Locked);
+}

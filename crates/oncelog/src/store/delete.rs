@@ -2,7 +2,8 @@
 //!
 //! 1. Its partitions refuse appends, bounds and progress. What has its place by then comes before the deletion.
 //! 2. One transaction removes its rows: catalogue, name, bounds, progress, stamps; and notes that files are left.
-//! 3. Handles that still stand in it answer `NotFound`. Its files are removed, the claim last, then the note.
+//! 3. Handles that still stand in it answer `NotFound`. The claim of its global consumer and its files are removed, its
+//!    own claim last, then the note.
 //!
 //! Ids are never given twice, so a topic made anew under the name inherits nothing. A crash behind step 2 leaves the
 //! note, and the next opening goes on with step 3; recovery forgives a frame whose topic is gone when a later frame
@@ -13,6 +14,7 @@ use std::ops::Bound;
 use std::path::Path;
 
 use super::Core;
+use super::claims::Name;
 use super::page::OwnerPage;
 use crate::disk::SyncSite;
 use crate::error::{Error, Result};
@@ -84,6 +86,13 @@ impl Core {
         let (disk, dir) = (&*self.disk, topic_dir(&self.layout.topics, name));
         let _one_at_a_time = self.layout.lock_owners(disk, &*self.options.clock)?;
         let doing = |error| Error::io(&dir, "remove a topic", error);
+        // Whichever owner has it: the id is never given again.
+        let consumer = Name::Global(id, name).dir(&self.layout);
+        if gone(disk.list(&consumer).map(Some)).map_err(doing)?.is_some() {
+            self.remove_claim(&consumer);
+            let _ = disk.remove_dir(&consumer);
+            disk.sync_dir(&self.layout.consumers, SyncSite::TopicDir).map_err(doing)?;
+        }
         match topic::find_claim(disk, &dir)? {
             Some(claim) if claim.topic == id && claim.store == self.store => {
                 self.clear_topic_dir(&dir)?;
