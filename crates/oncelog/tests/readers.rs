@@ -234,7 +234,7 @@ fn times_positions_stops_and_seeks() -> Result<()> {
 }
 
 #[test]
-fn damage_is_told_with_file_and_position_and_a_lost_segment_as_a_gap() -> Result<()> {
+fn damage_is_told_with_file_and_position() -> Result<()> {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join("store");
     let store = options().open(&dir)?;
@@ -255,17 +255,53 @@ fn damage_is_told_with_file_and_position_and_a_lost_segment_as_a_gap() -> Result
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert_eq!(error.file(), Some(segments[1].as_path()));
     assert!(error.position().is_some_and(|position| position <= at as u64 && position + 300 > at as u64));
-    // The first segment is taken away, as retention does.
-    std::fs::remove_file(&segments[0]).unwrap();
-    std::fs::remove_file(&segments[1]).unwrap();
-    let mut cursor = reader.cursor("alerts", Whence::Oldest)?;
-    let error = cursor.poll(|_, _| Ok(Step::Next)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Gap);
-    let (partition, lost) = cursor.gap().expect("the gap");
-    assert_eq!((lost.start, error.gap()), (LogOffset(0), Some(lost.clone())));
-    cursor.seek(partition, lost.end);
-    assert_eq!(cursor.count() as u64, 100 - lost.end.0);
     Ok(())
+}
+
+/// Whether a segment ends where it should only the owner's rows can say: a reader asks them before it tells of a loss.
+#[test]
+fn a_segment_that_is_cut_between_batches_or_taken_away_is_told_as_damage() -> Result<()> {
+    for trimmed in [false, true] {
+        for cut in [true, false] {
+            let home = tempfile::tempdir().unwrap();
+            let store = options().open(home.path())?;
+            let alerts = store.producer(ALERTS)?;
+            (0..100).try_for_each(|_| alerts.append("k", &[9; 100]).map(drop))?;
+            if trimmed {
+                store.trim()?;
+            }
+            let dir = home.path().join("topics/alerts/000000");
+            let mut segments: Vec<_> = files(&dir).into_iter().map(|(path, _)| path).collect();
+            segments.retain(|path| path.extension().is_some_and(|kind| kind == "segment"));
+            segments.sort();
+            for (segment, next) in [(&segments[2], Some(&segments[3])), (segments.last().unwrap(), None)] {
+                let whole = std::fs::read(segment).unwrap();
+                if cut {
+                    // Batches of one length: the last one goes, and the file ends as if it had never been there.
+                    let length = u64::from(u32::from_be_bytes(whole[88..92].try_into().unwrap())) + 12;
+                    let batches = (store.offsets("alerts", ZERO)?.1.0, next.map(|next| base(next)));
+                    let count = batches.1.unwrap_or(batches.0) - base(segment);
+                    let file = std::fs::OpenOptions::new().write(true).open(segment).unwrap();
+                    file.set_len(80 + (count - 1) * length).unwrap();
+                } else {
+                    std::fs::remove_file(segment).unwrap();
+                }
+                let reader = StoreReader::open(home.path())?;
+                let error = reader.cursor("alerts", Whence::Oldest)?.find_map(Result::err).expect("damage is found");
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "{trimmed} {cut}: {error}");
+                let named = if trimmed { segment.as_path() } else { dir.as_path() };
+                assert_eq!(error.file(), Some(named), "{trimmed} {cut}: {error}");
+                std::fs::write(segment, whole).unwrap();
+            }
+            assert_eq!(StoreReader::open(home.path())?.cursor("alerts", Whence::Oldest)?.count(), 100);
+        }
+    }
+    Ok(())
+}
+
+/// The first offset of a segment, by its name.
+fn base(segment: &Path) -> u64 {
+    segment.file_name().unwrap().to_str().unwrap()[..20].parse().unwrap()
 }
 
 #[test]

@@ -27,10 +27,15 @@ pub(crate) struct SegmentHead {
     pub(crate) salt: u64,
 }
 
+/// Where the file of a segment is.
+pub(crate) fn segment_path(dir: &Path, base_offset: LogOffset, epoch: Epoch) -> PathBuf {
+    dir.join(format!("{:020}-{:010}.segment", base_offset.0, epoch.0))
+}
+
 impl SegmentHead {
     /// Where the file of this segment is.
     pub(crate) fn path(&self, dir: &Path) -> PathBuf {
-        dir.join(format!("{:020}-{:010}.segment", self.base_offset.0, self.epoch.0))
+        segment_path(dir, self.base_offset, self.epoch)
     }
 
     /// The opening that made the segment whose file or index that is, by its name.

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use files::OpenFiles;
 pub(crate) use follow::Follower;
-pub(crate) use head::{SEGMENT_HEAD_BYTES, SegmentHead};
+pub(crate) use head::{SEGMENT_HEAD_BYTES, SegmentHead, segment_path};
 pub(crate) use read::BatchReader;
 
 use crate::disk::{DiskFile, OpenMode, SyncSite};

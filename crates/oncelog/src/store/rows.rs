@@ -1,12 +1,15 @@
 //! Rows in the user's types, as of one LSN, whoever shows them: the owner's snapshot or a reader beside it.
 
+use std::ops::Bound;
+
 use bytes::Bytes;
 
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::handles::{Scan, TableDef, decode_row, encode, shard_of};
-use crate::ids::{Lsn, ShardId, TableId};
-use crate::table::{ScanRange, TableSpec, Tables};
+use crate::ids::{LogOffset, Lsn, PartitionId, ShardId, TableId, TopicId};
+use crate::table::{Direction, ScanRange, TableSpec, Tables};
+use crate::topic::{PartitionState, SegmentRow};
 use crate::transaction::system::{self, CatalogueKey};
 
 /// All tables of an owner as of an LSN, which must be pinned if anybody writes to them.
@@ -17,6 +20,22 @@ pub(super) struct RowsAt<'a> {
 
 /// Key and value, decoded.
 type Row<K, V> = (<K as Codec>::Owned, <V as Codec>::Owned);
+
+/// What the trim point says of a record.
+#[derive(Default)]
+pub(super) enum Whereabouts {
+    /// It is in this segment.
+    In(SegmentRow),
+    /// It is lost, and so are those behind it up to `until`.
+    Nowhere {
+        /// The first that is not lost.
+        until: LogOffset,
+    },
+    /// It came after the trim point. Nothing is lost there: what an owner loses it has lost before it serves, and a
+    /// recovery ends with a trim point.
+    #[default]
+    Later,
+}
 
 impl RowsAt<'_> {
     /// The table of that name.
@@ -48,6 +67,30 @@ impl RowsAt<'_> {
             self.tables.shard(id, shard).scan(range, self.lsn)
         };
         scan.run::<K, V>(0..shards, page)
+    }
+
+    /// What is known of the place of a record that is not found: see [`Whereabouts`].
+    pub(super) fn whereabouts(&self, topic: TopicId, partition: PartitionId, record: LogOffset) -> Result<Whereabouts> {
+        let key = system::partition_key(topic, partition);
+        let state = self.tables.shard(system::PARTITIONS, system::SHARD).get(&key, self.lsn)?;
+        let state: PartitionState = state.map_or(Ok(PartitionState::default()), |row| system::decode_row(&row))?;
+        if record >= state.next_offset {
+            return Ok(Whereabouts::Later);
+        }
+        let here = system::segment_key(topic, partition, record);
+        let first = system::segment_key(topic, partition, LogOffset(0));
+        let last = system::segment_key(topic, partition, LogOffset(u64::MAX));
+        let one = |start: Bound<&[u8]>, end: Bound<&[u8]>, direction| -> Result<Option<SegmentRow>> {
+            let range = ScanRange { start, end, direction, limit: 1 };
+            let rows = self.tables.shard(system::SEGMENTS, system::SHARD).scan(range, self.lsn)?;
+            rows.first().map(|(_, row)| system::decode_row(row)).transpose()
+        };
+        let before = one(Bound::Included(&first), Bound::Included(&here), Direction::Down)?;
+        if let Some(row) = before.filter(|row| record < row.end_offset) {
+            return Ok(Whereabouts::In(row));
+        }
+        let after = one(Bound::Excluded(&here), Bound::Included(&last), Direction::Up)?;
+        Ok(Whereabouts::Nowhere { until: after.map_or(state.next_offset, |row| row.base_offset) })
     }
 
     fn find<K: Codec, V: Codec>(&self, table: &TableDef<K, V>) -> Result<Option<(TableId, u32)>> {

@@ -2,16 +2,20 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::path::Path;
 use std::time::Duration;
 
+use super::super::rows::Whereabouts;
 use super::live::Trail;
-use super::owner::{OwnerReader, View};
+use super::owner::{ATTEMPTS, OwnerReader, View};
+use super::tables::TablesAt;
 use super::{StoreReader, TopicInfo, no_partition};
 use crate::consumer::Whence;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId};
 use crate::record::{Batch, Record, RecordView};
-use crate::topic::{PartitionReader, Polled};
+use crate::segment::segment_path;
+use crate::topic::{PartitionReader, Polled, partition_dir, topic_dir};
 use crate::transaction::Step;
 use crate::wake::Arc;
 
@@ -133,6 +137,11 @@ impl PartitionCursor {
                     return Err(deleted(&self.info));
                 }
                 Err(error) => return Err(error),
+                Ok((Polled::Gap(_), _)) if matches!(view, View::Live(_)) => match self.judge_gap(limit)? {
+                    Some(lost) => return Ok(Polled::Gap(lost)),
+                    // The owner has come or gone.
+                    None => self.owner.look_again()?,
+                },
                 Ok((polled, reading)) => {
                     self.reading = Some((view, reading));
                     return Ok(polled);
@@ -149,6 +158,42 @@ impl PartitionCursor {
             Some((_, Reading::Partition(reader))) => reader.rest(),
             None => {}
         }
+    }
+
+    /// The files of a living owner do not hold the next record. Whether it is lost, or somebody has cut or taken away a
+    /// segment, is what the owner's trim point says; `None`: the owner was another one meanwhile.
+    ///
+    /// # Errors
+    /// `Corrupt`: the record must be there; names the segment.
+    fn judge_gap(&self, limit: LogOffset) -> Result<Option<Range<LogOffset>>> {
+        let (topic, next) = (self.info.id, self.next);
+        let start = self.owner.partition(topic, self.partition)?.map_or(next, |watched| watched.start);
+        if next < start {
+            return Ok(Some(next..start));
+        }
+        let dir = partition_dir(&topic_dir(&self.owner.layout.topics, &self.info.name), self.partition);
+        for _ in 0..ATTEMPTS {
+            let view = self.owner.view()?;
+            if matches!(view, View::Offline(_)) {
+                return Ok(None);
+            }
+            let asked = TablesAt::trim_point(&self.owner)?.ask(|rows| rows.whereabouts(topic, self.partition, next));
+            if self.owner.is_spoilt(&view)? {
+                return Ok(None);
+            }
+            let missing = |file: &Path| {
+                let what = format!("record {next} is missing: the segment was cut short or taken away");
+                Err(Error::corrupt(file, 0, what))
+            };
+            match asked {
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                Err(error) => return Err(error),
+                Ok(Whereabouts::Nowhere { until }) => return Ok(Some(next..until.min(limit))),
+                Ok(Whereabouts::In(row)) => return missing(&segment_path(&dir, row.base_offset, row.epoch)),
+                Ok(Whereabouts::Later) => return missing(&dir),
+            }
+        }
+        Err(self.owner.restless())
     }
 
     /// The batch that [`PartitionCursor::advance`] found.

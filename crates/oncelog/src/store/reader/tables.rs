@@ -64,7 +64,7 @@ impl TablesAt {
     }
 
     /// The state that the manifest names now.
-    fn trim_point(owner: &Arc<OwnerReader>) -> Result<TablesAt> {
+    pub(super) fn trim_point(owner: &Arc<OwnerReader>) -> Result<TablesAt> {
         let (lsn, source) = match owner.manifest()?.trim {
             Some((at, root)) => (Lsn(at.next_lsn.0 - 1), Source::File { root, opened: Mutex::default() }),
             None => (Lsn(0), Source::Nothing),
