@@ -198,7 +198,9 @@ fn swap(disk: &SimDisk, one: &PathBuf, other: &PathBuf) -> std::io::Result<()> {
 }
 
 fn options(disk: &SimDisk, seed: u64) -> StoreOptions {
+    // Who made the store has ended when it is looked at.
     StoreOptions::new()
+        .simulated_process(seed)
         .disk(Arc::new(disk.clone()))
         .clock(Arc::new(SimClock::default()))
         .seed(seed)

@@ -32,7 +32,28 @@ pub(crate) enum Life {
     Unknown,
 }
 
+/// The namespace of processes that only a simulation knows.
+const SIMULATED: u64 = u64::MAX;
+
 impl Process {
+    /// A process of a simulation.
+    pub(crate) fn simulated(number: u64) -> Process {
+        Process { pid: 1, started: number, boot: [0xFF; 16], namespace: SIMULATED }
+    }
+
+    /// Whether it may still do something, as seen by `own`, which has found its lock free. Where that cannot be known
+    /// on the running machine it may; where nothing can be known of processes, the lock is believed.
+    pub(crate) fn may_act(&self, own: &Process) -> bool {
+        if own.namespace == SIMULATED || own.started == 0 {
+            return self == own && own.started != 0;
+        }
+        match self.life() {
+            Life::Lives => true,
+            Life::Ended => false,
+            Life::Unknown => self.boot == own.boot,
+        }
+    }
+
     /// Whether this is the process that asks.
     pub(crate) fn is_own(&self) -> bool {
         *self == Process::own()
@@ -219,6 +240,21 @@ mod tests {
         process.kill(Duration::from_secs(5)).unwrap();
         assert_eq!(process.life(), Life::Ended);
         assert!(!child.wait().unwrap().success());
+    }
+
+    #[test]
+    fn only_who_has_ended_for_certain_cannot_act() {
+        let (mut child, process) = sleeper();
+        let own = Process::own();
+        assert!(process.may_act(&own) && own.may_act(&own));
+        assert!(!Process { started: process.started - 1, ..process }.may_act(&own), "an id that was given again");
+        assert!(!Process { boot: [7; 16], ..process }.may_act(&own), "before the machine was started again");
+        assert!(Process { namespace: 7, ..process }.may_act(&own), "in another container");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!process.may_act(&own));
+        let (one, other) = (Process::simulated(1), Process::simulated(2));
+        assert!(one.may_act(&one) && !one.may_act(&other));
     }
 
     #[test]

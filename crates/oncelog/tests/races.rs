@@ -229,33 +229,39 @@ fn a_panic_of_the_disk_is_an_answer_to_those_who_wait() {
     assert_eq!(producer.append(b"k", b"v").unwrap_err().kind(), ErrorKind::Closed);
 }
 
+/// Of one whose process has ended, and of one that may still live: then the name of a table file stays, empty.
 #[test]
 fn a_recovery_without_space_gives_back_what_it_took() {
-    let disk = Arc::new(MemoryDisk::default());
-    let full = |event: Event<'_>| match event {
-        Event::Write(path, _) if path.extension().is_some_and(|kind| kind == "table") => {
-            Err(io::ErrorKind::StorageFull.into())
+    for (process, stays) in [(2, 0), (1, 1)] {
+        let disk = Arc::new(MemoryDisk::default());
+        let full = |event: Event<'_>| match event {
+            Event::Write(path, _) if path.extension().is_some_and(|kind| kind == "table") => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            _ => Ok(()),
+        };
+        let dead = Arc::new(AtomicBool::new(false));
+        let theirs = Arc::clone(&dead);
+        let dies =
+            move |_: Event<'_>| if theirs.load(Ordering::SeqCst) { Err(io::Error::other("dead")) } else { Ok(()) };
+        let store = on(&disk, dies).simulated_process(1).manual_duties().open("/s").unwrap();
+        for _ in 0..100 {
+            store.producer(ONE).unwrap().append(b"k", &[1; 500]).unwrap();
         }
-        _ => Ok(()),
-    };
-    let dead = Arc::new(AtomicBool::new(false));
-    let theirs = Arc::clone(&dead);
-    let dies = move |_: Event<'_>| if theirs.load(Ordering::SeqCst) { Err(io::Error::other("dead")) } else { Ok(()) };
-    let store = on(&disk, dies).manual_duties().open("/s").unwrap();
-    for _ in 0..100 {
-        store.producer(ONE).unwrap().append(b"k", &[1; 500]).unwrap();
+        dead.store(true, Ordering::SeqCst);
+        assert!(store.close().is_err());
+        let files = || count(&disk, Path::new("/s"));
+        let before = files();
+        for _ in 0..3 {
+            let opened = on(&disk, full).simulated_process(process).open("/s");
+            assert_eq!(opened.unwrap_err().kind(), ErrorKind::Full);
+            // What the crash left may go, nothing may come.
+            assert!(files() <= before + stays);
+        }
+        let again = on(&disk, |_| Ok(())).simulated_process(process).open("/s").unwrap();
+        assert_eq!(again.offsets("one", PartitionId(0)).unwrap().1.0, 100);
+        assert_eq!(disk.list(Path::new("/s/owners/main/state")).unwrap().len(), 1);
     }
-    dead.store(true, Ordering::SeqCst);
-    assert!(store.close().is_err());
-    let files = || count(&disk, Path::new("/s"));
-    let before = files();
-    for _ in 0..3 {
-        assert_eq!(on(&disk, full).open("/s").unwrap_err().kind(), ErrorKind::Full);
-        // What the crash left may go, nothing may come.
-        assert!(files() <= before);
-    }
-    let again = on(&disk, |_| Ok(())).open("/s").unwrap();
-    assert_eq!(again.offsets("one", PartitionId(0)).unwrap().1.0, 100);
 }
 
 #[test]

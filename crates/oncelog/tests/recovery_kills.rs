@@ -275,6 +275,11 @@ fn check(store: &Store, count: u64, what: &str) {
     assert_eq!(snapshot.end_offset("gone", PartitionId(0)).unwrap_err().kind(), ErrorKind::NotFound, "{what}");
 }
 
+fn table_files(dir: &Path) -> Vec<std::ffi::OsString> {
+    let state = std::fs::read_dir(dir.join("owners/main/state")).unwrap();
+    state.map(|entry| entry.unwrap().file_name()).collect()
+}
+
 /// One process ends before `call` of its opening, and perhaps another one in the recovery of that. Gives how many calls
 /// it took, if it came to the end.
 fn kill_at(call: u64, ruins: &Path, dir: &Path) -> Option<u64> {
@@ -291,6 +296,7 @@ fn kill_at(call: u64, ruins: &Path, dir: &Path) -> Option<u64> {
         assert_eq!(snapshot.end_offset("left", PartitionId(0)).unwrap(), LogOffset(RECORDS + 1), "{what}");
     }
     let store = options().manual_duties().open(dir).unwrap_or_else(|error| panic!("{what}: {error:?}"));
+    assert_eq!(table_files(dir), table_files(ruins), "{what}: nobody lives who could write to it");
     check(&store, RECORDS + 1, &what);
     store.transact(count_up).unwrap();
     store.close().unwrap();

@@ -54,6 +54,8 @@ pub(super) struct World {
     /// What a power cut leaves; by chance when `None`.
     pub(super) survival: Option<Survival>,
     tight: bool,
+    /// Which process of the simulation opens stores.
+    process: u64,
 }
 
 impl World {
@@ -75,6 +77,7 @@ impl World {
             quiet: false,
             survival: None,
             tight: dice.one_in(2),
+            process: 1,
             dice,
             store: None,
             certain: Model::default(),
@@ -97,6 +100,7 @@ impl World {
             .disk(Arc::new(self.disk.clone()))
             .clock(Arc::clone(&self.clock) as _)
             .seed(self.dice.next())
+            .simulated_process(self.process)
             .manual_duties()
             .journal_file_bytes(file)
             .trim_bytes(trim)
@@ -158,6 +162,8 @@ impl World {
     fn lose_power(&mut self) {
         self.outcome.crashes += 1;
         self.beside.held = None;
+        // One in four that end cannot be known to have ended.
+        self.process += u64::from(self.quiet || !self.dice.one_in(4));
         if let Some(survival) = self.survival {
             self.disk.power_cut_with(survival);
         } else if self.dice.one_in(3) {

@@ -6,6 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::heir::Inherits;
 use super::manifest::ManifestFile;
 use crate::chance::Chance;
 use crate::codec::{CheckSite, Input, crc32c, same};
@@ -184,21 +185,32 @@ impl Layout {
 
     /// Removes the files that the opening `epoch` has made, as far as that goes: nothing may name them yet. The
     /// directories that it has used are `partitions`.
-    pub(super) fn remove_epoch(&self, disk: &dyn Disk, epoch: Epoch, partitions: &[PathBuf]) {
+    pub(super) fn remove_epoch(&self, disk: &dyn Disk, epoch: Epoch, inherits: Inherits, partitions: &[PathBuf]) {
         let list = |dir: &Path| disk.list(dir).unwrap_or_default();
         let segments = partitions.iter().flat_map(|partition| list(partition));
         let (journal, state, aside) = (list(&self.journal), list(&self.state), list(&self.aside));
         let of_journal =
             journal.into_iter().filter(|path| FileName::of_path(path).is_some_and(|name| name.epoch == epoch));
-        let of_tables =
-            state.into_iter().filter(|path| TableFileName::of_path(path).is_some_and(|name| name.epoch == epoch));
+        let (of_tables, others): (Vec<_>, Vec<_>) = state
+            .into_iter()
+            .filter_map(|path| Some((TableFileName::of_path(&path)?, path)))
+            .partition(|(name, _)| name.epoch == epoch);
+        // One newer than what the manifest names says that another may still live: one such name stays.
+        let says_so = inherits == Inherits::Copy && others.len() < 2;
+        for (_, path) in of_tables {
+            let _ = if says_so {
+                disk.open(&path, OpenMode::Write).and_then(|file| file.set_len(0))
+            } else {
+                disk.remove(&path)
+            };
+        }
         // NUMBER-EPOCH.segment, LSN-EPOCH.torn
         let named = format!("{:010}", epoch.0);
-        let others = segments.chain(aside).filter(|path| {
+        let of_others = segments.chain(aside).filter(|path| {
             let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
             stem.split('-').nth(1) == Some(&named)
         });
-        for path in of_journal.chain(of_tables).chain(others) {
+        for path in of_journal.chain(of_others) {
             let _ = disk.remove(&path);
         }
     }

@@ -129,6 +129,17 @@ impl ManifestFile {
         Ok(read_holder(open(disk, path, OpenMode::Read)?.as_ref()))
     }
 
+    /// Whether the process that had the lock before `own` may still write, though the lock was free. To be asked
+    /// before [`ManifestFile::write_holder`].
+    pub(super) fn may_be_shared(&self, own: &Process) -> Result<bool> {
+        let mut bytes = [0; HOLDER_BYTES];
+        let read = self.file()?.read_full_at(&mut bytes, HOLDER_AT as u64);
+        read.map_err(|error| Error::io(&self.path, "read the manifest", error))?;
+        // All zeros: it has let go of the lock by itself.
+        let let_go = bytes.iter().all(|byte| *byte == 0);
+        Ok(!let_go && read_holder(self.file()?).is_none_or(|before| before.may_act(own)))
+    }
+
     /// Writes the manifest of a new owner.
     pub(super) fn begin(&mut self, store: StoreId, owner: &str, number: OwnerId) -> Result<()> {
         let extended = self.file()?.set_len(FILE_BYTES as u64);

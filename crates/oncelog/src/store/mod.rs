@@ -20,6 +20,7 @@ mod copies;
 mod delete;
 mod engine;
 mod fence;
+mod heir;
 mod input;
 mod layout;
 mod listing;
@@ -430,6 +431,8 @@ impl Inner {
         self.core.pipeline.journal.halt();
         self.core.foreign.watchers.end();
         self.core.pipeline.view.news.raise();
+        // A trim that is under way writes to the table file of whoever has the owner next.
+        let _no_trim = self.core.trimming.lock();
         // First: whoever has the manifest next asks for this one next.
         drop(self.core.only_copy.lock().take());
         self.core.manifest.lock().unlock();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::background::Background;
 use super::copies::{self, check_place};
 use super::fence::Fence;
+use super::heir::Inherits;
 use super::input::ForeignTopics;
 use super::layout::Layout;
 use super::loader::TopicLoader;
@@ -43,7 +44,9 @@ pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Sto
     let mut manifest = take(&options, &layout)?;
     let (found, manifest_repaired) = manifest.read(store, &layout.name)?;
     let only_copy = copies::lock(&options, &layout, identity)?;
-    manifest.write_holder(&Process::own())?;
+    let own = options.process.map_or_else(Process::own, Process::simulated);
+    let inherits = Inherits::judge(&options, &layout, &manifest, &found, &own)?;
+    manifest.write_holder(&own)?;
     if found.state == State::Open {
         layout.sync_names(&*disk)?;
     }
@@ -53,13 +56,13 @@ pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Sto
     let (found, fence) = manifest.take_epoch(&disk, chance.name())?;
 
     let mut opened = None;
-    let opening = Opening::new(options, layout.clone(), chance, (store, epoch, fence, page), &found);
+    let opening = Opening::new(options, layout.clone(), chance, (store, epoch, fence, page), (&found, inherits));
     let recovered = opening.and_then(|mut opening| {
         (opening.identity, opening.only_copy) = (identity, only_copy);
         opening.report.manifest_repaired = manifest_repaired;
         opened = Some((Arc::clone(&opening.topics), Arc::clone(&opening.loader)));
         let core = Arc::new(opening.recover(manifest, &found)?);
-        if core.report.clean { Ok(core) } else { core.trim(State::Open).map(|()| core) }
+        if core.report.clean && inherits == Inherits::File { Ok(core) } else { core.trim(State::Open).map(|()| core) }
     });
     let core = recovered.inspect_err(|error| {
         // Space is what is wanting: give back what this attempt took. Nothing names it, the trim point did not move.
@@ -67,7 +70,7 @@ pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Sto
             let used = opened.as_ref().map(|(topics, _): &Loaded| topics.all_loaded()).unwrap_or_default();
             let partitions = used.iter().flat_map(|topic| &topic.partitions);
             let dirs: Vec<_> = partitions.map(|partition| partition.dir().to_owned()).collect();
-            layout.remove_epoch(&*disk, epoch, &dirs);
+            layout.remove_epoch(&*disk, epoch, inherits, &dirs);
         }
     })?;
     let core = with_sweep(core)?;
@@ -138,7 +141,7 @@ impl Opening {
         layout: Layout,
         chance: Arc<Chance>,
         (store, epoch, fence, page): (StoreId, Epoch, Arc<Fence>, Option<OwnerPage>),
-        found: &Manifest,
+        (found, inherits): (&Manifest, Inherits),
     ) -> Result<Opening> {
         let home = TableHome {
             disk: Arc::clone(&options.disk),
@@ -147,6 +150,9 @@ impl Opening {
             memory: options.table_memory / 2,
         };
         let backend = Arc::new(match &found.trim {
+            Some((at, root)) if inherits == Inherits::Copy => {
+                TableStore::copy(&home, root, Lsn(at.next_lsn.0 - 1), epoch)?
+            }
             Some((at, root)) => TableStore::open(&home, root, Lsn(at.next_lsn.0 - 1), OpenMode::Write)?,
             None => TableStore::create(&home, TableFileName { epoch, salt: chance.next_u64() })?,
         });

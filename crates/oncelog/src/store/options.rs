@@ -19,10 +19,13 @@ pub struct StoreOptions {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) seed: Option<u64>,
+    pub(super) process: Option<u64>,
     pub(super) manual_duties: bool,
     pub(super) create: bool,
     /// Whether readers in other processes are shown what is visible.
     pub(super) shared_page: bool,
+    /// Nothing that is written reaches the files.
+    pub(super) only_looks: bool,
     /// Frames behind it are not believed.
     pub(super) replay_until: Option<Lsn>,
     pub(super) journal_file_bytes: u64,
@@ -52,9 +55,11 @@ impl StoreOptions {
             disk: Arc::new(RealDisk),
             clock: SystemClock::shared(),
             seed: None,
+            process: None,
             manual_duties: false,
             create: true,
             shared_page: true,
+            only_looks: false,
             replay_until: None,
             journal_file_bytes: 16 << 20,
             trim_bytes: 64 << 20,
@@ -165,6 +170,12 @@ impl StoreOptions {
         StoreOptions { seed: Some(seed), ..self }
     }
 
+    /// Sets which process of a simulation opens the store: one of another number has ended, one of the same may still
+    /// write. Of the machine's own processes the machine is asked.
+    pub fn simulated_process(self, number: u64) -> StoreOptions {
+        StoreOptions { process: Some(number), ..self }
+    }
+
     /// Starts no thread: the program calls [`Store::run_duties`] itself.
     pub fn manual_duties(self) -> StoreOptions {
         StoreOptions { manual_duties: true, ..self }
@@ -177,7 +188,7 @@ impl StoreOptions {
 
     /// For a reader that recovers in memory, without frames behind `until`.
     pub(super) fn only_looks(self, until: Option<Lsn>) -> StoreOptions {
-        StoreOptions { shared_page: false, replay_until: until, seed: Some(0), ..self }
+        StoreOptions { only_looks: true, shared_page: false, replay_until: until, seed: Some(0), ..self }
     }
 
     /// Opens the store in `dir`.

@@ -20,7 +20,7 @@ use super::blocks::{
 };
 use crate::disk::{Disk, DiskFile, OpenMode, SyncSite};
 use crate::error::{Error, Result};
-use crate::ids::StoreId;
+use crate::ids::{Epoch, StoreId};
 use crate::wake::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, RwLock};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -117,7 +117,63 @@ impl BlockFile {
         Ok(opened)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the two constructors above are the only callers")]
+    /// Makes the file of the opening `epoch`, with the same salt, of what `root` says of another one; gives the root
+    /// that means it. Blocks are taken over as they are, with their checks: what is damaged stays so, and is told when
+    /// it is read.
+    ///
+    /// # Errors
+    /// As [`BlockFile::open`]; `Full`.
+    pub(super) fn copy(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        store: StoreId,
+        root: &TableRoot,
+        epoch: Epoch,
+        groups_max: usize,
+    ) -> Result<(BlockFile, TableRoot)> {
+        let from = BlockFile::open(disk, dir, store, root, OpenMode::Read, groups_max)?;
+        let name = TableFileName { epoch, ..root.file };
+        let path = name.path(dir);
+        let doing = |error| Error::io(&path, "copy the table file", error);
+        // An attempt that failed may have begun it.
+        let file = disk.open(&path, OpenMode::Create).map_err(doing)?;
+        file.set_len(0).and_then(|()| file.write_all_at(&encode_head(store, name), 0)).map_err(doing)?;
+        for group in 0..root.len.div_ceil(BLOCK).div_ceil(GROUP_BLOCKS) {
+            from.copy_group(group, &*file).map_err(doing)?;
+        }
+        let root = TableRoot { file: name, ..root.clone() };
+        let floor = root.generation.saturating_add(1);
+        let opened = BlockFile::over(disk, dir, name, file, root.head.clone(), (root.len, floor), groups_max, true);
+        opened.space.write().floor = floor;
+        Ok((opened, root))
+    }
+
+    /// Copies the checks of a group, and what lies between its first and its last block that was ever written.
+    fn copy_group(&self, group: u64, to: &dyn DiskFile) -> io::Result<()> {
+        let mut checks = vec![0; BLOCK_BYTES];
+        self.file.read_full_at(&mut checks, checks_at(group))?;
+        let (entries, _) = checks.as_chunks::<8>();
+        let written = |entry: &[u8; 8]| *entry != [0; 8];
+        let (Some(first), Some(last)) = (entries.iter().position(written), entries.iter().rposition(written)) else {
+            return Ok(());
+        };
+        to.write_all_at(&checks, checks_at(group))?;
+        let mut position = block_at(group * GROUP_BLOCKS + first as u64);
+        let end = block_at(group * GROUP_BLOCKS + last as u64) + BLOCK;
+        let mut bytes = vec![0; RUN_BYTES];
+        while position < end {
+            let wanted = bytes.len().min(usize::try_from(end - position).unwrap_or(RUN_BYTES));
+            let read = self.file.read_full_at(&mut bytes[..wanted], position)?;
+            to.write_all_at(&bytes[..read], position)?;
+            if read < wanted {
+                break;
+            }
+            position += read as u64;
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the constructors above are the only callers")]
     fn over(
         disk: &Arc<dyn Disk>,
         dir: &Path,

@@ -28,7 +28,7 @@ use super::blocks::{TableFileName, TableRoot};
 use super::file::BlockFile;
 use crate::disk::{Disk, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Lsn, StoreId};
+use crate::ids::{Epoch, Lsn, StoreId};
 use crate::wake::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, RwLock};
 
 type Rows = ReadOnlyTable<&'static [u8], &'static [u8]>;
@@ -92,7 +92,21 @@ impl TableStore {
             // What lies behind was written by a process that did not come to name it.
             file.cut(root.len);
         }
-        let store = TableStore::over(home, file, Some(root.clone()), lsn);
+        TableStore::at(home, file, root.clone(), lsn)
+    }
+
+    /// A new file of the opening `epoch`, with what `root` says of another: for an opening that cannot know whether
+    /// somebody else still writes to that.
+    ///
+    /// # Errors
+    /// As [`TableStore::open`]; `Full`.
+    pub(crate) fn copy(home: &TableHome, root: &TableRoot, lsn: Lsn, epoch: Epoch) -> Result<TableStore> {
+        let (file, root) = BlockFile::copy(&home.disk, &home.dir, home.store, root, epoch, home.groups_max())?;
+        TableStore::at(home, file, root, lsn)
+    }
+
+    fn at(home: &TableHome, file: BlockFile, root: TableRoot, lsn: Lsn) -> Result<TableStore> {
+        let store = TableStore::over(home, file, Some(root), lsn);
         let found = store.read(|rows| Ok(rows.get(LSN_KEY)?.map(|lsn| lsn.value().to_vec())))?;
         if found.as_deref() != Some(&lsn.0.to_le_bytes()) {
             return Err(Error::corrupt(store.path(), 0, format!("the table file is not that of LSN {lsn}")));

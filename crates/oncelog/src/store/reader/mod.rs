@@ -64,6 +64,8 @@ struct Inner {
     patience: Duration,
     table_memory: usize,
     owners: Mutex<BTreeMap<String, Arc<OwnerReader>>>,
+    /// To whom tables belong, as far as it was asked.
+    table_owners: Mutex<BTreeMap<String, String>>,
 }
 
 /// How a store is read.
@@ -131,8 +133,8 @@ impl ReaderOptions {
             ErrorKind::NotFound => Error::new(ErrorKind::NotFound, "there is no store").in_file(&layout.dir),
             _ => error,
         })?;
-        let owners = Mutex::default();
-        let inner = Inner { disk, clock, layout, store, identity, patience, table_memory, owners };
+        let (owners, table_owners) = (Mutex::default(), Mutex::default());
+        let inner = Inner { disk, clock, layout, store, identity, patience, table_memory, owners, table_owners };
         Ok(StoreReader { inner: Arc::new(inner) })
     }
 }
@@ -260,8 +262,16 @@ impl Inner {
 
     /// Which owner has the table of that name; `None`: nobody has claimed it.
     fn table_owner(&self, name: &str) -> Result<Option<String>> {
+        // For life: what was found once need not be looked up again.
+        if let Some(owner) = self.table_owners.lock().get(name) {
+            return Ok(Some(owner.clone()));
+        }
         let claim = self.read_claim(&self.layout.tables.join(escape_name(name)))?;
-        Ok(claim.map(|claim| claim.owner))
+        let owner = claim.map(|claim| claim.owner);
+        if let Some(owner) = &owner {
+            self.table_owners.lock().insert(name.to_owned(), owner.clone());
+        }
+        Ok(owner)
     }
 
     fn owner(&self, name: &str) -> Result<Arc<OwnerReader>> {

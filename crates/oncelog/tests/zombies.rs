@@ -1,0 +1,211 @@
+//! An opening that has lost its lock without knowing, asleep in the middle of a trim, while another one takes the owner
+//! over and goes on: what the first still writes must not be where the second has its rows.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and replaces files")]
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use oncelog::disk::{Disk, DiskFile, FileIdentity, MapAccess, OpenMode, RealDisk, SharedMap, SyncSite};
+use oncelog::{ErrorKind, Result, Store, StoreOptions, StoreReader, TableDef, U64, Utf8};
+
+const ROWS: TableDef<Utf8, U64> = TableDef::new("rows");
+
+/// What happens before a write to a table file.
+type Moment = Box<dyn FnMut(u64) + Send>;
+
+/// The machine's disk, which stops before writes to the table file.
+#[derive(Clone, Default)]
+struct Sleepy {
+    moment: Arc<Mutex<Option<Moment>>>,
+}
+
+struct SleepyFile {
+    file: Box<dyn DiskFile>,
+    moment: Option<Arc<Mutex<Option<Moment>>>>,
+}
+
+impl Disk for Sleepy {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
+        let is_table = path.extension().is_some_and(|kind| kind == "table");
+        let moment = is_table.then(|| Arc::clone(&self.moment));
+        Ok(Box::new(SleepyFile { file: RealDisk.open(path, mode)?, moment }))
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        RealDisk.list(dir)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove(path)
+    }
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.create_dir(dir)
+    }
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.remove_dir(dir)
+    }
+    fn is_of_machine(&self) -> bool {
+        true
+    }
+    fn identity(&self, path: &Path) -> io::Result<FileIdentity> {
+        RealDisk.identity(path)
+    }
+    fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()> {
+        RealDisk.sync_dir(dir, site)
+    }
+    fn map_shared(&self, path: &Path, words: usize, access: MapAccess) -> io::Result<Arc<dyn SharedMap>> {
+        RealDisk.map_shared(path, words, access)
+    }
+    fn boot_id(&self) -> u128 {
+        RealDisk.boot_id()
+    }
+}
+
+impl DiskFile for SleepyFile {
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, position)
+    }
+    fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
+        if let Some(moment) = &self.moment {
+            let taken = moment.lock().unwrap().take();
+            if let Some(mut taken) = taken {
+                taken(position);
+                moment.lock().unwrap().get_or_insert(taken);
+            }
+        }
+        self.file.write_at(bytes, position)
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+    fn preallocate(&self, end: u64) -> io::Result<()> {
+        self.file.preallocate(end)
+    }
+    fn sync(&self, site: SyncSite) -> io::Result<()> {
+        self.file.sync(site)
+    }
+    fn try_lock(&self) -> io::Result<bool> {
+        self.file.try_lock()
+    }
+    fn is_locked(&self) -> io::Result<bool> {
+        self.file.is_locked()
+    }
+    fn identity(&self) -> io::Result<FileIdentity> {
+        self.file.identity()
+    }
+}
+
+fn options() -> StoreOptions {
+    StoreOptions::new().journal_file_bytes(64 << 10).manual_duties()
+}
+
+fn key(n: u64) -> String {
+    format!("row-{n:05}-{}", "x".repeat(80))
+}
+
+fn put(store: &Store, value: u64) {
+    store
+        .transact(|tx| {
+            let mut rows = tx.table(ROWS)?;
+            (0..300).try_for_each(|n| rows.put(&key(n), &(value * 1000 + n)))
+        })
+        .unwrap();
+}
+
+fn assert_all(rows: &[(String, u64)], value: u64) {
+    assert!(rows.iter().map(|row| row.1).eq((0..300).map(|n| value * 1000 + n)), "other rows than those of {value}");
+}
+
+/// Somebody puts another file in the place of the manifest, so that its lock is free.
+fn lose_lock(dir: &Path) {
+    let manifest = dir.join("owners/main/MANIFEST");
+    std::fs::copy(&manifest, manifest.with_extension("copy")).unwrap();
+    std::fs::rename(manifest.with_extension("copy"), &manifest).unwrap();
+}
+
+fn table_files(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir.join("owners/main/state")).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn who_sleeps_in_a_trim_does_no_harm_to_who_has_taken_over() -> Result<()> {
+    // Before each of the writes of its trim, until there are no more.
+    for asleep_before in 0.. {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().to_owned();
+        let disk = Sleepy::default();
+        let first = options().disk(Arc::new(disk.clone())).open(&dir)?;
+        put(&first, 1);
+        first.trim()?;
+        put(&first, 2);
+        let (second, path) = (Arc::new(Mutex::new(None)), dir.clone());
+        let (theirs, mut writes) = (Arc::clone(&second), 0);
+        *disk.moment.lock().unwrap() = Some(Box::new(move |_| {
+            if writes == asleep_before {
+                lose_lock(&path);
+                let store = options().open(&path).unwrap();
+                assert_all(&store.snapshot().unwrap().scan(ROWS, ..).unwrap(), 2);
+                put(&store, 3);
+                store.trim().unwrap();
+                put(&store, 4);
+                *theirs.lock().unwrap() = Some(store);
+            }
+            writes += 1;
+        }));
+        let trimmed = first.trim();
+        let Some(second) = second.lock().unwrap().take() else {
+            trimmed?;
+            *disk.moment.lock().unwrap() = None;
+            assert!(asleep_before > 2, "{asleep_before}");
+            return first.close();
+        };
+        assert_eq!(trimmed.unwrap_err().kind(), ErrorKind::Fenced);
+        drop(first);
+        assert_all(&StoreReader::open(&dir)?.snapshot()?.scan(ROWS, ..)?, 3);
+        assert_all(&second.snapshot()?.scan(ROWS, ..)?, 4);
+        second.trim()?;
+        second.close()?;
+        assert_eq!(table_files(&dir).len(), 1, "the old one is gone");
+        let third = options().open(&dir)?;
+        assert!(third.recovery_report().clean);
+        assert_all(&third.snapshot()?.scan(ROWS, ..)?, 4);
+        third.close()?;
+    }
+    Ok(())
+}
+
+/// The suspicion outlives who had it first: another one that is killed before its own file counts.
+#[test]
+fn who_takes_over_from_one_that_suspected_suspects_too() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path();
+    let first = options().simulated_process(1).open(dir)?;
+    put(&first, 1);
+    first.trim()?;
+    put(&first, 2);
+    let before = table_files(dir);
+    // As an opening of process 2 leaves it that ends before its recovery is complete: its file's name, and its own name
+    // as that of the holder.
+    lose_lock(dir);
+    let name = before[0].file_name().unwrap().to_str().unwrap().to_owned();
+    let (_, salt) = name.split_once('-').unwrap();
+    std::fs::write(before[0].with_file_name(format!("0000000002-{salt}")), b"").unwrap();
+    let third = options().simulated_process(3).open(dir)?;
+    let after = table_files(dir);
+    assert!(after.len() == 1 && after != before, "{after:?}");
+    assert_all(&third.snapshot()?.scan(ROWS, ..)?, 2);
+    drop(third);
+    // Nobody is suspected now: it is written on.
+    let fourth = options().simulated_process(4).open(dir)?;
+    put(&fourth, 5);
+    fourth.trim()?;
+    assert_eq!(table_files(dir), after);
+    drop((first, fourth));
+    Ok(())
+}
