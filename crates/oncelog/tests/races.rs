@@ -275,11 +275,14 @@ fn a_claim_that_is_made_again_and_fails_stays() {
         _ => Ok(()),
     };
     let disk = Arc::default();
-    let store = on(&disk, hook).open("/s").unwrap();
+    let store = on(&disk, hook.clone()).open("/s").unwrap();
     let audit = || ConsumerStyle::ClientTx("audit".to_owned());
     drop(store.consumer(ONE, audit()).unwrap());
     // Its progress is gone with the topic, the name is not.
     store.delete_topic("one").unwrap();
+    // In an opening that does not remember that the name is its own.
+    store.close().unwrap();
+    let store = on(&disk, hook).open("/s").unwrap();
     fails.store(true, Ordering::SeqCst);
     assert!(store.consumer(LINES, audit()).is_err());
     let other = on(&disk, |_| Ok(())).attach("/s", "other").unwrap();
