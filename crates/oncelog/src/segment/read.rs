@@ -15,8 +15,9 @@ const BLOCK_BYTES: usize = 256 << 10;
 /// is larger.
 pub(crate) struct BatchReader {
     segment: Arc<Segment>,
-    /// What of the file is in the buffer.
+    /// What of the file is in the buffer: so many bytes from here on. What is behind them is there to be written over.
     block_start: u64,
+    filled: usize,
     block: Vec<u8>,
     /// The records of the current batch, if it is a compressed one and was asked for.
     inflated: Inflated,
@@ -57,6 +58,7 @@ impl BatchReader {
         BatchReader {
             segment,
             block_start: 0,
+            filled: 0,
             block: Vec::new(),
             inflated: Inflated::default(),
             position: entry.position,
@@ -201,7 +203,7 @@ impl BatchReader {
         self.load(record::BATCH_HEAD_BYTES)?;
         let position = self.position;
         let start = usize::try_from(position - self.block_start).unwrap_or(usize::MAX);
-        let bytes = &self.block[start..];
+        let bytes = &self.block[start..self.filled];
         let damaged = |what: &dyn std::fmt::Display| Error::corrupt(&self.segment.path, position, what);
         let place = record::place_checksum(self.segment.head.salt, position, bytes);
         if !same(CheckSite::BatchPlace, record::place_of(bytes), place) {
@@ -214,28 +216,41 @@ impl BatchReader {
         Ok(head)
     }
 
-    /// Makes sure that `count` bytes from `position` on are in the buffer.
+    /// Makes sure that `count` bytes from `position` on are in the buffer. What is there already is not read again.
     fn load(&mut self, count: usize) -> Result<()> {
-        let block_end = self.block_start + self.block.len() as u64;
+        let block_end = self.block_start + self.filled as u64;
         let loaded = self.block_start <= self.position && self.position + count as u64 <= block_end;
         if loaded {
             return Ok(());
         }
         let left = usize::try_from(self.end.position - self.position).unwrap_or(usize::MAX);
         let wanted = count.max(BLOCK_BYTES).min(left);
-        if self.block.capacity() > 4 * wanted.max(BLOCK_BYTES) {
+        self.keep_from_position();
+        if self.block.len() > 4 * wanted.max(BLOCK_BYTES) {
             // A large batch has gone by.
-            self.block = Vec::new();
+            self.block = self.block[..self.filled].to_vec();
         }
-        self.block.resize(wanted, 0);
-        self.block_start = self.position;
-        let read = self.segment.file()?.read_full_at(&mut self.block, self.position);
-        let read = read.map_err(|error| Error::io(&self.segment.path, "read a segment", error))?;
-        self.block.truncate(read);
-        if read < count {
-            let at = self.position + read as u64;
+        if self.block.len() < wanted {
+            self.block.resize(wanted, 0);
+        }
+        let at = self.position + self.filled as u64;
+        // More may be there than is wanted, of a segment whose end was farther when it was read.
+        let missing = self.filled.min(wanted)..wanted;
+        let read = self.segment.file()?.read_full_at(&mut self.block[missing], at);
+        self.filled += read.map_err(|error| Error::io(&self.segment.path, "read a segment", error))?;
+        if self.filled < count {
+            let at = self.position + self.filled as u64;
             return Err(Error::corrupt(&self.segment.path, at, "a segment was cut short"));
         }
         Ok(())
+    }
+
+    /// Moves what the buffer holds from `position` on to its beginning.
+    fn keep_from_position(&mut self) {
+        let gone = self.position.checked_sub(self.block_start).and_then(|gone| usize::try_from(gone).ok());
+        let gone = gone.map_or(self.filled, |gone| gone.min(self.filled));
+        self.block.copy_within(gone..self.filled, 0);
+        self.filled -= gone;
+        self.block_start = self.position;
     }
 }
