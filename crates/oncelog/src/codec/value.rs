@@ -53,6 +53,13 @@ pub trait Codec: 'static {
     /// # Errors
     /// The value has no encoding; `out` may hold a part of it then, which is thrown away.
     fn encode(value: &Self::Value, out: &mut Vec<u8>) -> Result<(), CodecError>;
+    /// The bytes that [`Codec::encode`] would append, where `value` holds them as they are: they are copied once less
+    /// then. `None` unless the codec says otherwise.
+    #[must_use]
+    fn as_encoded(value: &Self::Value) -> Option<&[u8]> {
+        let _ = value;
+        None
+    }
     /// The value of `bytes`, borrowing where it can.
     ///
     /// # Errors
@@ -83,9 +90,15 @@ impl Codec for Bytes {
     type Owned = Vec<u8>;
     const ID: &'static str = "bytes";
 
+    #[inline]
     fn encode(value: &[u8], out: &mut Vec<u8>) -> Result<(), CodecError> {
         out.extend_from_slice(value);
         Ok(())
+    }
+
+    #[inline]
+    fn as_encoded(value: &[u8]) -> Option<&[u8]> {
+        Some(value)
     }
 
     fn decode(bytes: &[u8]) -> Result<&[u8], CodecError> {
@@ -107,9 +120,15 @@ impl Codec for Utf8 {
     type Owned = String;
     const ID: &'static str = "utf8";
 
+    #[inline]
     fn encode(value: &str, out: &mut Vec<u8>) -> Result<(), CodecError> {
         out.extend_from_slice(value.as_bytes());
         Ok(())
+    }
+
+    #[inline]
+    fn as_encoded(value: &str) -> Option<&[u8]> {
+        Some(value.as_bytes())
     }
 
     fn decode(bytes: &[u8]) -> Result<&str, CodecError> {

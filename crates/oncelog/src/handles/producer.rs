@@ -239,6 +239,9 @@ impl<K: Codec, V: Codec> Producer<K, V> {
     /// failed, the record may be there: reopen the store and look.
     pub fn append(&self, key: &K::Value, value: &V::Value) -> Result<LogOffset> {
         if self.linger.is_some() {
+            if let (Some(key), Some(value)) = (K::as_encoded(key), V::as_encoded(value)) {
+                return self.gather(None, keyed(key, &K::route(key), value));
+            }
             let mut encoded = self.encoded.lock();
             let (key_bytes, value_bytes) = &mut *encoded;
             encode_into::<K>(key, key_bytes)?;
@@ -350,9 +353,9 @@ impl<K: Codec, V: Codec> Producer<K, V> {
         }
         let (mut key_bytes, mut value_bytes) = (Vec::new(), Vec::new());
         for (key, value) in records {
-            encode_into::<K>(key, &mut key_bytes)?;
-            encode_into::<V>(value, &mut value_bytes)?;
-            tx.append(self.topic, None, keyed(&key_bytes, &K::route(&key_bytes), &value_bytes))?;
+            let key = encoded::<K>(key, &mut key_bytes)?;
+            let value = encoded::<V>(value, &mut value_bytes)?;
+            tx.append(self.topic, None, keyed(key, &K::route(key), value))?;
         }
         let bytes = tx.bytes();
         let committed = tx.submit()?.wait()?;
@@ -453,6 +456,16 @@ impl<K: Codec, V: Codec> Producer<K, V> {
 /// A record with a key, of which `route` decides the partition.
 fn keyed<'r>(key: &'r [u8], route: &'r [u8], value: &'r [u8]) -> NewRecord<'r> {
     NewRecord { key: Some(key), route: Some(route), value: Some(value), ..NewRecord::default() }
+}
+
+/// The bytes of a value, in `buffer` unless the value holds them.
+#[inline]
+pub(super) fn encoded<'b, C: Codec>(value: &'b C::Value, buffer: &'b mut Vec<u8>) -> Result<&'b [u8]> {
+    if let Some(bytes) = C::as_encoded(value) {
+        return Ok(bytes);
+    }
+    encode_into::<C>(value, buffer)?;
+    Ok(buffer)
 }
 
 pub(super) fn encode_into<C: Codec>(value: &C::Value, out: &mut Vec<u8>) -> Result<()> {

@@ -28,8 +28,8 @@ impl Scan {
         K::Value: 'k,
     {
         let encoded = |bound: Bound<&&'k K::Value>| match bound {
-            Bound::Included(key) => encode::<K>(key).map(Bound::Included),
-            Bound::Excluded(key) => encode::<K>(key).map(Bound::Excluded),
+            Bound::Included(key) => encode::<K>(key).map(|key| Bound::Included(key.into_owned())),
+            Bound::Excluded(key) => encode::<K>(key).map(|key| Bound::Excluded(key.into_owned())),
             Bound::Unbounded => Ok(Bound::Unbounded),
         };
         let (start, end) = (encoded(range.start_bound())?, encoded(range.end_bound())?);
@@ -38,7 +38,7 @@ impl Scan {
 
     /// All rows whose keys begin as `prefix` does, in key order.
     pub(crate) fn prefix<K: Codec>(prefix: &K::Value) -> Result<Scan> {
-        let start = encode::<K>(prefix)?;
+        let start = encode::<K>(prefix)?.into_owned();
         let end = behind_prefix(&start);
         Ok(Scan { start: Bound::Included(start), end, direction: Direction::Up, limit: usize::MAX })
     }

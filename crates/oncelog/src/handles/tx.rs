@@ -2,6 +2,7 @@
 
 use std::any::TypeId;
 use std::borrow::Borrow;
+use std::borrow::Cow;
 use std::marker::PhantomData;
 use std::ops::RangeBounds;
 
@@ -466,11 +467,15 @@ impl Transaction {
     pub fn abort(self) {}
 }
 
-pub(crate) fn encode<C: Codec>(value: &C::Value) -> Result<Vec<u8>> {
+#[inline]
+pub(crate) fn encode<C: Codec>(value: &C::Value) -> Result<Cow<'_, [u8]>> {
+    if let Some(bytes) = C::as_encoded(value) {
+        return Ok(Cow::Borrowed(bytes));
+    }
     let mut out = Vec::new();
     C::encode(value, &mut out)
         .map_err(|reason| Error::invalid(format!("the value has no encoding as {}", C::id())).because(reason))?;
-    Ok(out)
+    Ok(Cow::Owned(out))
 }
 
 /// A row in the user's types.
