@@ -117,6 +117,25 @@ impl BatchBuilder {
         BATCH_HEAD_BYTES + self.used
     }
 
+    /// Bytes of records for which there is memory.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Whether `more` bytes of records are more than there is memory for, and that is `small`.
+    #[inline]
+    pub(crate) fn outgrows(&self, small: usize, more: usize) -> bool {
+        self.buffer.len() <= small && self.used + more > small
+    }
+
+    /// Goes on in the memory of `spare`, an empty batch.
+    pub(crate) fn continue_in(&mut self, spare: BatchBuilder) {
+        if spare.buffer.len() > self.buffer.len() {
+            let before = std::mem::replace(&mut self.buffer, spare.buffer);
+            self.buffer[..self.used].copy_from_slice(&before[..self.used]);
+        }
+    }
+
     /// Drops all records and keeps the memory.
     pub(crate) fn clear(&mut self) {
         (self.used, self.count) = (0, 0);

@@ -26,7 +26,7 @@ use crate::process::Process;
 use crate::segment::OpenFiles;
 use crate::table::{Pressure, ScanRange, StateBackend, TableFileName, TableHome, TableStore, Tables};
 use crate::transaction::system::{self, CatalogueKey};
-use crate::transaction::{Applier, Limits, Lingering, LoadTopics, Pipeline, Replayer, Topics};
+use crate::transaction::{Applier, Limits, Lingering, LoadTopics, Pipeline, Replayer, Spares, Topics};
 use crate::view::View;
 use crate::wake::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
 
@@ -310,6 +310,7 @@ impl Opening {
             limits,
             open_stamps: Arc::default(),
             lingering: Lingering::default(),
+            spares: Spares::default(),
             sync_within: AtomicU64::new(u64::MAX),
             has_background: !self.options.manual_duties,
             spread: AtomicU32::new(0),

@@ -7,6 +7,7 @@ use super::apply::{Applier, BatchAt};
 use super::engine::{Appended, Committed};
 use super::frame::FrameWriter;
 use super::linger::Lingering;
+use super::spares::Spares;
 use super::staged::StoreTx;
 use super::stamps::{StagedStamp, StampRow, stamp_rows};
 use super::system;
@@ -44,6 +45,7 @@ pub(crate) struct Pipeline {
     pub(crate) limits: Limits,
     pub(crate) open_stamps: Arc<OpenStamps>,
     pub(crate) lingering: Lingering,
+    pub(crate) spares: Spares,
     /// The most nanoseconds that what is written and not synced may wait: the least that anybody asked for.
     pub(crate) sync_within: AtomicU64,
     /// Whether a background thread leads groups for callers that do not wait.
@@ -350,6 +352,7 @@ fn encode(tx: &mut StoreTx) -> (Vec<u8>, Vec<BatchRange>) {
                 writer.batch(staged.partition.topic, staged.partition.id, batch, staged.partition.compression());
             ranges.push(BatchRange { staged: at, bytes, records });
         }
+        staged.batches.drain(..).for_each(|batch| tx.pipeline.spares.keep(batch));
     }
     writer.rows(tx.writes.len());
     for ((table, shard, key), value) in &tx.writes {

@@ -19,6 +19,7 @@ mod engine;
 mod frame;
 mod linger;
 mod recover;
+mod spares;
 mod staged;
 mod stamps;
 pub(crate) mod system;
@@ -32,6 +33,7 @@ pub use engine::{
 };
 pub(crate) use linger::{Lingering, StoreAppender};
 pub(crate) use recover::Replayer;
+pub(crate) use spares::Spares;
 pub(crate) use staged::StoreTx;
 pub(crate) use stamps::read_stamp;
 pub(crate) use topics::{LoadTopics, Topics};

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::commit::{Pending, Pipeline};
 use super::engine::{Committed, EngineTx, NewRecord, NewStamp, PendingCommit, Stamped, TxMark};
+use super::spares::SMALL_BYTES;
 use super::stamps::StagedStamp;
 use super::system;
 use crate::error::{Error, Result};
@@ -201,7 +202,11 @@ impl StoreTx {
 
 impl EngineTx for StoreTx {
     fn append(&mut self, topic: TopicId, partition: Option<PartitionId>, record: NewRecord<'_>) -> Result<PartitionId> {
-        let topic = self.topic(topic)?;
+        // Taken out and put back: counting its users up and down costs more than much of the rest.
+        let topic = match self.topic.take() {
+            Some(last) if last.id == topic => last,
+            _ => self.pipeline.topics.get(topic)?,
+        };
         let timestamp_ms = match record.timestamp_ms {
             Some(given) => given,
             None => *self.timestamp_ms.get_or_insert_with(|| self.pipeline.clock.now_ms()),
@@ -229,8 +234,12 @@ impl EngineTx for StoreTx {
             batches.push(BatchBuilder::new());
         }
         if let Some(batch) = batches.last_mut() {
+            if batch.outgrows(SMALL_BYTES, bytes) {
+                batch.continue_in(self.pipeline.spares.take());
+            }
             batch.push(&draft);
         }
+        self.topic = Some(topic);
         Ok(partition)
     }
 
