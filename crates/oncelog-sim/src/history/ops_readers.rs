@@ -95,8 +95,10 @@ impl World {
             (snapshot, Some(rows))
         } else {
             // One that nobody has looked at yet.
-            let fresh = self.reader().and_then(|reader| reader.snapshot());
-            (fresh.map_err(|error| format!("a reader says {error:?}"))?, None)
+            match self.reader().and_then(|reader| reader.snapshot()) {
+                Ok(fresh) => (fresh, None),
+                Err(error) => return self.reader_failed(&error),
+            }
         });
         Ok(())
     }
