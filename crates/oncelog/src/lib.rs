@@ -56,6 +56,7 @@ mod error;
 mod handles;
 mod ids;
 mod journal;
+mod offsets;
 mod page;
 mod process;
 mod producer;
@@ -92,11 +93,17 @@ pub use ids::{
     Epoch, LogOffset, Lsn, NAME_BYTES_MAX, OwnerId, PartitionId, ProducerEpoch, RecordId, Sequence, ShardId, StoreId,
     TableId, TopicId,
 };
+pub use offsets::{
+    CollectingCommitHook, CommitInfo, CommitStrategy, DeleteInfo, FileOffsetStore, HookError, HookFailure,
+    HookedOffsetStore, InMemoryOffsetStore, LockFileOffsetStore, LoggingCommitHook, MetricsCommitHook, NumericKey,
+    NumericOffsets, Offset, OffsetError, OffsetResetPolicy, OffsetStore, OffsetTracker, OutOfRangePolicy,
+    PostCommitHook,
+};
 pub use record::{Compression, Header, Headers, Record, RecordView};
 pub use store::{
     ConsumerProgress, LostOffsets, OwnerInfo, PartitionInfo, ReaderCursor, ReaderOptions, ReaderSnapshot,
-    RecoveryReport, Snapshot, Store, StoreMode, StoreOptions, StoreReader, StoreStats, TopicChange, TopicInfo,
-    TornTailReport,
+    RecoveryReport, Snapshot, Store, StoreMode, StoreOffsets, StoreOptions, StoreReader, StoreStats, TopicChange,
+    TopicInfo, TornTailReport,
 };
 pub use table::{Direction, ScanRange, StateBackend, StateBatch, TableSpec, Visit};
 pub use topic::TopicSpec;

@@ -712,7 +712,7 @@ fn many_tasks_consume_and_append_on_many_threads() {
     });
     producers.collect::<Vec<_>>().into_iter().for_each(|producer| producer.join().unwrap());
     for consumer in consumers {
-        assert_eq!(consumer.join().unwrap(), (0..TASKS * EACH).sum());
+        assert_eq!(consumer.join().unwrap(), (0..TASKS * EACH).sum::<u64>());
     }
 }
 

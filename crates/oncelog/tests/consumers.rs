@@ -50,13 +50,13 @@ fn a_consumer_begins_where_it_is_told() {
     }
     let from = |whence| values(&mut store.consumer(LINES, plain(whence)).unwrap());
     assert_eq!(from(Whence::Oldest), (0..10).collect::<Vec<_>>());
-    assert_eq!(from(Whence::Latest), []);
+    assert_eq!(from(Whence::Latest), [0_u64; 0]);
     assert_eq!(from(Whence::Position(LogOffset(7))), [7, 8, 9]);
-    assert_eq!(from(Whence::Position(LogOffset(10))), []);
+    assert_eq!(from(Whence::Position(LogOffset(10))), [0_u64; 0]);
     assert_eq!(from(Whence::Time(7000)), [7, 8, 9]);
     assert_eq!(from(Whence::Time(7001)), [8, 9]);
     assert_eq!(from(Whence::Time(i64::MIN)).len(), 10);
-    assert_eq!(from(Whence::Time(i64::MAX)), []);
+    assert_eq!(from(Whence::Time(i64::MAX)), [0_u64; 0]);
     let error = store.consumer(LINES, plain(Whence::Position(LogOffset(11)))).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(error.to_string().contains("position 11") && error.to_string().contains("lines"), "{error}");
@@ -90,7 +90,7 @@ fn where_a_remembered_consumer_begins_is_found_once() {
     assert_eq!(values(&mut store.consumer(LINES, how()).unwrap()), [3, 4]);
     // Its own progress is stronger than what it is told now.
     let mut again = store.consumer(LINES, ConsumerOptions::new(client("late")).start(Whence::Oldest)).unwrap();
-    assert_eq!(values(&mut again), []);
+    assert_eq!(values(&mut again), [0_u64; 0]);
 }
 
 #[test]

@@ -79,10 +79,14 @@ pub enum SyncSite {
     ReaderJournal,
     /// The directories of a new owner, before its manifest and with it.
     OwnerDir,
+    /// A file of offsets, before it takes its name.
+    OffsetFile,
+    /// The directory of a file of offsets.
+    OffsetDir,
 }
 
 impl SyncSite {
-    /// Every site, for tests that drop each in turn.
+    /// Every site of a store, for tests that drop each in turn.
     pub const ALL: [SyncSite; 16] = [
         SyncSite::JournalGroup,
         SyncSite::JournalRotate,

@@ -26,6 +26,7 @@ mod layout;
 mod listing;
 mod loader;
 mod manifest;
+mod offsets;
 mod open;
 mod options;
 mod owner;
@@ -45,6 +46,7 @@ use std::time::Duration;
 
 pub use alter::TopicChange;
 pub use listing::{ConsumerProgress, PartitionInfo};
+pub use offsets::StoreOffsets;
 pub use options::{StoreMode, StoreOptions};
 pub use reader::{OwnerInfo, ReaderCursor, ReaderOptions, ReaderSnapshot, StoreReader, TopicInfo};
 pub use report::{LostOffsets, RecoveryReport, StoreStats, TornTailReport};

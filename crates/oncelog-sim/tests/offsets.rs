@@ -1,0 +1,185 @@
+//! The stores of offsets on a disk that loses what was not synced: cut at every change, with every rule of what
+//! survives, and with each of their syncs left out, which must be noticed.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail by panic")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use oncelog::clock::SystemClock;
+use oncelog::disk::{Disk, SyncSite};
+use oncelog::{FileOffsetStore, LockFileOffsetStore, Offset, OffsetStore};
+use oncelog_sim::disk::{Failure, Repeat, SimDisk};
+
+type State = BTreeMap<String, Offset>;
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    File,
+    Locked,
+}
+
+impl Kind {
+    fn open(self, disk: &SimDisk) -> Result<Box<dyn OffsetStore>, oncelog::OffsetError> {
+        let (disk, clock) = (Arc::new(disk.clone()) as Arc<dyn Disk>, SystemClock::shared());
+        Ok(match self {
+            Kind::File => Box::new(FileOffsetStore::open_on(disk, clock, "/d/offsets.json")?),
+            Kind::Locked => Box::new(LockFileOffsetStore::open_on(disk, clock, "/d/base", "client")?),
+        })
+    }
+}
+
+/// One change, and what it makes of a state.
+enum Step {
+    Commit(&'static str, u64),
+    CommitAll(&'static [(&'static str, u64)]),
+    Reset(&'static str, u64),
+    Clear(&'static str),
+}
+
+const NUMERIC: &str = "topic-1-consumer-2";
+
+const STEPS: [Step; 8] = [
+    Step::Commit("a", 1),
+    Step::Commit(NUMERIC, 10),
+    Step::CommitAll(&[("a", 2), ("b", 2), (NUMERIC, 20)]),
+    Step::Commit("a", 3),
+    Step::Reset(NUMERIC, 5),
+    Step::Clear("a"),
+    Step::CommitAll(&[("a", 4), (NUMERIC, 30)]),
+    Step::Commit("b", 9),
+];
+
+impl Step {
+    fn run(&self, store: &dyn OffsetStore) -> Result<(), oncelog::OffsetError> {
+        match self {
+            Step::Commit(source, offset) => store.commit(source, &Offset::Sequence(*offset)).map(drop),
+            Step::CommitAll(offsets) => store.commit_all(&state(offsets)).map(drop),
+            Step::Reset(source, offset) => store.reset(source, &Offset::Sequence(*offset)).map(drop),
+            Step::Clear(source) => store.clear(source).map(drop),
+        }
+    }
+
+    fn model(&self, state_before: &State) -> State {
+        let mut after = state_before.clone();
+        match self {
+            Step::Commit(source, offset) | Step::Reset(source, offset) => after.extend(state(&[(source, *offset)])),
+            Step::CommitAll(offsets) => after.extend(state(offsets)),
+            Step::Clear(source) => drop(after.remove(*source)),
+        }
+        after
+    }
+}
+
+fn state(offsets: &[(&str, u64)]) -> State {
+    offsets.iter().map(|(source, offset)| ((*source).to_owned(), Offset::Sequence(*offset))).collect()
+}
+
+/// A disk with the directory that the stores are in.
+fn disk(seed: u64, dropped: Option<SyncSite>) -> SimDisk {
+    let disk = SimDisk::new(seed);
+    disk.create_dir(Path::new("/d")).unwrap();
+    disk.sync_dir(Path::new("/"), SyncSite::StoreDir).unwrap();
+    disk.drop_syncs(dropped);
+    disk
+}
+
+/// Runs the steps until one fails; gives the state that was answered last, and the one that was on its way.
+fn run(kind: Kind, disk: &SimDisk) -> (State, Option<State>) {
+    let mut now = State::new();
+    let Ok(store) = kind.open(disk) else { return (now, None) };
+    for step in &STEPS {
+        let next = step.model(&now);
+        if step.run(&*store).is_err() {
+            return (now, Some(next));
+        }
+        now = next;
+    }
+    (now, None)
+}
+
+/// What is there must be what was answered, or what was on its way, as a whole.
+fn look(kind: Kind, disk: &SimDisk, answered: &State, on_its_way: Option<&State>, when: &str) -> Result<State, String> {
+    let found =
+        kind.open(disk).and_then(|store| store.get_all()).map_err(|error| format!("{kind:?} {when}: {error}"))?;
+    if found == *answered || on_its_way.is_some_and(|next| found == *next) {
+        return Ok(found);
+    }
+    Err(format!("{kind:?} {when}: {found:?} is there; {answered:?} was answered, {on_its_way:?} on its way"))
+}
+
+/// Cuts the power, or kills the process and cuts the power later, at each change in turn.
+fn survey(kind: Kind, seed: u64, dropped: Option<SyncSite>) -> Result<u64, String> {
+    let mut crashes = 0;
+    for change in 1.. {
+        for kill_first in [false, true] {
+            let disk = disk(seed + change, dropped);
+            disk.crash_after(change);
+            let (answered, on_its_way) = run(kind, &disk);
+            if !disk.is_dead() {
+                // The end of the steps was reached, and all of it must be there.
+                disk.power_cut();
+                look(kind, &disk, &answered, None, "behind the last step")?;
+                return Ok(crashes);
+            }
+            crashes += 1;
+            let when = format!("seed {seed}, change {change}, killed first: {kill_first}");
+            if kill_first {
+                disk.process_kill();
+                look(kind, &disk, &answered, on_its_way.as_ref(), &when)?;
+            }
+            disk.power_cut();
+            look(kind, &disk, &answered, on_its_way.as_ref(), &when)?;
+            // And it goes on.
+            let store = kind.open(&disk).map_err(|error| error.to_string())?;
+            store.commit("c", &Offset::Sequence(1)).map_err(|error| format!("{kind:?} {when}: {error}"))?;
+            disk.power_cut();
+            let found = kind.open(&disk).and_then(|store| store.get("c")).map_err(|error| error.to_string())?;
+            if found != Some(Offset::Sequence(1)) {
+                return Err(format!("{kind:?} {when}: what was answered after the recovery is gone"));
+            }
+        }
+    }
+    Ok(crashes)
+}
+
+#[test]
+fn a_power_cut_at_any_change_leaves_what_was_answered() {
+    for kind in [Kind::File, Kind::Locked] {
+        let crashes: u64 = (0..20).map(|seed| survey(kind, seed * 1_000, None).unwrap()).sum();
+        assert!(crashes > 500, "{kind:?}: {crashes}");
+    }
+}
+
+#[test]
+fn without_any_of_their_syncs_it_is_noticed() {
+    for kind in [Kind::File, Kind::Locked] {
+        for site in [SyncSite::OffsetFile, SyncSite::OffsetDir] {
+            let noticed = (0..20).any(|seed| survey(kind, seed * 1_000, Some(site)).is_err());
+            assert!(noticed, "{kind:?} without {site:?}");
+        }
+    }
+}
+
+#[test]
+fn a_call_that_fails_changes_all_or_nothing() {
+    for kind in [Kind::File, Kind::Locked] {
+        for failure in [Failure::EIO, Failure::ENOSPC, Failure::EMFILE] {
+            let calls = {
+                let disk = disk(1, None);
+                run(kind, &disk);
+                disk.all_ops()
+            };
+            for call in 1..=calls {
+                let disk = disk(call, None);
+                disk.fail_op(call, failure, Repeat::Once);
+                let (answered, on_its_way) = run(kind, &disk);
+                disk.clear_faults();
+                disk.power_cut();
+                look(kind, &disk, &answered, on_its_way.as_ref(), &format!("call {call} failed by {failure:?}"))
+                    .unwrap();
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! All offsets in one file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::error::OffsetError;
+use super::offset::Offset;
+use super::replace::{Ground, with_suffix};
+use super::store::{OffsetStore, advance, storable};
+use super::text;
+use crate::clock::{Clock, SystemClock};
+use crate::disk::{Disk, RealDisk};
+use crate::wake::Arc;
+
+/// Keeps the offsets of all sources in one JSON file that people can read, which is replaced as a whole: after a crash it
+/// is the one before or the one after. A lock on a file beside it (`.lock`) lets several processes share it. Each commit
+/// costs two syncs and a file of the size of all offsets; [`OffsetStore::commit_all`] costs the same.
+///
+/// ```
+/// use oncelog::{FileOffsetStore, Offset, OffsetStore};
+/// # fn main() -> Result<(), oncelog::OffsetError> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// let store = FileOffsetStore::open(dir.path().join("offsets.json"))?;
+/// store.commit("orders", &Offset::after(41)?)?;
+/// assert_eq!(store.get("orders")?, Some(Offset::Sequence(42)));
+/// assert!(store.commit("orders", &Offset::Sequence(7)).is_err(), "only a reset goes back");
+/// # Ok(())
+/// # }
+/// ```
+pub struct FileOffsetStore {
+    ground: Ground,
+    path: PathBuf,
+    lock: PathBuf,
+}
+
+impl FileOffsetStore {
+    /// The offsets in the file at `path`, which is made by the first commit; its directory must be there.
+    ///
+    /// # Errors
+    /// `Serialization`: the file is there and holds something else. `Io`.
+    pub fn open(path: impl AsRef<Path>) -> Result<FileOffsetStore, OffsetError> {
+        FileOffsetStore::open_on(Arc::new(RealDisk), SystemClock::shared(), path)
+    }
+
+    /// As [`FileOffsetStore::open`], on another disk and with another clock.
+    ///
+    /// # Errors
+    /// As [`FileOffsetStore::open`].
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        path: impl AsRef<Path>,
+    ) -> Result<FileOffsetStore, OffsetError> {
+        let path = path.as_ref().to_owned();
+        if path.file_name().is_none() {
+            return Err(OffsetError::InvalidOffset(format!("{} is not the path of a file", path.display())));
+        }
+        let lock = with_suffix(&path, ".lock");
+        let store = FileOffsetStore { ground: Ground { disk, clock, patience: PATIENCE }, path, lock };
+        store.read()?;
+        Ok(store)
+    }
+
+    /// Sets how long others may have the lock before `Lock` is told: 30 s unless set.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> FileOffsetStore {
+        self.ground.patience = patience;
+        self
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn read(&self) -> Result<BTreeMap<String, Offset>, OffsetError> {
+        let bytes = self.ground.read(&self.path, text::BYTES_MAX)?;
+        bytes.map_or_else(|| Ok(BTreeMap::new()), |bytes| text::read(&self.path, &bytes))
+    }
+
+    /// Reads, changes and writes under the lock. What `change` refuses is not written.
+    fn change<T>(
+        &self,
+        change: impl FnOnce(&mut BTreeMap<String, Offset>) -> Result<T, OffsetError>,
+    ) -> Result<T, OffsetError> {
+        let _held = self.ground.lock(&self.lock)?;
+        let before = self.read()?;
+        let mut offsets = before.clone();
+        let answer = change(&mut offsets)?;
+        // Written also where nothing changes: what was read may be in the memory of the machine only, where a process
+        // that was killed, or a sync that failed, has left it.
+        self.ground.replace(&self.path, text::write(&offsets).as_bytes())?;
+        Ok(answer)
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl OffsetStore for FileOffsetStore {
+    fn get(&self, source: &str) -> Result<Option<Offset>, OffsetError> {
+        Ok(self.read()?.remove(source))
+    }
+
+    fn commit(&self, source: &str, offset: &Offset) -> Result<Option<Offset>, OffsetError> {
+        self.change(|offsets| {
+            advance(source, offsets.get(source), offset)?;
+            Ok(offsets.insert(source.to_owned(), offset.clone()))
+        })
+    }
+
+    fn commit_all(&self, new: &BTreeMap<String, Offset>) -> Result<BTreeMap<String, Option<Offset>>, OffsetError> {
+        self.change(|offsets| {
+            let mut before = BTreeMap::new();
+            for (source, offset) in new {
+                advance(source, offsets.get(source), offset)?;
+                before.insert(source.clone(), offsets.insert(source.clone(), offset.clone()));
+            }
+            Ok(before)
+        })
+    }
+
+    fn reset(&self, source: &str, offset: &Offset) -> Result<Option<Offset>, OffsetError> {
+        storable(source, offset)?;
+        self.change(|offsets| Ok(offsets.insert(source.to_owned(), offset.clone())))
+    }
+
+    fn get_all(&self) -> Result<BTreeMap<String, Offset>, OffsetError> {
+        self.read()
+    }
+
+    fn clear(&self, source: &str) -> Result<Option<Offset>, OffsetError> {
+        self.change(|offsets| Ok(offsets.remove(source)))
+    }
+
+    fn clear_all(&self) -> Result<BTreeMap<String, Offset>, OffsetError> {
+        self.change(|offsets| Ok(std::mem::take(offsets)))
+    }
+}

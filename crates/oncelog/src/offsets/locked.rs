@@ -1,0 +1,294 @@
+//! A small file for each source, which several processes may share.
+//!
+//! ```text
+//! BASE/CONSUMER/topic-1-consumer-100.offset   the decimal offset and a line feed: sources of two numbers
+//!               orders.json                   as `text` has it, with one source: all others, name escaped
+//!               .commit                       several sources that are being committed in one step
+//!               .lock                         the lock of the directory; never removed
+//! ```
+//!
+//! Several sources in one step: they are written to `.commit`, which takes its name in one step; then each file is
+//! replaced, then `.commit` is removed. Whoever takes the lock and finds one finishes it first; whoever reads looks
+//! there first.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::error::OffsetError;
+use super::numeric::NumericKey;
+use super::offset::Offset;
+use super::replace::{Ground, Held};
+use super::store::{OffsetStore, advance, storable};
+use super::text;
+use crate::clock::{Clock, SystemClock};
+use crate::disk::{Disk, RealDisk};
+use crate::ids::{NAME_BYTES_MAX, escape_name};
+use crate::wake::Arc;
+
+/// Keeps each source in a small file of its own, under a lock of the directory: several processes may share it, and a
+/// read sees what another process has saved. After a crash a file is the one before or the one after.
+///
+/// Directories that an earlier client has written (`topic-1-consumer-100.offset` with a decimal number) are taken over as
+/// they are. Such a file has no room for a checksum: a digit that rots into another digit is not noticed. Sources of other
+/// names have one.
+///
+/// ```
+/// use oncelog::{LockFileOffsetStore, NumericOffsets};
+/// # fn main() -> Result<(), oncelog::OffsetError> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// let offsets = LockFileOffsetStore::open(dir.path(), "billing")?;
+/// offsets.save(1, 100, 42)?;
+/// let file = dir.path().join("billing/topic-1-consumer-100.offset");
+/// assert_eq!(std::fs::read_to_string(file).unwrap(), "42\n");
+/// # Ok(())
+/// # }
+/// ```
+pub struct LockFileOffsetStore {
+    ground: Ground,
+    dir: PathBuf,
+}
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const LOCK: &str = ".lock";
+const COMMIT: &str = ".commit";
+/// Longer than any number, and than any name with its offset.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+impl LockFileOffsetStore {
+    /// The offsets of `consumer_name` under `base_dir`; both directories are made if they are not there. A name that is
+    /// not made of letters, digits, `-`, `_` and `.`, or begins with a dot, is escaped: none leaves `base_dir`.
+    ///
+    /// # Errors
+    /// `Serialization`: there is a file of another name than ours in the directory; it is named, and nothing is done.
+    /// `InvalidOffset`: the name cannot be used. `Io`.
+    pub fn open(base_dir: impl AsRef<Path>, consumer_name: &str) -> Result<LockFileOffsetStore, OffsetError> {
+        LockFileOffsetStore::open_on(Arc::new(RealDisk), SystemClock::shared(), base_dir, consumer_name)
+    }
+
+    /// As [`LockFileOffsetStore::open`], on another disk and with another clock.
+    ///
+    /// # Errors
+    /// As [`LockFileOffsetStore::open`].
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        base_dir: impl AsRef<Path>,
+        consumer_name: &str,
+    ) -> Result<LockFileOffsetStore, OffsetError> {
+        let dir = base_dir.as_ref().join(dir_name(consumer_name)?);
+        let store = LockFileOffsetStore { ground: Ground { disk, clock, patience: PATIENCE }, dir };
+        store.ground.make_dir(&store.dir)?;
+        let held = store.lock()?;
+        store.files()?;
+        drop(held);
+        Ok(store)
+    }
+
+    /// Sets how long others may have the lock before `Lock` is told: 30 s unless set.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> LockFileOffsetStore {
+        self.ground.patience = patience;
+        self
+    }
+
+    /// The directory of the files.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Takes the lock, and finishes what one who had it before has begun.
+    fn lock(&self) -> Result<Held, OffsetError> {
+        let held = self.ground.lock(&self.dir.join(LOCK))?;
+        if let Some(begun) = self.begun()? {
+            self.finish(&begun)?;
+        }
+        Ok(held)
+    }
+
+    /// What is being committed in one step.
+    fn begun(&self) -> Result<Option<BTreeMap<String, Offset>>, OffsetError> {
+        let path = self.dir.join(COMMIT);
+        self.ground.read(&path, text::BYTES_MAX)?.map(|bytes| text::read(&path, &bytes)).transpose()
+    }
+
+    fn finish(&self, begun: &BTreeMap<String, Offset>) -> Result<(), OffsetError> {
+        begun.iter().try_for_each(|(source, offset)| self.write(source, offset))?;
+        self.ground.remove(&self.dir.join(COMMIT))
+    }
+
+    fn write(&self, source: &str, offset: &Offset) -> Result<(), OffsetError> {
+        let bytes = match (source.parse::<NumericKey>(), offset) {
+            (Ok(_), Offset::Sequence(sequence)) => format!("{sequence}\n"),
+            _ => text::write(&BTreeMap::from([(source.to_owned(), offset.clone())])),
+        };
+        self.ground.replace(&self.path(source)?, bytes.as_bytes())
+    }
+
+    fn path(&self, source: &str) -> Result<PathBuf, OffsetError> {
+        if source.parse::<NumericKey>().is_ok() {
+            return Ok(self.dir.join(format!("{source}.offset")));
+        }
+        let name = escape_name(source);
+        if name.is_empty() || name.len() > NAME_BYTES_MAX {
+            let what =
+                format!("a source has a name of 1 to {NAME_BYTES_MAX} bytes, escaped; {source:?} has {}", name.len());
+            return Err(OffsetError::InvalidOffset(what));
+        }
+        Ok(self.dir.join(format!("{name}.json")))
+    }
+
+    fn read(&self, source: &str) -> Result<Option<Offset>, OffsetError> {
+        let path = self.path(source)?;
+        self.ground.read(&path, FILE_BYTES_MAX)?.map(|bytes| parse(&path, source, &bytes)).transpose()
+    }
+
+    /// The sources that have a file. Leftovers of a crash in the middle of a replacement are passed over.
+    fn files(&self) -> Result<Vec<String>, OffsetError> {
+        let paths = self.ground.disk.list(&self.dir).map_err(|error| OffsetError::io(&self.dir, error))?;
+        let mut sources = Vec::new();
+        for path in paths {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if [LOCK, COMMIT].contains(&name) || name.ends_with(".new") {
+                continue;
+            }
+            let numeric = name.strip_suffix(".offset").filter(|source| source.parse::<NumericKey>().is_ok());
+            let source = match (numeric, name.strip_suffix(".json")) {
+                (Some(source), _) => source.to_owned(),
+                (None, Some(_)) => self.source_of(&path)?,
+                (None, None) => {
+                    return Err(OffsetError::bad_file(&path, "not the name of an offset file; take it away"));
+                }
+            };
+            sources.push(source);
+        }
+        Ok(sources)
+    }
+
+    /// The source that a file of a name of ours says it is of, which must be the one of its name.
+    fn source_of(&self, path: &Path) -> Result<String, OffsetError> {
+        let bytes = self.ground.read(path, FILE_BYTES_MAX)?.unwrap_or_default();
+        let offsets = text::read(path, &bytes)?;
+        match offsets.into_keys().next() {
+            Some(source) if self.path(&source)? == path => Ok(source),
+            _ => Err(OffsetError::bad_file(path, "what is in it belongs to a file of another name")),
+        }
+    }
+
+    fn change<T>(
+        &self,
+        source: &str,
+        change: impl FnOnce(Option<&Offset>) -> Result<T, OffsetError>,
+        write: impl FnOnce() -> Result<(), OffsetError>,
+    ) -> Result<Option<Offset>, OffsetError> {
+        let _held = self.lock()?;
+        let before = self.read(source)?;
+        change(before.as_ref())?;
+        write()?;
+        Ok(before)
+    }
+
+    fn storable(&self, source: &str, offset: &Offset) -> Result<(), OffsetError> {
+        storable(source, offset)?;
+        self.path(source)?;
+        if source.parse::<NumericKey>().is_ok() && offset.as_sequence().is_none() {
+            let what = format!("source {source:?} holds a number, and {offset} is none");
+            return Err(OffsetError::InvalidOffset(what));
+        }
+        Ok(())
+    }
+}
+
+impl OffsetStore for LockFileOffsetStore {
+    fn get(&self, source: &str) -> Result<Option<Offset>, OffsetError> {
+        self.path(source)?;
+        // First what is being committed: whoever does that replaces the files, and removes this last.
+        match self.begun()?.and_then(|mut begun| begun.remove(source)) {
+            Some(offset) => Ok(Some(offset)),
+            None => self.read(source),
+        }
+    }
+
+    fn commit(&self, source: &str, offset: &Offset) -> Result<Option<Offset>, OffsetError> {
+        self.storable(source, offset)?;
+        self.change(source, |before| advance(source, before, offset), || self.write(source, offset))
+    }
+
+    fn commit_all(&self, new: &BTreeMap<String, Offset>) -> Result<BTreeMap<String, Option<Offset>>, OffsetError> {
+        new.iter().try_for_each(|(source, offset)| self.storable(source, offset))?;
+        let _held = self.lock()?;
+        let mut before = BTreeMap::new();
+        for (source, offset) in new {
+            let stored = self.read(source)?;
+            advance(source, stored.as_ref(), offset)?;
+            before.insert(source.clone(), stored);
+        }
+        if !new.is_empty() {
+            self.ground.replace(&self.dir.join(COMMIT), text::write(new).as_bytes())?;
+            self.finish(new)?;
+        }
+        Ok(before)
+    }
+
+    fn reset(&self, source: &str, offset: &Offset) -> Result<Option<Offset>, OffsetError> {
+        self.storable(source, offset)?;
+        self.change(source, |_| Ok(()), || self.write(source, offset))
+    }
+
+    fn get_all(&self) -> Result<BTreeMap<String, Offset>, OffsetError> {
+        let _held = self.lock()?;
+        let mut offsets = BTreeMap::new();
+        for source in self.files()? {
+            if let Some(offset) = self.read(&source)? {
+                offsets.insert(source, offset);
+            }
+        }
+        Ok(offsets)
+    }
+
+    fn clear(&self, source: &str) -> Result<Option<Offset>, OffsetError> {
+        let path = self.path(source)?;
+        self.change(source, |_| Ok(()), || self.ground.remove(&path))
+    }
+
+    /// One after the other: after a crash in the middle some are forgotten.
+    fn clear_all(&self) -> Result<BTreeMap<String, Offset>, OffsetError> {
+        let all = self.get_all()?;
+        let mut cleared = BTreeMap::new();
+        for source in all.into_keys() {
+            if let Some(offset) = self.clear(&source)? {
+                cleared.insert(source, offset);
+            }
+        }
+        Ok(cleared)
+    }
+}
+
+fn parse(path: &Path, source: &str, bytes: &[u8]) -> Result<Offset, OffsetError> {
+    if source.parse::<NumericKey>().is_err() {
+        let mut offsets = text::read(path, bytes)?;
+        let offset = offsets.remove(source).filter(|_| offsets.is_empty());
+        return offset.ok_or_else(|| OffsetError::bad_file(path, "what is in it belongs to a file of another name"));
+    }
+    let text = std::str::from_utf8(bytes).unwrap_or_default();
+    let digits = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    match digits.parse() {
+        Ok(sequence) if is_number => Ok(Offset::Sequence(sequence)),
+        _ => Err(OffsetError::bad_file(path, "it should hold a decimal number and a line feed")),
+    }
+}
+
+/// A name that an earlier client could have used as it is stays as it is; every other is escaped.
+fn dir_name(consumer: &str) -> Result<String, OffsetError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let is_plain = !consumer.starts_with('.') && consumer.bytes().all(plain);
+    let name = if is_plain { consumer.to_owned() } else { escape_name(consumer) };
+    if name.is_empty() || name.len() > NAME_BYTES_MAX {
+        let error = io::Error::new(io::ErrorKind::InvalidInput, "too long, or empty");
+        return Err(OffsetError::InvalidOffset(format!("consumer name {consumer:?}: {error}")));
+    }
+    Ok(name)
+}

@@ -1,0 +1,452 @@
+//! Every store of offsets against the same promises, and what each has of its own.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use proptest::prelude::*;
+
+use super::*;
+use crate::clock::{Clock, SystemClock};
+use crate::disk::{Disk, MemoryDisk, OpenMode};
+
+fn sequence(number: u64) -> Offset {
+    Offset::Sequence(number)
+}
+
+fn memory_disk() -> Arc<dyn Disk> {
+    let disk = Arc::new(MemoryDisk::default());
+    disk.create_dir(Path::new("/d")).unwrap();
+    disk
+}
+
+fn file_on(disk: &Arc<dyn Disk>) -> Result<FileOffsetStore, OffsetError> {
+    FileOffsetStore::open_on(Arc::clone(disk), SystemClock::shared(), "/d/offsets.json")
+}
+
+fn locked_on(disk: &Arc<dyn Disk>) -> Result<LockFileOffsetStore, OffsetError> {
+    LockFileOffsetStore::open_on(Arc::clone(disk), SystemClock::shared(), "/d/base", "client")
+}
+
+/// Each store, fresh.
+fn stores() -> Vec<(&'static str, Arc<dyn OffsetStore>)> {
+    let hooked = HookedOffsetStore::new(InMemoryOffsetStore::new()).add_hook(LoggingCommitHook);
+    vec![
+        ("memory", Arc::new(InMemoryOffsetStore::new())),
+        ("file", Arc::new(file_on(&memory_disk()).unwrap())),
+        ("locked", Arc::new(locked_on(&memory_disk()).unwrap())),
+        ("hooked", Arc::new(hooked)),
+    ]
+}
+
+fn put(disk: &Arc<dyn Disk>, path: &str, bytes: &[u8]) {
+    let file = disk.open(Path::new(path), OpenMode::Create).unwrap();
+    file.set_len(0).unwrap();
+    file.write_all_at(bytes, 0).unwrap();
+}
+
+fn bytes_of(disk: &Arc<dyn Disk>, path: &str) -> Vec<u8> {
+    disk.open(Path::new(path), OpenMode::Read).unwrap().read_whole(1 << 20).unwrap()
+}
+
+#[test]
+fn no_store_goes_back_but_by_reset() {
+    for (name, store) in stores() {
+        assert_eq!(store.get("a").unwrap(), None, "{name}");
+        assert_eq!(store.commit("a", &sequence(5)).unwrap(), None, "{name}");
+        assert_eq!(store.commit("a", &sequence(5)).unwrap(), Some(sequence(5)), "{name}: the same again is fine");
+        for refused in [sequence(4), Offset::Custom("x".into()), Offset::Earliest, Offset::Latest] {
+            let error = store.commit("a", &refused).unwrap_err();
+            assert!(matches!(error, OffsetError::InvalidOffset(_)), "{name}: {error}");
+        }
+        assert!(store.reset("a", &Offset::Latest).is_err(), "{name}: no place");
+        assert_eq!(store.reset("a", &sequence(1)).unwrap(), Some(sequence(5)), "{name}");
+        assert_eq!(store.get("a").unwrap(), Some(sequence(1)), "{name}");
+        assert_eq!(store.clear("a").unwrap(), Some(sequence(1)), "{name}");
+        assert_eq!(store.clear("a").unwrap(), None, "{name}");
+        assert_eq!(store.get("a").unwrap(), None, "{name}");
+    }
+}
+
+#[test]
+fn many_are_committed_together_or_not_at_all() {
+    for (name, store) in stores() {
+        store.commit("a", &sequence(5)).unwrap();
+        let both = |a: u64, b: u64| BTreeMap::from([("a".to_owned(), sequence(a)), ("b".to_owned(), sequence(b))]);
+        store.commit_all(&both(4, 9)).unwrap_err();
+        assert_eq!(store.get_all().unwrap(), BTreeMap::from([("a".to_owned(), sequence(5))]), "{name}");
+        let before = store.commit_all(&both(6, 9)).unwrap();
+        assert_eq!((&before["a"], &before["b"]), (&Some(sequence(5)), &None), "{name}");
+        assert_eq!(store.get_all().unwrap(), both(6, 9), "{name}");
+        assert_eq!(store.clear_all().unwrap(), both(6, 9), "{name}");
+        assert!(store.get_all().unwrap().is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn sixteen_threads_never_take_a_source_back() {
+    for (name, store) in stores() {
+        let threads = (0..16).map(|thread| {
+            let store = Arc::clone(&store);
+            thread::spawn(move || {
+                let mut highest = 0;
+                for number in 0..40_u64 {
+                    let offered = number * 16 + thread;
+                    if store.commit("a", &sequence(offered)).is_ok() {
+                        highest = offered;
+                    }
+                    let stored = store.get("a").unwrap().and_then(|offset| offset.as_sequence()).unwrap_or(0);
+                    assert!(stored >= highest, "{stored} is stored after {highest} was committed");
+                }
+            })
+        });
+        threads.collect::<Vec<_>>().into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(store.get("a").unwrap(), Some(sequence(39 * 16 + 15)), "{name}");
+    }
+}
+
+#[test]
+fn stores_on_a_disk_are_there_again() {
+    let disk = memory_disk();
+    file_on(&disk).unwrap().commit("a b/../c", &Offset::Custom("token \"x\"\n".into())).unwrap();
+    assert_eq!(file_on(&disk).unwrap().get("a b/../c").unwrap(), Some(Offset::Custom("token \"x\"\n".into())));
+    locked_on(&disk).unwrap().commit("a b/../c", &sequence(7)).unwrap();
+    locked_on(&disk).unwrap().save(1, 100, 42).unwrap();
+    assert_eq!(locked_on(&disk).unwrap().get("a b/../c").unwrap(), Some(sequence(7)));
+    assert_eq!(bytes_of(&disk, "/d/base/client/topic-1-consumer-100.offset"), b"42\n");
+    let numbers = locked_on(&disk).unwrap().list_all().unwrap();
+    assert_eq!(numbers, BTreeMap::from([(NumericKey { topic: 1, consumer: 100 }, 42)]));
+}
+
+#[test]
+fn directories_of_the_earlier_client_are_taken_over() {
+    let disk = memory_disk();
+    disk.create_dir(Path::new("/d/base")).unwrap();
+    disk.create_dir(Path::new("/d/base/client")).unwrap();
+    put(&disk, "/d/base/client/topic-1-consumer-100.offset", b"17");
+    put(&disk, "/d/base/client/topic-2-consumer-3.offset", b"18446744073709551615\r\n");
+    let store = locked_on(&disk).unwrap();
+    assert_eq!((store.load(1, 100).unwrap(), store.load(2, 3).unwrap()), (Some(17), Some(u64::MAX)));
+    assert_eq!(store.save(1, 100, 18).unwrap(), Some(17));
+    assert_eq!(store.delete(2, 3).unwrap(), Some(u64::MAX));
+    assert!(store.commit("topic-1-consumer-100", &Offset::Custom("x".into())).is_err(), "there is no room for text");
+}
+
+#[test]
+fn stray_and_spoilt_files_are_named_and_never_a_beginning() {
+    let says = |error: OffsetError, name: &str| {
+        assert!(matches!(error, OffsetError::Serialization { .. }), "{error:?}");
+        assert!(error.to_string().contains(name), "{error}");
+    };
+    for stray in
+        ["topic-1-consumer-2-old.offset", "topic-01-consumer-2.offset", "topic-1-consumer-+2.offset", "notes.txt"]
+    {
+        let disk = memory_disk();
+        locked_on(&disk).unwrap();
+        put(&disk, &format!("/d/base/client/{stray}"), b"5\n");
+        says(locked_on(&disk).err().unwrap(), stray);
+    }
+    for spoilt in [&b""[..], b"\n", b"-1\n", b"5 \n", b"5\n\n", b"0x5\n", b"99999999999999999999\n", b"\xFF"] {
+        let disk = memory_disk();
+        let store = locked_on(&disk).unwrap();
+        put(&disk, "/d/base/client/topic-1-consumer-2.offset", spoilt);
+        says(store.load(1, 2).unwrap_err(), "topic-1-consumer-2.offset");
+        says(store.save(1, 2, 9).unwrap_err(), "topic-1-consumer-2.offset");
+        assert_eq!(bytes_of(&disk, "/d/base/client/topic-1-consumer-2.offset"), spoilt, "it is not touched");
+    }
+    for spoilt in [&b""[..], b"{}", b"[]", b"{\"oncelog_offsets\": 2}", b"\0\0\0\0", b"not json"] {
+        let disk = memory_disk();
+        put(&disk, "/d/offsets.json", spoilt);
+        says(file_on(&disk).err().unwrap(), "offsets.json");
+    }
+}
+
+#[test]
+fn every_flipped_bit_and_every_cut_of_a_file_is_noticed() {
+    let disk = memory_disk();
+    let store = file_on(&disk).unwrap();
+    store.commit("orders", &sequence(42)).unwrap();
+    store.commit("alerts", &Offset::Custom("k9".into())).unwrap();
+    let (whole, offsets) = (bytes_of(&disk, "/d/offsets.json"), store.get_all().unwrap());
+    let mut harmless = 0;
+    let mut look = |damaged: &[u8]| {
+        put(&disk, "/d/offsets.json", damaged);
+        match store.get_all() {
+            Ok(read) => {
+                assert_eq!(read, offsets, "{}", String::from_utf8_lossy(damaged));
+                harmless += 1;
+            }
+            Err(error) => assert!(matches!(error, OffsetError::Serialization { .. }), "{error}"),
+        }
+    };
+    for bit in 0..whole.len() * 8 {
+        let mut damaged = whole.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        look(&damaged);
+    }
+    (0..whole.len()).for_each(|length| look(&whole[..length]));
+    // White space that became other white space.
+    assert!(harmless < whole.len(), "{harmless}");
+}
+
+#[test]
+fn names_stay_in_their_directory() {
+    let disk = memory_disk();
+    let clock = SystemClock::shared();
+    for name in ["../../x", "/abs", "a/b", "..", ".hidden", "Ann", "ann", "nul\0"] {
+        let store = LockFileOffsetStore::open_on(Arc::clone(&disk), Arc::clone(&clock), "/d/base", name).unwrap();
+        assert_eq!(store.dir().parent(), Some(Path::new("/d/base")), "{name}");
+        store.commit(name, &sequence(1)).unwrap();
+        let inside = disk.list(store.dir()).unwrap();
+        assert!(inside.iter().all(|path| path.parent() == Some(store.dir())), "{inside:?}");
+    }
+    let dirs: Vec<PathBuf> = disk.list(Path::new("/d/base")).unwrap();
+    assert_eq!(dirs.len(), 8, "each name has its own: {dirs:?}");
+    for name in ["", &*"x".repeat(300)] {
+        let opened = LockFileOffsetStore::open_on(Arc::clone(&disk), Arc::clone(&clock), "/d/base", name);
+        assert!(matches!(opened.err().unwrap(), OffsetError::InvalidOffset(_)));
+    }
+    let store = locked_on(&disk).unwrap();
+    assert!(matches!(store.get(&"x".repeat(300)).unwrap_err(), OffsetError::InvalidOffset(_)));
+}
+
+#[test]
+fn a_lock_that_others_keep_is_told() {
+    let disk = memory_disk();
+    let store = locked_on(&disk).unwrap().patience(Duration::from_millis(5));
+    let held = disk.open(Path::new("/d/base/client/.lock"), OpenMode::Write).unwrap();
+    assert!(held.try_lock().unwrap());
+    assert!(matches!(store.save(1, 1, 1).unwrap_err(), OffsetError::Lock { .. }));
+    assert_eq!(store.load(1, 1).unwrap(), None, "reading needs no lock");
+    drop(held);
+    store.save(1, 1, 1).unwrap();
+}
+
+#[test]
+fn a_commit_of_several_that_was_begun_is_finished() {
+    let disk = memory_disk();
+    let store = locked_on(&disk).unwrap();
+    store.save(1, 1, 1).unwrap();
+    let begun = BTreeMap::from([("topic-1-consumer-1".to_owned(), sequence(5)), ("x".to_owned(), sequence(6))]);
+    put(&disk, "/d/base/client/.commit", super::text::write(&begun).as_bytes());
+    assert_eq!(store.load(1, 1).unwrap(), Some(5), "whoever reads sees it");
+    assert_eq!(store.get("x").unwrap(), Some(sequence(6)));
+    assert!(store.save(1, 1, 4).is_err(), "whoever writes finishes it first");
+    assert_eq!(bytes_of(&disk, "/d/base/client/topic-1-consumer-1.offset"), b"5\n");
+    assert!(disk.open(Path::new("/d/base/client/.commit"), OpenMode::Read).is_err());
+    assert_eq!(store.get_all().unwrap(), begun);
+}
+
+#[test]
+fn hooks_are_told_after_and_cannot_change_what_happened() {
+    struct Fails;
+    impl PostCommitHook for Fails {
+        fn on_commit(&self, _: &CommitInfo) -> Result<(), HookError> {
+            Err("no".into())
+        }
+    }
+    struct Panics;
+    impl PostCommitHook for Panics {
+        fn on_commit(&self, _: &CommitInfo) -> Result<(), HookError> {
+            panic!("ouch")
+        }
+        fn on_delete(&self, _: &DeleteInfo) -> Result<(), HookError> {
+            panic!("ouch again")
+        }
+        fn name(&self) -> &str {
+            "panics"
+        }
+    }
+    let (last, counts) = (Arc::new(CollectingCommitHook::new()), Arc::new(MetricsCommitHook::new()));
+    let disk = memory_disk();
+    let store = HookedOffsetStore::new(file_on(&disk).unwrap())
+        .add_hook(Fails)
+        .add_hook(Panics)
+        .add_hook(Arc::clone(&last))
+        .add_hook(Arc::clone(&counts));
+    file_on(&disk).unwrap().commit("a", &sequence(3)).unwrap(); // somebody else, an earlier process say
+    assert_eq!(store.commit("a", &sequence(5)).unwrap(), Some(sequence(3)));
+    assert_eq!(store.clear("a").unwrap(), Some(sequence(5)));
+    store.commit("a", &Offset::Latest).unwrap_err();
+    let commits = last.commits();
+    assert_eq!(commits.len(), 1, "what failed is no commit");
+    assert_eq!((&commits[0].offset, &commits[0].previous_offset), (&sequence(5), &Some(sequence(3))));
+    assert_eq!(last.deletes()[0].previous_offset, Some(sequence(5)));
+    assert_eq!((counts.commits(), counts.deletes(), counts.records()), (1, 1, 2));
+    let failures = store.take_failures();
+    let told: Vec<_> = failures.iter().map(|failure| failure.error.to_string()).collect();
+    assert_eq!(told, ["no", "panicked: ouch", "panicked: ouch again"]);
+    assert_eq!(failures[1].hook, "panics");
+    assert!(store.take_failures().is_empty());
+}
+
+/// A clock that a test sets.
+struct SetClock(std::sync::atomic::AtomicU64);
+
+impl Clock for SetClock {
+    fn now_ms(&self) -> i64 {
+        0
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_secs(self.0.load(std::sync::atomic::Ordering::SeqCst))
+    }
+
+    fn sleep(&self, _: Duration) {}
+}
+
+#[test]
+fn periodic_counts_each_source_by_itself() {
+    let store = Arc::new(InMemoryOffsetStore::new());
+    let tracker = OffsetTracker::with_strategy(Arc::clone(&store), CommitStrategy::Periodic(10));
+    for number in 1..=25 {
+        tracker.record("a", sequence(number)).unwrap();
+        if number % 2 == 0 {
+            tracker.record("b", sequence(number)).unwrap();
+        }
+        let expected = (number >= 10).then(|| sequence(number / 10 * 10));
+        assert_eq!(store.get("a").unwrap(), expected, "after {number}");
+    }
+    // The 10th record of b was its number 20.
+    assert_eq!(store.get("b").unwrap(), Some(sequence(20)));
+    assert_eq!(tracker.get_all_pending(), BTreeMap::from([("a".into(), sequence(25)), ("b".into(), sequence(24))]));
+    tracker.commit_all().unwrap();
+    assert!(tracker.get_all_pending().is_empty());
+    tracker.record("a", sequence(26)).unwrap();
+    tracker.close().unwrap();
+    assert_eq!(store.get("a").unwrap(), Some(sequence(26)), "an orderly end commits");
+}
+
+#[test]
+fn periodic_commits_after_a_time_too() {
+    let (store, clock) = (Arc::new(InMemoryOffsetStore::new()), Arc::new(SetClock(0.into())));
+    let tracker = OffsetTracker::with_strategy(Arc::clone(&store), CommitStrategy::Periodic(100))
+        .commit_interval(Duration::from_secs(5))
+        .clock(Arc::clone(&clock) as Arc<dyn Clock>);
+    tracker.record("a", sequence(1)).unwrap();
+    clock.0.store(4, std::sync::atomic::Ordering::SeqCst);
+    tracker.record("a", sequence(2)).unwrap();
+    assert_eq!(store.get("a").unwrap(), None);
+    clock.0.store(5, std::sync::atomic::Ordering::SeqCst);
+    tracker.record("b", sequence(7)).unwrap();
+    assert_eq!((store.get("a").unwrap(), store.get("b").unwrap()), (Some(sequence(2)), None), "any source looks");
+    clock.0.store(10, std::sync::atomic::Ordering::SeqCst);
+    tracker.commit_due().unwrap();
+    assert_eq!(store.get("b").unwrap(), Some(sequence(7)));
+}
+
+#[test]
+fn a_tracker_refuses_what_goes_back() {
+    let store = Arc::new(InMemoryOffsetStore::new());
+    let tracker = OffsetTracker::with_strategy(Arc::clone(&store), CommitStrategy::Manual);
+    tracker.record("a", sequence(5)).unwrap();
+    assert!(matches!(tracker.record("a", sequence(4)).unwrap_err(), OffsetError::InvalidOffset(_)), "pending");
+    tracker.commit("a").unwrap();
+    assert!(matches!(tracker.record("a", sequence(4)).unwrap_err(), OffsetError::InvalidOffset(_)), "committed");
+    tracker.record("a", sequence(9)).unwrap();
+    tracker.reset("a", sequence(2)).unwrap();
+    assert!(tracker.get_all_pending().is_empty(), "a reset drops what was pending");
+    tracker.record("a", sequence(3)).unwrap();
+    assert_eq!(tracker.get_offset("a").unwrap(), sequence(3));
+    assert!(tracker.record("a", Offset::Earliest).is_err(), "a policy is no place");
+    // Somebody else goes further through the same store.
+    store.commit("a", &sequence(50)).unwrap();
+    assert!(matches!(tracker.commit("a").unwrap_err(), OffsetError::InvalidOffset(_)));
+    tracker.clear("a").unwrap();
+    assert_eq!((tracker.get_offset("a").unwrap(), store.get("a").unwrap()), (Offset::Earliest, None));
+}
+
+#[test]
+fn what_is_missing_and_what_is_gone_are_told_apart() {
+    let tracker = |policy| OffsetTracker::new(InMemoryOffsetStore::new()).with_reset_policy(policy);
+    assert_eq!(tracker(OffsetResetPolicy::Latest).get_offset("a").unwrap(), Offset::Latest);
+    let error = tracker(OffsetResetPolicy::None).get_offset("a").unwrap_err();
+    assert!(matches!(&error, OffsetError::SourceNotFound(source) if source == "a"), "{error}");
+
+    let tracker = tracker(OffsetResetPolicy::None);
+    tracker.record("a", sequence(10)).unwrap();
+    assert_eq!(tracker.get_offset_within("a", 10..10).unwrap(), sequence(10), "the end is a place");
+    for there in [11..20, 0..9] {
+        match tracker.get_offset_within("a", there.clone()).unwrap_err() {
+            OffsetError::OutOfRange { offset: 10, start, end, .. } => assert_eq!(start..end, there),
+            error => panic!("{error}"),
+        }
+    }
+    let tracker = tracker.with_out_of_range_policy(OutOfRangePolicy::Start);
+    assert_eq!(tracker.get_offset_within("a", 11..20).unwrap(), sequence(11));
+    let tracker = tracker.with_out_of_range_policy(OutOfRangePolicy::End);
+    assert_eq!(tracker.get_offset_within("a", 11..20).unwrap(), sequence(20));
+}
+
+#[test]
+fn sixteen_threads_share_a_tracker() {
+    for strategy in [CommitStrategy::Auto, CommitStrategy::Periodic(3), CommitStrategy::Manual] {
+        let store = Arc::new(InMemoryOffsetStore::new());
+        let tracker = Arc::new(OffsetTracker::with_strategy(Arc::clone(&store), strategy));
+        let threads = (0..16).map(|thread| {
+            let tracker = Arc::clone(&tracker);
+            thread::spawn(move || {
+                for number in 0..200_u64 {
+                    match tracker.record("a", sequence(number * 16 + thread)) {
+                        Ok(()) | Err(OffsetError::InvalidOffset(_)) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            })
+        });
+        threads.collect::<Vec<_>>().into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(tracker.get_offset("a").unwrap(), sequence(199 * 16 + 15), "{strategy:?}");
+        tracker.commit_all().unwrap();
+        assert_eq!(store.get("a").unwrap(), Some(sequence(199 * 16 + 15)), "{strategy:?}");
+        assert!(tracker.get_all_pending().is_empty());
+    }
+}
+
+fn any_offset() -> impl Strategy<Value = Offset> {
+    let time = (0_i64..4_000_000_000, 0_u32..1_000_000_000)
+        .prop_map(|(seconds, nanos)| Offset::Timestamp(DateTime::<Utc>::from_timestamp(seconds, nanos).unwrap()));
+    prop_oneof![
+        any::<u64>().prop_map(Offset::Sequence),
+        time,
+        any::<String>().prop_map(Offset::Custom),
+        Just(Offset::Earliest),
+        Just(Offset::Latest),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn offsets_come_back_from_text_and_from_json(offset in any_offset()) {
+        prop_assert_eq!(&offset.to_string().parse::<Offset>().unwrap(), &offset);
+        let json = serde_json::to_string(&offset).unwrap();
+        prop_assert_eq!(serde_json::from_str::<Offset>(&json).unwrap(), offset);
+    }
+
+    #[test]
+    fn comparing_is_consistent(one in any_offset(), two in any_offset()) {
+        prop_assert_eq!(one.partial_cmp(&two), two.partial_cmp(&one).map(std::cmp::Ordering::reverse));
+        prop_assert_eq!(one == two, one.partial_cmp(&two) == Some(std::cmp::Ordering::Equal));
+    }
+
+    #[test]
+    fn any_text_is_an_offset_or_an_error(text in ".*") {
+        let _ = text.parse::<Offset>();
+    }
+}
+
+#[test]
+fn only_sequences_count() {
+    assert_eq!(sequence(4).increment(), Some(sequence(5)));
+    assert_eq!(sequence(u64::MAX).increment(), None);
+    assert!(Offset::after(u64::MAX).is_err());
+    for other in [Offset::Custom("x".into()), Offset::Earliest, Offset::Latest] {
+        assert_eq!(other.increment(), None);
+    }
+    assert_eq!("17".parse::<Offset>().unwrap(), sequence(17));
+    assert!("sequence:-1".parse::<Offset>().is_err());
+}
