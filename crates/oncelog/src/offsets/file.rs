@@ -13,9 +13,9 @@ use crate::clock::{Clock, SystemClock};
 use crate::disk::{Disk, RealDisk};
 use crate::wake::Arc;
 
-/// Keeps the offsets of all sources in one JSON file that people can read, which is replaced as a whole: after a crash it
-/// is the one before or the one after. A lock on a file beside it (`.lock`) lets several processes share it. Each commit
-/// costs two syncs and a file of the size of all offsets; [`OffsetStore::commit_all`] costs the same.
+/// Keeps the offsets of all sources in one JSON file that people can read, which is replaced as a whole: after a crash
+/// it is the one before or the one after. A lock on a file beside it (`.lock`) lets several processes share it. Each
+/// commit costs two syncs and a file of the size of all offsets; [`OffsetStore::commit_all`] costs the same.
 ///
 /// ```
 /// use oncelog::{FileOffsetStore, Offset, OffsetStore};

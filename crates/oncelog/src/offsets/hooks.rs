@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::error::OffsetError;
 use super::offset::Offset;
 use super::store::OffsetStore;
 use crate::clock::{Clock, SystemClock};
-use crate::wake::{Arc, Mutex};
+use crate::wake::{Arc, AtomicU64, Mutex, Ordering};
 
 /// A commit that has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]

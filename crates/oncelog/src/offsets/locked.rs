@@ -30,9 +30,9 @@ use crate::wake::Arc;
 /// Keeps each source in a small file of its own, under a lock of the directory: several processes may share it, and a
 /// read sees what another process has saved. After a crash a file is the one before or the one after.
 ///
-/// Directories that an earlier client has written (`topic-1-consumer-100.offset` with a decimal number) are taken over as
-/// they are. Such a file has no room for a checksum: a digit that rots into another digit is not noticed. Sources of other
-/// names have one.
+/// Directories that an earlier client has written (`topic-1-consumer-100.offset` with a decimal number) are taken over
+/// as they are. Such a file has no room for a checksum: a digit that rots into another digit is not noticed. Sources of
+/// other names have one.
 ///
 /// ```
 /// use oncelog::{LockFileOffsetStore, NumericOffsets};

@@ -1,7 +1,7 @@
 //! Places to resume at, for sources that are not topics of a store: the earlier systems' offsets, right.
 //!
 //! ```text
-//! record, commit -> OffsetTracker (strategy, policies) -> HookedOffsetStore -> OffsetStore: memory, a file, a file each
+//! record, commit -> OffsetTracker (strategy, policies) -> HookedOffsetStore -> OffsetStore: memory, one file, files
 //! ```
 //!
 //! **A committed offset is the next record to read.** [`Offset::after`] turns the last one processed into it.

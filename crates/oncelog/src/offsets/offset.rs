@@ -11,8 +11,8 @@ use super::error::OffsetError;
 
 /// A place to resume at: the next to read.
 ///
-/// Written as text it is `sequence:42`, `timestamp:2026-11-28T06:00:00Z`, `custom:any text`, `earliest` or `latest`, and
-/// parses back from that; a bare number is a sequence.
+/// Written as text it is `sequence:42`, `timestamp:2026-11-28T06:00:00Z`, `custom:any text`, `earliest` or `latest`,
+/// and parses back from that; a bare number is a sequence.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

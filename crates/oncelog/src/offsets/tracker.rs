@@ -319,8 +319,8 @@ impl<S: OffsetStore> OffsetTracker<S> {
         sources.iter().filter_map(|(source, known)| Some((source.clone(), known.pending.clone()?))).collect()
     }
 
-    /// Commits what is pending, unless the strategy is [`CommitStrategy::Manual`], and ends. Dropping does the same, and
-    /// logs what goes wrong.
+    /// Commits what is pending, unless the strategy is [`CommitStrategy::Manual`], and ends. Dropping does the same,
+    /// and logs what goes wrong.
     ///
     /// # Errors
     /// As [`OffsetTracker::commit`].
