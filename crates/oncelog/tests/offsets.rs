@@ -1,6 +1,11 @@
 //! Offsets in a store of ours, and two processes that share a directory of them.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and waits for processes")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a test may fail by panic, and waits for processes, to which a child prints"
+)]
 
 use std::collections::BTreeMap;
 use std::process::Command;
