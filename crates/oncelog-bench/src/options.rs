@@ -70,6 +70,7 @@ impl Options {
     }
 
     /// How large a run of the store alone is.
+    #[allow(clippy::cast_possible_truncation, reason = "within bounds by then, and a fraction of a byte is no loss")]
     pub(crate) fn scale(&self) -> Scale {
         let gigabytes = self.gigabytes.unwrap_or(if self.quick { GIGABYTES_QUICK } else { GIGABYTES });
         let names = self.names.unwrap_or(if self.quick { NAMES_QUICK } else { NAMES });

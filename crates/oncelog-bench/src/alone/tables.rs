@@ -64,9 +64,7 @@ fn store(dir: &Path, scale: Scale, (memory, rows, batches): (usize, u64, u64)) -
             keys.iter().try_for_each(|key| table.put(&key.to_be_bytes(), &VALUE))
         })
     };
-    for first in (0..rows).step_by(BATCH as usize) {
-        put(&(first..rows.min(first + BATCH)).collect::<Vec<_>>())?;
-    }
+    in_order(rows).try_for_each(|keys| put(&keys))?;
     store.trim()?;
     let mut keys = Keys(1);
     let start = Instant::now();
@@ -90,15 +88,18 @@ fn library(dir: &Path, memory: usize, rows: u64, batches: u64) -> Result<f64> {
         drop(table);
         Ok(tx.commit()?)
     };
-    for first in (0..rows).step_by(BATCH as usize) {
-        put(&(first..rows.min(first + BATCH)).collect::<Vec<_>>())?;
-    }
+    in_order(rows).try_for_each(|keys| put(&keys))?;
     let mut keys = Keys(1);
     let start = Instant::now();
     for _ in 0..batches {
         put(&keys.batch(rows))?;
     }
     Ok(rate(batches, start.elapsed()))
+}
+
+/// Batches of all keys.
+fn in_order(rows: u64) -> impl Iterator<Item = Vec<u64>> {
+    (0..rows.div_ceil(BATCH)).map(move |n| (n * BATCH..rows.min((n + 1) * BATCH)).collect())
 }
 
 fn rate(batches: u64, elapsed: Duration) -> f64 {
