@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use oncelog::disk::{Disk, DiskFile, FileIdentity, MemoryDisk, OpenMode, SyncSite};
 use oncelog::{
-    Bytes, ConsumerStyle, ErrorKind, Outcome, PartitionId, Processor, Store, StoreOptions, SyncPolicy, TableDef,
-    TopicDef, U64, Utf8,
+    Bytes, ConsumerStyle, ErrorKind, IdempotentProducerConfig, Outcome, PartitionId, Processor, Store, StoreOptions,
+    SyncPolicy, TableDef, TopicDef, U64, Utf8,
 };
 
 const LINES: TopicDef<Bytes, Bytes> = TopicDef::new("lines").partitions(2);
@@ -290,6 +290,40 @@ fn a_claim_that_is_made_again_and_fails_stays() {
     assert_eq!((refused.kind(), refused.holder_owner()), (ErrorKind::Locked, Some("main")));
     fails.store(false, Ordering::SeqCst);
     store.consumer(LINES, audit()).unwrap();
+}
+
+/// The rows of stamps follow from those before: what they were at the trim point must be in it.
+#[test]
+fn a_producer_that_goes_on_during_a_trim_is_known_after_a_crash() {
+    let (dead, inside) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None::<Box<dyn FnOnce() + Send>>)));
+    let (theirs, meanwhile) = (Arc::clone(&dead), Arc::clone(&inside));
+    let hook = move |event: Event<'_>| {
+        if theirs.load(Ordering::SeqCst) {
+            return Err(io::Error::other("dead"));
+        }
+        if let Event::Sync(_, SyncSite::Segment) = event {
+            let act = meanwhile.lock().unwrap().take();
+            act.into_iter().for_each(|act| act());
+        }
+        Ok(())
+    };
+    let disk = Arc::default();
+    let store = on(&disk, hook).manual_duties().open("/s").unwrap();
+    let gate = Arc::new(store.idempotent_producer(ONE, IdempotentProducerConfig::new("gate")).unwrap());
+    (0..5).for_each(|_| gate.append(b"k", b"before").map(drop).unwrap());
+    let theirs = Arc::clone(&gate);
+    *inside.lock().unwrap() =
+        Some(Box::new(move || (0..5).for_each(|_| theirs.append(b"k", b"during").map(drop).unwrap())));
+    store.trim().unwrap();
+    gate.append(b"k", b"behind").unwrap();
+    dead.store(true, Ordering::SeqCst);
+    drop(gate);
+    assert!(store.close().is_err());
+    inside.lock().unwrap().take();
+    let again = on(&disk, |_| Ok(())).open("/s").unwrap();
+    assert_eq!(again.recovery_report().frames, 6);
+    let gate = again.idempotent_producer(ONE, IdempotentProducerConfig::new("gate")).unwrap();
+    assert_eq!(gate.current_sequence().0, 11);
 }
 
 /// With a background that trims, and without.

@@ -35,7 +35,10 @@ impl Core {
         // is held: looking at rows waits for turns, and whoever has one may be waiting to lead.
         let candidates = journal.at_rest(|applier, _| applier.deleted());
         let gone = self.deleted_rows(candidates);
-        let (position, touched, rows) = journal.at_rest(|applier, position| {
+        let (position, pin, touched, rows) = journal.at_rest(|applier, position| {
+            // What the rows were at that place is written, and what follows from them is replayed over it: so the
+            // versions of that place stay, however fast they change meanwhile.
+            let pin = self.pipeline.view.pin(|| Lsn(position.next_lsn.0 - 1));
             let mut touched = applier.take_touched();
             let rows = gone.and_then(|(deleted, mut gone)| {
                 touched.retain(|partition| !deleted.contains(&partition.topic));
@@ -43,9 +46,10 @@ impl Core {
                 rows.append(&mut gone);
                 Ok((rows, (ends, deleted)))
             });
-            (position, touched, rows)
+            (position, pin, touched, rows)
         });
         let moved = rows.and_then(|(rows, ends)| self.trim_to(position, &touched, rows, state).map(|()| ends));
+        drop(pin);
         let found_full = moved.as_ref().is_err_and(|error| error.kind() == ErrorKind::Full);
         self.pipeline.pressure.end_round(found_full);
         match moved {

@@ -1,7 +1,8 @@
 //! What of the tables is in memory only: which shards, and about how many bytes.
 //!
-//! Invariant: a shard with rows in its dirty map is in the ledger. It enters under the shard's turn with its first row
-//! and leaves under it with its last, so a trim looks at changed shards only, however many there are.
+//! Invariant: a shard with rows in its dirty map is in the ledger, and so is one whose turn somebody has: a frame may
+//! have its LSN before its rows are in the map. It leaves under the turn when there are none. So a trim looks at
+//! changed shards only, however many there are.
 
 use std::collections::BTreeMap;
 
@@ -56,7 +57,7 @@ impl Ledger {
         self.sub(begun);
     }
 
-    /// The shard gets its first row. Called under its turn.
+    /// The shard may get its first row. Called under its turn.
     pub(super) fn is_dirty(&self, shard: &Arc<Shard>) {
         self.shards.lock().insert(shard.name(), Arc::clone(shard));
     }

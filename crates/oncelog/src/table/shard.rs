@@ -92,7 +92,12 @@ impl Shard {
 
     /// Waits for the shard's turn.
     pub(crate) fn turn(self: &Arc<Shard>) -> ShardGuard<'_> {
-        ShardGuard { shard: self, rows: self.dirty.write(), holds: None }
+        let rows = self.dirty.write();
+        if rows.is_empty() {
+            // Before the frame has its LSN: a trim up to that LSN looks here, and waits for the turn.
+            self.ledger.is_dirty(self);
+        }
+        ShardGuard { shard: self, rows, holds: None }
     }
 
     /// The value of `key` at `lsn`, which must be pinned.
@@ -213,9 +218,6 @@ impl ShardGuard<'_> {
 
     /// Adds the version of `key` that frame `lsn` makes, and drops those that nobody can ask for any more.
     pub(crate) fn put(&mut self, key: Vec<u8>, value: Option<Bytes>, lsn: Lsn) {
-        if self.rows.is_empty() {
-            self.shard.ledger.is_dirty(self.shard);
-        }
         let ledger = &self.shard.ledger;
         match self.rows.get_mut(&key) {
             Some(versions) => {
@@ -234,6 +236,14 @@ impl ShardGuard<'_> {
                 ledger.changed(Lsn(0), 0, row_memory(&key, &versions));
                 self.rows.insert(key, versions);
             }
+        }
+    }
+}
+
+impl Drop for ShardGuard<'_> {
+    fn drop(&mut self) {
+        if self.rows.is_empty() {
+            self.shard.ledger.is_clean(self.shard.name());
         }
     }
 }

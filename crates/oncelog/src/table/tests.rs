@@ -135,6 +135,25 @@ proptest! {
     }
 }
 
+/// A frame may be durable and applied before the thread that enqueued it has put its rows: it still has the turn.
+#[test]
+fn a_write_waits_for_rows_whose_frame_has_its_place() {
+    let disk = Arc::new(MemoryDisk::default());
+    let backend = Arc::new(made(&disk));
+    let tables = Arc::new(Tables::new(Arc::clone(&backend) as _, Arc::default()));
+    let shard = tables.shard(TABLE, ShardId(0));
+    let mut turn = shard.turn();
+    let theirs = Arc::clone(&tables);
+    let write = crate::wake::spawn("writes".to_owned(), move || theirs.write_back(Lsn(1), StateBatch::new())).unwrap();
+    crate::clock::SystemClock::shared().sleep(std::time::Duration::from_millis(50));
+    turn.put(b"k".to_vec(), Some(Bytes::from_static(b"v")), Lsn(1));
+    drop(turn);
+    write.join().unwrap().unwrap();
+    assert_eq!(backend.get(&StateKey::of(TABLE, ShardId(0), b"k")).unwrap().as_deref(), Some(&b"v"[..]));
+    drop(tables.shard(TABLE, ShardId(1)).turn());
+    assert_eq!(tables.ledger.dirty_shards().len(), 1, "a turn without a row leaves nothing");
+}
+
 #[test]
 fn a_row_of_the_past_conflicts_even_after_a_write_back() {
     let view = Arc::new(View::default());
