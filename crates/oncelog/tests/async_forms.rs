@@ -2,9 +2,11 @@
 //! and by a failing disk.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and waits for threads")]
 
+#[path = "common/hooked_disk.rs"]
+mod hooked_disk;
+
 use std::future::poll_fn;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -12,7 +14,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use futures_core::Stream;
-use oncelog::disk::{Disk, DiskFile, FileIdentity, MemoryDisk, OpenMode, SyncSite};
+use hooked_disk::{Event, on};
+use oncelog::disk::{MemoryDisk, SyncSite};
 use oncelog::{
     Consumer, ConsumerOptions, ConsumerStyle, Error, ErrorKind, FailurePolicy, IdempotentProducerConfig, LogOffset,
     Outcome, Record, RecordStream, Result, RetryPolicy, Sequence, StampedAppend, Store, StoreOptions, SyncPolicy,
@@ -178,19 +181,12 @@ enum Syncs {
     Panic,
 }
 
-/// A disk in memory whose syncs of frames go as the test says.
-struct Gated {
-    disk: MemoryDisk,
-    gate: Arc<Gate>,
-}
-
+/// How the syncs of frames go, as the test says.
 struct Gate {
     syncs: Mutex<Syncs>,
     changed: Condvar,
     passed: AtomicUsize,
 }
-
-struct GatedFile(Box<dyn DiskFile>, Arc<Gate>);
 
 impl Gate {
     fn set(&self, syncs: Syncs) {
@@ -209,68 +205,15 @@ impl Gate {
     }
 }
 
-impl Disk for Gated {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(GatedFile(self.disk.open(path, mode)?, Arc::clone(&self.gate))))
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        self.disk.list(dir)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove(path)
-    }
-    fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.create_dir(dir)
-    }
-    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.remove_dir(dir)
-    }
-    fn identity(&self, path: &Path) -> io::Result<FileIdentity> {
-        self.disk.identity(path)
-    }
-    fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()> {
-        self.disk.sync_dir(dir, site)
-    }
-}
-
-impl DiskFile for GatedFile {
-    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-        self.0.read_at(buffer, position)
-    }
-    fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
-        self.0.write_at(bytes, position)
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-    fn preallocate(&self, end: u64) -> io::Result<()> {
-        self.0.preallocate(end)
-    }
-    fn sync(&self, site: SyncSite) -> io::Result<()> {
-        if site == SyncSite::JournalGroup {
-            self.1.pass()?;
-        }
-        self.0.sync(site)
-    }
-    fn try_lock(&self) -> io::Result<bool> {
-        self.0.try_lock()
-    }
-    fn identity(&self) -> io::Result<FileIdentity> {
-        self.0.identity()
-    }
-}
-
 fn gated() -> (Store, Arc<Gate>) {
     let gate = Gate { syncs: Mutex::new(Syncs::Pass), changed: Condvar::new(), passed: AtomicUsize::new(0) };
     let gate = Arc::new(gate);
-    let disk = Gated { disk: MemoryDisk::default(), gate: Arc::clone(&gate) };
-    let store = StoreOptions::new().journal_file_bytes(64 << 10).disk(Arc::new(disk)).open("/store").unwrap();
+    let theirs = Arc::clone(&gate);
+    let hook = move |event: Event<'_>| match event {
+        Event::Sync(_, SyncSite::JournalGroup) => theirs.pass(),
+        _ => Ok(()),
+    };
+    let store = on(&Arc::default(), hook).open("/store").unwrap();
     store.producer(LINES).unwrap().append("k", &0).unwrap();
     (store, gate)
 }

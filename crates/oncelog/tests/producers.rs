@@ -1,11 +1,16 @@
 //! Producers: when an append is durable, what it may expect, and what a record can carry.
 #![allow(clippy::unwrap_used, reason = "a test may fail by panic")]
 
+#[path = "common/hooked_disk.rs"]
+mod hooked_disk;
+
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use hooked_disk::{Event, on};
 use oncelog::clock::Clock;
 use oncelog::disk::{Disk, MemoryDisk, OpenMode};
 use oncelog::{
@@ -268,5 +273,37 @@ fn a_compressed_topic_reads_as_it_was_written_and_takes_less_room() {
         let store = Store::in_memory().unwrap();
         let refused = store.producer(EVENTS.compression(Compression::Zstd)).err().unwrap();
         assert_eq!(refused.kind(), ErrorKind::Invalid);
+    }
+}
+
+/// The disk has no room for another journal file from some moment on, with journals of every length: what is answered
+/// is there, what is called `Full` is not, and what is there with its sync still due is `InDoubt`.
+#[test]
+fn a_record_that_has_its_place_is_never_called_full() {
+    for bytes in (0..2000).step_by(50) {
+        let full = Arc::new(AtomicBool::new(false));
+        let theirs = Arc::clone(&full);
+        let hook = move |event: Event<'_>| match event {
+            Event::Open(path, OpenMode::CreateNew | OpenMode::Create)
+                if path.components().any(|part| part.as_os_str() == "journal") && theirs.load(Ordering::SeqCst) =>
+            {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            _ => Ok(()),
+        };
+        let store = on(&Arc::default(), hook).journal_file_bytes(4096).manual_duties().open("/s").unwrap();
+        let events = store.producer(EVENTS).unwrap().sync_policy(SyncPolicy::Bytes(1)).linger(Duration::from_secs(1));
+        events.append("first", &vec![0; bytes]).unwrap();
+        full.store(true, Ordering::SeqCst);
+        let failed = (0..50u64).find_map(|n| Some((n, events.append(&format!("{n}"), &[1; 200]).err()?)));
+        let (answered, error) = failed.expect("a disk without room");
+        full.store(false, Ordering::SeqCst);
+        store.flush().unwrap();
+        let there = visible(&store) - 1;
+        match error.kind() {
+            ErrorKind::Full => assert_eq!(there, answered, "{bytes}: called full, and there"),
+            ErrorKind::InDoubt => assert_eq!(there, answered + 1, "{bytes}: in doubt, and without a place"),
+            other => panic!("{bytes}: {other:?}"),
+        }
     }
 }
