@@ -1,5 +1,6 @@
 //! Chores of this repository, written in Rust so that they run wherever the code builds: `cargo xtask help`.
 //!
+//! * [`mod@fuzz`]: any bytes to everything that reads bytes, under libFuzzer.
 //! * [`mod@test`]: every test there is, as a table of steps, and a count at the end.
 //! * [`mod@tidy`]: what the compiler does not check about the repository, one file per rule.
 //!
@@ -8,6 +9,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to the person who called it")]
 #![allow(clippy::disallowed_methods, reason = "chores use the real disk and clock; nothing here is simulated")]
 
+mod fuzz;
 mod test;
 mod tidy;
 
@@ -20,14 +22,17 @@ const USAGE: &str = "\
 usage: cargo xtask <command>
 
     test [--quick]   run all tests, with all the set-up they need; --quick simulates fewer crashes
+    fuzz [--seconds N] [TARGET ...]
+                     run each fuzz target, or those named, for 60 or so many seconds each
     tidy             check what the compiler does not: floors, docs, leftovers, layout, dependencies
     help             print this
 
 exit code: 0 all well, 1 something failed, 2 the command line was wrong";
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Command {
     Test(Size),
+    Fuzz(fuzz::Options),
     Tidy,
     Help,
 }
@@ -37,6 +42,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match parse(&words) {
         Ok(Command::Test(size)) => test::run(&root(), size),
+        Ok(Command::Fuzz(options)) => fuzz::run(&root(), &options),
         Ok(Command::Tidy) => tidy::run(&root()),
         Ok(Command::Help) => {
             println!("{USAGE}");
@@ -53,6 +59,7 @@ fn parse(words: &[&str]) -> Result<Command, String> {
     match words {
         ["test"] => Ok(Command::Test(Size::Full)),
         ["test", "--quick"] => Ok(Command::Test(Size::Quick)),
+        ["fuzz", rest @ ..] => fuzz::parse(rest).map(Command::Fuzz),
         ["tidy"] => Ok(Command::Tidy),
         ["help" | "--help" | "-h"] => Ok(Command::Help),
         [] => Err("a command is missing".to_owned()),

@@ -53,6 +53,8 @@ mod codec;
 mod consumer;
 pub mod disk;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod handles;
 mod ids;
 mod journal;

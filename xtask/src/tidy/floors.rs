@@ -25,6 +25,7 @@ const FLOORS: &[&[&str]] = &[
     &["handles"],
     &["store"],
     &["connect"],
+    &["fuzzing"],
 ];
 
 /// Arrows that point up or sideways all the same: from, to, and why.

@@ -20,6 +20,8 @@
 
 mod file;
 mod frame;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod group;
 #[cfg(all(test, any(loom, shuttle)))]
 mod models;

@@ -20,7 +20,8 @@ use super::BatchError;
 const SPARE_BYTES_MAX: usize = 4 << 20;
 
 /// A batch that would hold more is not compressed, and a compressed one that holds more is refused.
-pub(crate) const INFLATED_BYTES_MAX: usize = 64 << 20;
+/// Half as large again while the memory grows, and the decoder's blocks: 64 MiB are never passed.
+pub(crate) const INFLATED_BYTES_MAX: usize = 32 << 20;
 
 /// How the records of a batch are compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -128,16 +129,16 @@ impl Inflated {
     }
 }
 
-/// Reads `from` to its end; `false` when there is more than `max`. Memory grows with what has come, never beyond `max`
-/// and one byte.
+/// Reads `from` to its end; `false` when there is more than `max`. Memory grows with what has come, never beyond `max`:
+/// that there is more is seen by one byte beside it.
 #[cfg(any(feature = "lz4", feature = "zstd"))]
 fn read_up_to(mut from: impl Read, out: &mut Vec<u8>, max: usize) -> io::Result<bool> {
     loop {
         let filled = out.len();
-        if filled > max {
-            return Ok(false);
+        if filled == max {
+            return has_ended(from);
         }
-        let room = (filled * 2).max(64 << 10).min(max + 1);
+        let room = (filled * 2).max(64 << 10).min(max);
         out.reserve_exact(room - filled);
         out.resize(room, 0);
         let mut at = filled;
@@ -145,12 +146,23 @@ fn read_up_to(mut from: impl Read, out: &mut Vec<u8>, max: usize) -> io::Result<
             match from.read(&mut out[at..]) {
                 Ok(0) => {
                     out.truncate(at);
-                    return Ok(at <= max);
+                    return Ok(true);
                 }
                 Ok(read) => at += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
+        }
+    }
+}
+
+#[cfg(any(feature = "lz4", feature = "zstd"))]
+fn has_ended(mut from: impl Read) -> io::Result<bool> {
+    loop {
+        match from.read(&mut [0]) {
+            Ok(read) => return Ok(read == 0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }

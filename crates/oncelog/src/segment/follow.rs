@@ -166,6 +166,14 @@ impl Follower {
         if self.block_start <= self.position && self.at(self.position, count).len() == count {
             return Ok(count);
         }
+        if count > BLOCK_BYTES {
+            // What a batch claims is believed as far as the file goes, before memory is taken for it.
+            let end = self.file.len().map_err(|error| Error::io(&self.path, "read a segment", error))?;
+            let left = end.saturating_sub(self.position);
+            if (count as u64) > left {
+                return Ok(usize::try_from(left).unwrap_or(0));
+            }
+        }
         self.block.resize(count.max(BLOCK_BYTES), 0);
         let read = self.file.read_full_at(&mut self.block, self.position);
         let read = read.map_err(|error| Error::io(&self.path, "read a segment", error))?;

@@ -13,6 +13,8 @@
 
 mod files;
 mod follow;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod head;
 mod index;
 mod read;

@@ -51,6 +51,8 @@ pub(super) const OWNER_BYTES: usize = 64;
 const NUMBER_AT: usize = 1000;
 /// Beyond any journal file.
 const POSITION_MAX: u64 = 1 << 40;
+/// Beyond any table file.
+const STATE_BYTES_MAX: u64 = 1 << 60;
 
 /// Whether the owner was left in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -496,7 +498,10 @@ fn decode(input: &mut Input<'_>, whole: &[u8]) -> Option<Manifest> {
         && generation < u64::MAX
         && epoch.0 < u64::MAX
         && (state == State::Open || trim.is_some())
-        && trim.as_ref().is_none_or(|(at, _)| (1..u64::MAX).contains(&at.next_lsn.0) && at.position < POSITION_MAX);
+        && trim.as_ref().is_none_or(|(at, state)| {
+            let journal = (1..u64::MAX).contains(&at.next_lsn.0) && at.position < POSITION_MAX;
+            journal && state.len < STATE_BYTES_MAX
+        });
     sane.then_some(Manifest { generation, store, owner, number, epoch, opening, written, state, trim })
 }
 

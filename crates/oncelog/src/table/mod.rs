@@ -23,6 +23,8 @@
 mod backend;
 mod blocks;
 mod file;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod ledger;
 mod library;
 mod pressure;

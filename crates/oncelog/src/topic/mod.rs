@@ -9,6 +9,8 @@
 //! readers get a typed gap. Neighbours: `segment` below; `transaction` above takes the turns and applies frames.
 
 mod claim;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod partition;
 mod pieces;
 mod reader;

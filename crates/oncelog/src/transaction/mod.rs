@@ -17,6 +17,8 @@ mod apply;
 mod commit;
 mod engine;
 mod frame;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod linger;
 mod recover;
 mod spares;
