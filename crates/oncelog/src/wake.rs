@@ -8,6 +8,7 @@
 //! * Time does not pass, so [`Condvar::wait_timeout`] ends by a wake-up only. Its limit bounds the harm of a wake-up
 //!   that is lost to a bug, and a model that hangs for want of it has found the bug. Who looks again in any case takes
 //!   [`Condvar::wait_a_moment`], which a model checker ends at any time.
+//! * What [`plain`] offers is no step of a model: see there for whom it is.
 //! * `Arc` is always the one of `std`: the crate has no `unsafe` code that could depend on how it counts.
 //!
 //! A poisoned lock is taken all the same: the crate calls no user code while it holds one, and a panic of its own ends
@@ -15,6 +16,7 @@
 
 #[cfg(all(test, any(loom, shuttle)))]
 pub(crate) mod models;
+pub(crate) mod plain;
 
 #[cfg(loom)]
 use loom::{sync, thread};
@@ -276,8 +278,22 @@ pub(crate) enum RaceSite {
     AnswerLast,
     /// Who leads next knows that the last write or sync failed.
     FailureIsPassedOn,
+    /// Who makes all durable waits for a leader that has its frames and not yet the writer.
+    SettleWaits,
     /// What is pinned is chosen while the horizon cannot move.
     PinUnderLock,
+    /// Of a partition's two slots in the shared page the older one is filled: the other is as of what is visible.
+    OlderSlot,
+    /// A slot is marked while it is changed: no reader takes a new end for an old LSN.
+    SlotIsMarked,
+    /// A reader looks once more at the slot it takes: what was newer may have been replaced meanwhile.
+    SlotIsStillThere,
+    /// Who waits for the shared page asks again once it has said so: what was shown meanwhile is not missed.
+    PageAsksAgain,
+    /// What is shown is ordered before the look whether anybody waits for the shared page.
+    PageFence,
+    /// Who seals open batches does so under a lock: nobody finds none left while their frames have no place yet.
+    SealingLock,
 }
 
 /// Whether the step at `site` is taken: always, but in a model that leaves it out.

@@ -55,6 +55,10 @@ pub(super) fn steps(root: &Path, size: Size) -> Vec<Step> {
     let apart = |step: Step, flag: &str, dir: &str| {
         step.with("RUSTFLAGS", with_flag(flags.as_deref(), flag)).with("CARGO_TARGET_DIR", target_dir(root).join(dir))
     };
+    let (schedules, store_schedules, fuzz_seconds) = match size {
+        Size::Full => ("10000", "300", 20),
+        Size::Quick => ("1000", "100", 2),
+    };
     vec![
         Step::new("tests", "test --workspace --features oncelog/async --locked --no-fail-fast", Proof::TestResults),
         Step::new("Zstandard", "test --locked -p oncelog --features zstd --lib record::", Proof::TestResults),
@@ -67,10 +71,22 @@ pub(super) fn steps(root: &Path, size: Size) -> Vec<Step> {
             "mutants",
         ),
         apart(
-            Step::new("models (loom)", "test --locked -p oncelog --lib models::", Proof::TestResults),
+            Step::new("models (loom)", "test --locked -p oncelog --features async --lib models::", Proof::TestResults),
             "--cfg loom -Dwarnings",
             "loom",
         ),
+        apart(
+            Step::new(
+                "models (shuttle)",
+                "test --locked -p oncelog --features async --lib models::",
+                Proof::TestResults,
+            )
+            .with("ONCELOG_SCHEDULES", schedules)
+            .with("ONCELOG_STORE_SCHEDULES", store_schedules),
+            "--cfg shuttle -Dwarnings",
+            "shuttle",
+        ),
+        Step::new("fuzz", &format!("xtask fuzz --seconds {fuzz_seconds}"), Proof::Checked),
     ]
 }
 

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Disk, DiskFile, FileIdentity, MapAccess, OpenMode, SharedMap, SyncSite};
-use crate::wake::{Arc, AtomicBool, AtomicU64, Condvar, Mutex, Ordering, RwLock};
+use crate::wake::plain::{AtomicBool, Mutex, RwLock};
+use crate::wake::{self, Arc, AtomicU64, Condvar, Ordering};
 
 /// Files and directories in memory. Everything is gone with the last handle.
 #[derive(Debug, Default)]
@@ -34,7 +35,7 @@ struct Content {
 #[derive(Debug)]
 struct MemoryMap {
     words: Box<[AtomicU64]>,
-    waiting: Mutex<()>,
+    waiting: wake::Mutex<()>,
     woken: Condvar,
 }
 
@@ -134,7 +135,7 @@ impl Disk for MemoryDisk {
         let mut map = content.map.lock();
         let made = || {
             let words = (0..words).map(|_| AtomicU64::new(0)).collect();
-            Arc::new(MemoryMap { words, waiting: Mutex::new(()), woken: Condvar::new() })
+            Arc::new(MemoryMap { words, waiting: wake::Mutex::new(()), woken: Condvar::new() })
         };
         let map: &Arc<MemoryMap> = map.get_or_insert_with(made);
         if map.words.len() < words { Err(io::ErrorKind::InvalidData.into()) } else { Ok(Arc::clone(map) as _) }

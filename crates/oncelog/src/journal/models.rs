@@ -4,6 +4,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex as Plain;
+use std::task::Waker;
+use std::time::Duration;
 
 use super::file::FILE_HEAD_BYTES;
 use super::{Apply, Durability, FRAME_HEAD_BYTES, Journal, JournalOptions, Placed};
@@ -11,8 +13,10 @@ use crate::chance::Chance;
 use crate::disk::{Disk, DiskFile, FileIdentity, OpenMode, SyncSite};
 use crate::error::{ErrorKind, Result};
 use crate::ids::{Epoch, Lsn, StoreId};
-use crate::wake::models::{check, check_needs};
-use crate::wake::{Arc, AtomicBool, Ordering, RaceSite, Thread, spawn};
+use crate::wake::models::{Task, check, check_needs};
+#[cfg(shuttle)]
+use crate::wake::yield_now;
+use crate::wake::{Arc, AtomicBool, Mutex, Ordering, RaceSite, Thread, spawn};
 
 const FILE_BYTES: u64 = 4096;
 const BODY_BYTES: usize = 8;
@@ -131,12 +135,15 @@ impl DiskFile for Platter {
 struct Notes {
     platter: Platter,
     applied: Arc<Plain<Vec<Lsn>>>,
+    /// Taken to apply, as the pins of a view are.
+    pins: Arc<Mutex<()>>,
 }
 
 impl Apply for Notes {
     type Context = ();
 
     fn apply(&mut self, frames: &mut [Placed<()>], durable: Lsn) -> Result<()> {
+        let _pins = self.pins.lock();
         let mut applied = self.applied.lock().unwrap();
         for frame in frames {
             assert_eq!(frame.lsn.0, applied.len() as u64 + 1, "applied in LSN order");
@@ -159,7 +166,7 @@ struct Bench {
 impl Bench {
     fn new(good_syncs: Option<u32>, queue_bytes_max: usize) -> Bench {
         let platter = Platter::default();
-        let notes = Notes { platter: platter.clone(), applied: Arc::default() };
+        let notes = Notes { platter: platter.clone(), applied: Arc::default(), pins: Arc::default() };
         let dir = PathBuf::from("/");
         let fence: super::Fence = Arc::new(|| Ok(()));
         let options = JournalOptions { dir, file_bytes: FILE_BYTES, spares_max: 0, queue_bytes_max, fence };
@@ -261,13 +268,18 @@ fn many_append_beside_a_background() {
     for other in others {
         other.join().unwrap().unwrap();
     }
+    // Those that were handed over come without more ado.
+    while bench.applied() < 12 {
+        yield_now();
+    }
+    bench.journal.wake_background();
     background.join().unwrap();
 }
 
 #[cfg(shuttle)]
 #[test]
 fn many_threads_share_groups() {
-    check(3, 1000, many_append_beside_a_background);
+    check(3, 100, many_append_beside_a_background);
 }
 
 fn three_append_and_the_second_sync_fails() {
@@ -319,6 +331,33 @@ fn one_appends_while_it_is_closed() {
     }
 }
 
+/// Who settles has all durable that had its place, whoever leads it.
+fn two_settle_what_was_handed_over() {
+    let bench = Bench::new(None, 1 << 20);
+    let body = [2; BODY_BYTES];
+    let bytes = [&[0; FRAME_HEAD_BYTES][..], &body].concat();
+    let _ticket = bench.journal.enqueue(bytes, (), Durability::Written).unwrap();
+    let settles = move |bench: &Bench| {
+        bench.journal.settle().unwrap();
+        assert!(bench.notes.platter.has_durably(body), "settled and not durable");
+        assert_eq!(bench.applied(), 1, "settled and not applied");
+    };
+    let other = bench.thread(settles);
+    settles(&bench);
+    other.join().unwrap();
+}
+
+/// Who pins the newest state asks the journal for it while the pins cannot move.
+fn one_pins_while_it_is_closed() {
+    let bench = Bench::new(None, 1 << 20);
+    let other = bench.thread(|bench| {
+        let _pins = bench.notes.pins.lock();
+        bench.journal.head()
+    });
+    bench.journal.close().unwrap();
+    assert_eq!(other.join().unwrap(), Lsn(0));
+}
+
 fn one_appends_while_it_is_halted() {
     let bench = Bench::new(None, 1 << 20);
     let halted = Arc::new(AtomicBool::new(false));
@@ -332,6 +371,50 @@ fn one_appends_while_it_is_halted() {
     assert!(written == after, "written after the halt had returned");
     let late = bench.append(2).unwrap_err();
     assert_eq!(late.kind(), ErrorKind::Closed);
+}
+
+/// A task never leads; the background does, or the other caller that passes the baton.
+fn a_task_and_a_thread_append(good_syncs: Option<u32>) {
+    let bench = Bench::new(good_syncs, 1 << 20);
+    let ended = Arc::new(AtomicBool::new(false));
+    let theirs = Arc::clone(&ended);
+    let background = bench.thread(move |bench| {
+        while !theirs.load(Ordering::SeqCst) {
+            while bench.journal.lead() {}
+            bench.journal.wait_for_work(Duration::from_secs(1));
+        }
+    });
+    let other = bench.thread(|bench| bench.append(1).is_ok());
+    let bytes = [&[0; FRAME_HEAD_BYTES][..], &[2; BODY_BYTES]].concat();
+    if let Ok(ticket) = bench.journal.enqueue(bytes, (), Durability::Synced) {
+        bench.journal.nudge();
+        let task = Arc::new(Task::default());
+        let waker = Waker::from(Arc::clone(&task));
+        while Journal::<Notes>::register(&ticket, &waker) {
+            task.sleep();
+        }
+        let answered = bench.journal.wait(&ticket).is_ok();
+        assert!(!answered || bench.notes.platter.has_durably([2; BODY_BYTES]), "answered before it was durable");
+    }
+    let _ = other.join().unwrap();
+    ended.store(true, Ordering::SeqCst);
+    bench.journal.wake_background();
+    background.join().unwrap();
+}
+
+#[test]
+fn each_task_is_woken() {
+    check(2, 100, || a_task_and_a_thread_append(None));
+}
+
+#[test]
+fn each_task_is_woken_when_the_disk_fails() {
+    check(2, 100, || a_task_and_a_thread_append(Some(0)));
+}
+
+#[test]
+fn a_task_whose_group_is_done_does_not_sleep() {
+    check_needs(RaceSite::TaskOfDoneGroup, 2, || a_task_and_a_thread_append(None));
 }
 
 #[test]
@@ -363,6 +446,12 @@ fn a_look_sees_all_that_is_written_applied() {
 #[test]
 fn a_close_loses_nothing() {
     check(4, 50, one_appends_while_it_is_closed);
+    check(4, 5, one_pins_while_it_is_closed);
+}
+
+#[test]
+fn what_is_settled_is_durable() {
+    check(4, 20, two_settle_what_was_handed_over);
 }
 
 #[test]
@@ -376,6 +465,7 @@ fn each_step_is_needed() {
     check_needs(RaceSite::ApplierBeforeWriterIsFree, 3, one_appends_beside_a_look);
     check_needs(RaceSite::AnswerLast, 2, three_append);
     check_needs(RaceSite::NudgeIsKept, 2, the_background_leads_for_those_who_do_not_wait);
+    check_needs(RaceSite::SettleWaits, 3, two_settle_what_was_handed_over);
     check_needs(RaceSite::FailureIsPassedOn, 2, three_append_and_the_second_sync_fails);
 }
 

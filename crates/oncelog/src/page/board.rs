@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ENTRY_WORDS, PageName, PageState, Watched, at, begin_entry, clear_entry, complete, name_hash, place_of, publish,
-    raise, read_state, set_end, visible, write_name, write_state,
+    PageName, PageState, Place, Watched, at, begin_entry, clear_entry, complete, name_hash, publish, raise, read_state,
+    set_end, visible, write_name, write_state,
 };
 use crate::disk::SharedMap;
 use crate::error::Result;
@@ -51,7 +51,7 @@ impl Board {
     /// `Full`, `Unavailable`: no room; nothing has changed.
     pub(crate) fn reserve(&self, partitions: usize) -> Result<()> {
         let last = self.known.lock().next + partitions;
-        self.grow_to(place_of(last).0)
+        self.grow_to(Place::of(last).file)
     }
 
     fn grow_to(&self, file: usize) -> Result<()> {
@@ -76,7 +76,7 @@ impl Board {
             return Ok(());
         }
         let number = known.next;
-        self.grow_to(place_of(number).0).inspect_err(|_| self.set_state(PageState::Partial))?;
+        self.grow_to(Place::of(number).file).inspect_err(|_| self.set_state(PageState::Partial))?;
         self.with(number, |entry| begin_entry(entry, (topic, name_hash(name)), partition, watched));
         known.next += 1;
         known.entries.insert((topic, partition), number);
@@ -140,7 +140,7 @@ impl Board {
     }
 
     fn with<R>(&self, entry: usize, act: impl FnOnce(&[AtomicU64]) -> R) -> R {
-        let (file, word) = place_of(entry);
-        act(&self.files.read()[file].words()[word..word + ENTRY_WORDS])
+        let place = Place::of(entry);
+        act(place.entry(self.files.read()[place.file].words()))
     }
 }

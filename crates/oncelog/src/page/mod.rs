@@ -19,6 +19,10 @@
 //! of a reader may be memory that it cannot write: it loads relaxed and orders its loads by fences.
 
 mod board;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
+#[cfg(all(test, any(loom, shuttle)))]
+mod models;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -28,7 +32,7 @@ pub(crate) use watch::{Ends, News, Watch, Watched};
 
 use crate::codec::crc32c;
 use crate::ids::{Epoch, LogOffset, Lsn, PartitionId, StoreId, TopicId};
-use crate::wake::{AtomicU64, Ordering, fence};
+use crate::wake::{AtomicU64, Ordering, RaceSite, fence, keeps};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"OLPAGE\0\x01");
 /// The head of each file of a page; entries follow.
@@ -94,16 +98,32 @@ pub(crate) fn file_words(number: usize) -> usize {
     if number >= 10 { FILE_WORDS_MAX } else { (FIRST_FILE_WORDS << number).min(FILE_WORDS_MAX) }
 }
 
-/// Which file holds the entry of that number, and where in it.
-fn place_of(mut entry: usize) -> (usize, usize) {
-    let mut file = 0;
-    loop {
-        let entries = (file_words(file) - HEAD_WORDS) / ENTRY_WORDS;
-        if entry < entries {
-            return (file, HEAD_WORDS + entry * ENTRY_WORDS);
+/// Where an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    /// The number of its file.
+    file: usize,
+    /// Its first word there.
+    word: usize,
+}
+
+impl Place {
+    /// Where the entry of that number is.
+    fn of(mut entry: usize) -> Place {
+        let mut file = 0;
+        loop {
+            let entries = (file_words(file) - HEAD_WORDS) / ENTRY_WORDS;
+            if entry < entries {
+                return Place { file, word: HEAD_WORDS + entry * ENTRY_WORDS };
+            }
+            entry -= entries;
+            file += 1;
         }
-        entry -= entries;
-        file += 1;
+    }
+
+    /// The entry's words, of those of its file.
+    fn entry(self, words: &[AtomicU64]) -> &[AtomicU64] {
+        &words[self.word..self.word + ENTRY_WORDS]
     }
 }
 
@@ -189,7 +209,9 @@ fn read_state(head: &[AtomicU64]) -> PageState {
 fn publish(head: &[AtomicU64], lsn: Lsn) -> bool {
     head[at::VISIBLE].store(lsn.0, Ordering::Release);
     // Either this sees that somebody waits, or who begins to wait sees the new LSN.
-    fence(Ordering::SeqCst);
+    if keeps(RaceSite::PageFence) {
+        fence(Ordering::SeqCst);
+    }
     raise(head)
 }
 
@@ -268,10 +290,12 @@ fn set_end(entry: &[AtomicU64], lsn: Lsn, end: LogOffset, visible: Lsn) {
     let slot = match (first > visible.0, second > visible.0) {
         (true, _) => of::SLOTS[0],
         (false, true) => of::SLOTS[1],
-        (false, false) if first <= second => of::SLOTS[0],
+        (false, false) if (first <= second) == keeps(RaceSite::OlderSlot) => of::SLOTS[0],
         (false, false) => of::SLOTS[1],
     };
-    entry[slot].store(INVALID, Ordering::Relaxed);
+    if keeps(RaceSite::SlotIsMarked) {
+        entry[slot].store(INVALID, Ordering::Relaxed);
+    }
     fence(Ordering::Release);
     entry[slot + 1].store(end.0, Ordering::Relaxed);
     entry[slot].store(lsn.0, Ordering::Release);
@@ -290,7 +314,8 @@ fn end_at(entry: &[AtomicU64], lsn: Lsn) -> Option<LogOffset> {
     let (version, slot, end) = believed.max()?;
     // While one was looked at, the other may have been filled twice over: then the newest at or below `lsn` is gone.
     fence(Ordering::Acquire);
-    (entry[slot].load(Ordering::Relaxed) == version).then_some(end)
+    let is_still_there = entry[slot].load(Ordering::Relaxed) == version;
+    (is_still_there || !keeps(RaceSite::SlotIsStillThere)).then_some(end)
 }
 
 fn start(entry: &[AtomicU64]) -> LogOffset {

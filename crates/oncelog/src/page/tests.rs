@@ -110,13 +110,14 @@ fn partitions_beyond_one_file_are_found() {
 
 #[test]
 fn places_of_entries_do_not_overlap_and_lie_in_their_files() {
-    let mut before = (0, HEAD_WORDS - ENTRY_WORDS);
+    let mut before = Place { file: 0, word: HEAD_WORDS - ENTRY_WORDS };
     for entry in 0..300_000 {
-        let (file, word) = place_of(entry);
-        assert!(word + ENTRY_WORDS <= file_words(file));
-        let follows = (file, word) == (before.0, before.1 + ENTRY_WORDS);
-        assert!(follows || (file, word) == (before.0 + 1, HEAD_WORDS), "{entry}: {before:?} then {file}, {word}");
-        before = (file, word);
+        let place = Place::of(entry);
+        assert!(place.word + ENTRY_WORDS <= file_words(place.file));
+        let follows = place == Place { word: before.word + ENTRY_WORDS, ..before };
+        let begins = place == Place { file: before.file + 1, word: HEAD_WORDS };
+        assert!(follows || begins, "{entry}: {before:?} then {place:?}");
+        before = place;
     }
 }
 

@@ -1,17 +1,17 @@
 //! The reader's side of a page: finds entries, takes ends that belong together, waits for news.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use super::board::MapFile;
 use super::{
-    ENTRY_WORDS, PageName, PageState, at, begin_wait, end_at, low_half, name_hash, of, place_of, read_key, read_name,
-    read_state, start, visible,
+    PageName, PageState, Place, at, begin_wait, end_at, low_half, name_hash, of, read_key, read_name, read_state,
+    start, visible,
 };
 use crate::disk::{MapAccess, SharedMap};
 use crate::error::Result;
 use crate::ids::{LogOffset, Lsn, PartitionId, TopicId};
-use crate::wake::{Arc, AtomicU64, Mutex, Ordering, yield_now};
+use crate::wake::{Arc, AtomicU64, Mutex, Ordering, RaceSite, keeps, yield_now};
 
 /// Where memory cannot be written, nobody can be told that somebody waits: the reader looks again so often.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -30,7 +30,8 @@ pub(crate) struct Watch {
 /// The entries found so far.
 #[derive(Default)]
 struct Index {
-    entries: HashMap<(TopicId, PartitionId), usize>,
+    /// In order, so that two readers of one page do the same.
+    entries: BTreeMap<(TopicId, PartitionId), usize>,
     topics: HashMap<TopicId, u32>,
     looked_at: usize,
 }
@@ -161,7 +162,7 @@ impl Watch {
     pub(crate) fn wait(&self, limit: Duration, mut ready: impl FnMut() -> bool) {
         if self.head.access() == MapAccess::Write {
             let seen = begin_wait(self.head.words());
-            if !ready() {
+            if !keeps(RaceSite::PageAsksAgain) || !ready() {
                 self.head.wait(at::NEWS, seen, limit);
             }
         } else if !ready() {
@@ -205,21 +206,22 @@ impl Watch {
     }
 
     fn with<R>(&self, entry: usize, look: impl FnOnce(&[AtomicU64]) -> R) -> Result<R> {
-        let (file, word) = place_of(entry);
+        let place = Place::of(entry);
         let mut files = self.files.lock();
-        while files.len() <= file {
+        while files.len() <= place.file {
             let mapped = (self.map)(files.len())?;
             files.push(mapped);
         }
-        let file = Arc::clone(&files[file]);
+        let file = Arc::clone(&files[place.file]);
         drop(files);
-        Ok(look(&file.words()[word..word + ENTRY_WORDS]))
+        Ok(look(place.entry(file.words())))
     }
 }
 
 fn pause(tries: &mut u32) {
     *tries += 1;
-    if tries.is_multiple_of(SPINS) {
+    // A model checker changes threads only where it is told to.
+    if cfg!(any(loom, shuttle)) || tries.is_multiple_of(SPINS) {
         yield_now();
     }
 }

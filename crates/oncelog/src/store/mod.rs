@@ -20,12 +20,16 @@ mod copies;
 mod delete;
 mod engine;
 mod fence;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod heir;
 mod input;
 mod layout;
 mod listing;
 mod loader;
 mod manifest;
+#[cfg(all(test, shuttle))]
+mod models;
 mod offsets;
 mod open;
 mod options;

@@ -21,7 +21,8 @@ use super::blocks::{
 use crate::disk::{Disk, DiskFile, OpenMode, SyncSite};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, StoreId};
-use crate::wake::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, RwLock};
+use crate::wake::plain::{AtomicBool, AtomicU64, Mutex, RwLock};
+use crate::wake::{Arc, Ordering};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 /// Blocks held in memory until about this many bytes are written in one go, in order.

@@ -29,7 +29,7 @@ use super::file::BlockFile;
 use crate::disk::{Disk, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, Lsn, StoreId};
-use crate::wake::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, RwLock};
+use crate::wake::{Arc, AtomicU64, Mutex, Ordering, RwLock, plain};
 
 type Rows = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
@@ -293,12 +293,12 @@ struct Live {
 /// The library itself. When it is dropped nothing that it would still write reaches the file.
 struct Instance {
     library: Option<redb::Database>,
-    retired: Arc<AtomicBool>,
+    retired: Arc<plain::AtomicBool>,
 }
 
 impl Live {
     fn open(file: &Arc<BlockFile>, cache_bytes: usize) -> Result<Live> {
-        let retired = Arc::new(AtomicBool::new(false));
+        let retired = Arc::new(plain::AtomicBool::new(false));
         let space = LibrarySpace { file: Arc::clone(file), retired: Arc::clone(&retired) };
         let opened = catch_unwind(AssertUnwindSafe(|| -> StdResult<Live, redb::Error> {
             let mut builder = redb::Builder::new();
@@ -406,7 +406,7 @@ fn error_text(error: &redb::Error) -> String {
 /// The block file as an instance of the library sees it.
 struct LibrarySpace {
     file: Arc<BlockFile>,
-    retired: Arc<AtomicBool>,
+    retired: Arc<plain::AtomicBool>,
 }
 
 impl LibrarySpace {

@@ -30,7 +30,7 @@ use crate::ids::{LogOffset, PartitionId, TopicId};
 use crate::journal::{Durability, frame_room};
 use crate::record::{self, BATCH_HEAD_BYTES, BatchBuilder, Draft, partition_of};
 use crate::topic::{OpenBatch, Partition, Topic, Turn};
-use crate::wake::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering};
+use crate::wake::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, RaceSite, keeps};
 
 /// The largest open batch.
 const OPEN_BYTES_MAX: usize = 4 << 20;
@@ -132,7 +132,7 @@ impl Pipeline {
 
     /// Seals the batches that are due at `now`, or all of them.
     pub(crate) fn seal_lingering(&self, now: Option<Duration>) -> Result<()> {
-        let _one_at_a_time = self.lingering.sealing.lock();
+        let _one_at_a_time = keeps(RaceSite::SealingLock).then(|| self.lingering.sealing.lock());
         for partition in self.lingering.take(now) {
             let mut turn = partition.turn();
             match &turn.open {

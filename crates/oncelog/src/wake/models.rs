@@ -21,7 +21,8 @@ pub(crate) fn check(switches: usize, runs_min: u64, model: impl Fn() + Send + Sy
     });
     let runs = runs.load(Relaxed);
     println!("{runs} orders");
-    assert!(runs >= runs_min, "only {runs} orders: the threads do not meet");
+    // Shuttle runs as many as it is told.
+    assert!(runs >= runs_min || cfg!(shuttle), "only {runs} orders: the threads do not meet");
 }
 
 /// The proof that `model` can fail: without the step at `site`, it does.
@@ -42,12 +43,30 @@ fn explore(switches: usize, model: impl Fn() + Send + Sync + 'static) {
 
 #[cfg(shuttle)]
 fn explore(switches: usize, model: impl Fn() + Send + Sync + 'static) {
-    let count = std::env::var("ONCELOG_SCHEDULES").map_or(10_000, |count| count.parse().expect("a number"));
+    explore_so_many(schedules(), switches, model);
+}
+
+/// How many orders shuttle tries.
+#[cfg(shuttle)]
+pub(crate) fn schedules() -> usize {
+    std::env::var("ONCELOG_SCHEDULES").map_or(10_000, |count| count.parse().expect("a number"))
+}
+
+#[cfg(shuttle)]
+pub(crate) fn explore_so_many(count: usize, switches: usize, model: impl Fn() + Send + Sync + 'static) {
+    use shuttle::scheduler::{PctScheduler, RandomScheduler};
+
+    let mut config = shuttle::Config::new();
+    config.stack_size = STACK_BYTES;
     let model = std::sync::Arc::new(model);
     let again = std::sync::Arc::clone(&model);
-    shuttle::check_random(move || model(), count / 2);
-    shuttle::check_pct(move || again(), count / 2, switches);
+    shuttle::Runner::new(RandomScheduler::new(count / 2), config.clone()).run(move || model());
+    shuttle::Runner::new(PctScheduler::new(switches, count / 2), config).run(move || again());
 }
+
+/// A whole store needs that much.
+#[cfg(shuttle)]
+const STACK_BYTES: usize = 1 << 20;
 
 /// One thread brings news while two wait for it.
 fn two_wait_for_news() {
@@ -69,6 +88,63 @@ fn two_wait_for_news() {
     for waiter in waiters {
         waiter.join().expect("no waiter panics");
     }
+}
+
+/// A task whose thread sleeps until it is woken.
+#[derive(Default)]
+pub(crate) struct Task {
+    woken: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl std::task::Wake for Task {
+    fn wake(self: Arc<Self>) {
+        *self.woken.lock() = true;
+        self.changed.notify_all();
+    }
+}
+
+impl Task {
+    /// Sleeps until it is woken, for ever if it is not: a model has no other way to say that a wake-up is lost.
+    pub(crate) fn sleep(&self) {
+        let mut woken = self.woken.lock();
+        while !*woken {
+            woken = self.changed.wait(woken);
+        }
+        *woken = false;
+    }
+}
+
+/// One thread brings news twice while a task waits for both.
+fn a_task_waits_for_news() {
+    let signal = Arc::new(Signal::default());
+    let news = Arc::new(AtomicU64::new(0));
+    let (theirs, their_news) = (Arc::clone(&signal), Arc::clone(&news));
+    let brings = move || {
+        for _ in 0..2 {
+            their_news.fetch_add(1, Ordering::SeqCst);
+            theirs.raise();
+        }
+    };
+    let brings = spawn("brings".to_owned(), brings).expect("a model starts threads");
+    let task = Arc::new(Task::default());
+    let waker = Waker::from(Arc::clone(&task));
+    let mut registered = Registered::default();
+    while signal.register(&mut registered, &waker, || news.load(Ordering::SeqCst) == 2) {
+        task.sleep();
+    }
+    brings.join().expect("it does not panic");
+    assert_eq!(signal.waiting.load(Ordering::SeqCst), 0, "a waker that is gone is counted");
+}
+
+#[test]
+fn no_task_is_forgotten() {
+    check(3, 100, a_task_waits_for_news);
+}
+
+#[test]
+fn a_task_asks_again_when_its_waker_is_kept() {
+    check_needs(RaceSite::TaskAsksAgain, 3, a_task_waits_for_news);
 }
 
 #[test]
