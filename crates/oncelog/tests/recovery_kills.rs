@@ -286,10 +286,10 @@ fn kill_at(call: u64, ruins: &Path, dir: &Path) -> Option<u64> {
     copy(ruins, dir);
     let opened = run(dir, call);
     let what = format!("killed before call {call}");
-    if call % 3 == 0 {
+    if call.is_multiple_of(3) {
         run(dir, 1 + call * 7 % 150);
     }
-    if call % 5 == 0 {
+    if call.is_multiple_of(5) {
         // Whoever looks meanwhile sees as much.
         let snapshot = StoreReader::open(dir).unwrap().snapshot().unwrap();
         assert_eq!(snapshot.get(COUNT, "n").unwrap(), Some(RECORDS + 1), "{what}");
