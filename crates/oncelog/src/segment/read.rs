@@ -143,7 +143,7 @@ impl BatchReader {
 
     /// Gives the buffers back; the current batch is gone with them.
     pub(crate) fn rest(&mut self) {
-        self.block = Vec::new();
+        (self.block, self.filled) = (Vec::new(), 0);
         self.inflated = Inflated::default();
     }
 
