@@ -16,8 +16,8 @@ use std::time::Duration;
 use hooked_disk::{Event, on};
 use oncelog::disk::{Disk, MemoryDisk, OpenMode, SyncSite};
 use oncelog::{
-    Bytes, ConsumerStyle, ErrorKind, IdempotentProducerConfig, Outcome, PartitionId, Processor, Store, StoreOptions,
-    SyncPolicy, TableDef, TopicDef, U64, Utf8,
+    Bytes, ConsumerStyle, ErrorKind, IdempotentProducerConfig, Outcome, PartitionId, Processor, Store, SyncPolicy,
+    TableDef, TopicDef, U64, Utf8,
 };
 
 const LINES: TopicDef<Bytes, Bytes> = TopicDef::new("lines").partitions(2);
