@@ -238,3 +238,42 @@ fn two_processes_on_one_store() {
     assert!(!stuck.0.wait().unwrap().success());
     assert_eq!(shell.ok("consume lines").lines().last(), Some("line 5"));
 }
+
+#[test]
+fn damage_is_told_with_its_place() {
+    let shell = Shell::new();
+    shell.ok("topic create lines");
+    shell.ok_on("produce lines", "a\nb\nc\n");
+    let sound = shell.ok("verify");
+    assert!(sound.contains("records  3") && sound.ends_with("result   sound\n"), "{sound}");
+    let segment = std::fs::read_dir(shell.path("oncelog-data/topics/lines/000000")).unwrap();
+    let segment =
+        segment.map(|entry| entry.unwrap().path()).find(|path| path.extension().unwrap() == "segment").unwrap();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[150] ^= 4;
+    std::fs::write(&segment, &bytes).unwrap();
+    shell.fails("consume lines", 4, ".segment at byte 80");
+    let verified = shell.command("verify --output json").output().unwrap();
+    let (code, told) = common::failure(&verified);
+    assert_eq!((code, told.as_str()), (4, "1 place is damaged"));
+    let json = String::from_utf8(verified.stdout).unwrap();
+    assert!(json.contains("\"sound\":false") && json.contains("\"position\":80"), "{json}");
+    shell.fails("verify --store nowhere", 3, "there is no store");
+}
+
+/// A writer that is stopped and one that was killed are no damage.
+#[test]
+fn verifying_beside_a_writer() {
+    let shell = Shell::new();
+    shell.ok("topic create lines");
+    let mut writer = shell.start("produce lines --batch 1");
+    let mut to = writer.0.stdin.take().unwrap();
+    for n in 0..5 {
+        for line in 0..200 {
+            writeln!(to, "{n} {line} {}", "x".repeat(200)).unwrap();
+        }
+        assert!(shell.ok("verify").ends_with("result   sound\n"));
+    }
+    writer.kill();
+    assert!(shell.ok("verify").ends_with("result   sound\n"));
+}

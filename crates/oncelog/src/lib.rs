@@ -105,7 +105,7 @@ pub use record::{Compression, Header, Headers, Record, RecordView};
 pub use store::{
     ConsumerProgress, LostOffsets, OwnerInfo, PartitionInfo, ReaderCursor, ReaderOptions, ReaderSnapshot,
     RecoveryReport, Snapshot, Store, StoreMode, StoreOffsets, StoreOptions, StoreReader, StoreStats, TopicChange,
-    TopicInfo, TornTailReport,
+    TopicInfo, TornTailReport, Verification,
 };
 pub use table::{Direction, ScanRange, StateBackend, StateBatch, TableSpec, Visit};
 pub use topic::TopicSpec;

@@ -8,3 +8,4 @@ pub(crate) mod produce;
 pub(crate) mod stats;
 pub(crate) mod table;
 pub(crate) mod topic;
+pub(crate) mod verify;

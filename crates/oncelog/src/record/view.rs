@@ -66,7 +66,6 @@ impl<'a> Batch<'a> {
     }
 
     /// The offset that the batch starts at.
-    #[cfg(test)]
     pub(crate) fn base_offset(&self) -> LogOffset {
         self.head.base_offset
     }

@@ -41,7 +41,7 @@ const VERSION: u32 = 1;
 const COPY_BYTES: usize = 1024;
 const SUMMED_BYTES: usize = COPY_BYTES - 4;
 /// The places of the two copies, for even and odd epochs.
-const PAIRS: [[usize; 2]; 2] = [[0, 4096], [8192, 12288]];
+pub(super) const PAIRS: [[usize; 2]; 2] = [[0, 4096], [8192, 12288]];
 const HOLDER_AT: usize = 16384;
 const HOLDER_BYTES: usize = 64;
 const HOLDER_SUMMED_BYTES: usize = 40;

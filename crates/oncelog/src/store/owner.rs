@@ -122,7 +122,7 @@ impl Layout {
 
 /// Whether the making of an owner was not finished: it has no manifest and has never written anything. With files and
 /// no manifest it is damaged, which its opening tells.
-fn is_unmade(disk: &dyn Disk, owner: &Path) -> Result<bool> {
+pub(super) fn is_unmade(disk: &dyn Disk, owner: &Path) -> Result<bool> {
     if ManifestFile::peek(disk, &owner.join("MANIFEST"))?.is_some() {
         return Ok(false);
     }

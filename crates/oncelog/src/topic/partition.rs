@@ -242,6 +242,11 @@ impl Partition {
         self.segments.read().iter().map(|segment| segment.path.clone()).collect()
     }
 
+    /// Where its segments begin, in order.
+    pub(crate) fn bases(&self) -> Vec<LogOffset> {
+        self.segments.read().iter().map(|segment| segment.head.base_offset).collect()
+    }
+
     /// The first offset that is kept.
     pub(crate) fn start(&self) -> LogOffset {
         self.segments.read().first().map_or(LogOffset(0), |segment| segment.head.base_offset)

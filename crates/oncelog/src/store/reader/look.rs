@@ -103,17 +103,21 @@ impl StoreReader {
 }
 
 impl OwnerReader {
+    /// Whether a process has it open.
+    pub(super) fn is_alive(&self) -> Result<bool> {
+        let found = Live::find(&self.disk, &self.layout, self.store, self.manifest()?.epoch)?;
+        Ok(!matches!(found, Found::Nobody { .. }))
+    }
+
     fn info(&self, name: String) -> Result<OwnerInfo> {
         let manifest = self.manifest()?;
-        let holder = match Live::find(&self.disk, &self.layout, self.store, manifest.epoch)? {
-            Found::Nobody { .. } => None,
-            Found::Serving(_) | Found::Opening => ManifestFile::holder(&*self.disk, &self.layout.manifest)?,
-        };
+        let lives = self.is_alive()?;
+        let holder = if lives { ManifestFile::holder(&*self.disk, &self.layout.manifest)? } else { None };
         let pid = holder.filter(|holder| holder.life() == Life::Lives).map(|holder| holder.pid);
         Ok(OwnerInfo { name, pid, openings: manifest.epoch.0 })
     }
 
-    fn look<R>(&self, mut look: impl FnMut(&Store) -> Result<R>) -> Result<R> {
+    pub(super) fn look<R>(&self, mut look: impl FnMut(&Store) -> Result<R>) -> Result<R> {
         let deadline = self.clock.monotonic().saturating_add(self.patience);
         let mut spoilt = 0;
         loop {

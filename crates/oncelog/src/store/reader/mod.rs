@@ -22,6 +22,7 @@ mod offline;
 mod owner;
 mod snapshot;
 mod tables;
+mod verify;
 mod watcher;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ pub use cursor::ReaderCursor;
 pub(super) use foreign::ForeignTopic;
 pub use look::OwnerInfo;
 pub use snapshot::ReaderSnapshot;
+pub use verify::Verification;
 pub(super) use watcher::{Watcher, Watchers};
 
 use super::layout::{Layout, MAIN};
