@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{completions, consume, group, man, produce, stats, table, topic, verify};
+use crate::commands::{completions, consume, dump, group, man, produce, stats, table, topic, verify};
 use crate::demo::DemoArguments;
 
 /// Exactly-once event processing in one Rust program.
@@ -40,6 +40,10 @@ pub(crate) enum Command {
     Stats(stats::StatsArguments),
     /// Check every checksum and every invariant of a store
     Verify(verify::VerifyArguments),
+    /// Segment files: what is in them
+    Segment(dump::SegmentArguments),
+    /// Journals: what an opening would replay
+    Journal(dump::JournalArguments),
     /// Count a stream of events while the counting process is killed again and again, and check the result
     ///
     /// A worker process loads the events into a store and keeps totals per customer, with an alert for each customer

@@ -277,3 +277,43 @@ fn verifying_beside_a_writer() {
     writer.kill();
     assert!(shell.ok("verify").ends_with("result   sound\n"));
 }
+
+#[test]
+fn files_are_dumped() {
+    let shell = Shell::new();
+    shell.ok("topic create lines");
+    shell.ok_on("produce lines --batch 2", "a\nb\nc\n");
+    let segment = std::fs::read_dir(shell.path("oncelog-data/topics/lines/000000")).unwrap();
+    let segment =
+        segment.map(|entry| entry.unwrap().path()).find(|path| path.extension().unwrap() == "segment").unwrap();
+    let call = format!("segment dump {}", segment.display());
+    let text = shell.ok(&call);
+    let batches: Vec<_> = text.lines().skip_while(|line| !line.contains("POSITION")).skip(1).collect();
+    let numbers = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(
+        (numbers(batches[0])[0].as_str(), &numbers(batches[0])[2..5]),
+        ("80", &["2", "0", "2"].map(str::to_owned)[..])
+    );
+    assert_eq!(numbers(batches[1])[2..5], ["1", "2", "3"]);
+    assert!(shell.ok(&format!("{call} --output json")).contains(r#""base_offset":0"#));
+    shell.fails("segment dump missing.segment", 3, "missing.segment");
+    shell.fails("segment dump oncelog-data/STORE", 4, "STORE");
+    shell.fails("segment dump", 2, "<FILE>");
+
+    // Nothing to replay after an orderly end; what a writer has written since, while it is at work or was killed.
+    assert_eq!(shell.ok("journal dump --output json"), "[]\n");
+    shell.fails("journal dump --owner nobody", 3, "nobody");
+    let mut writer = shell.start("produce lines --producer-id p");
+    let mut to = writer.0.stdin.take().unwrap();
+    writeln!(to, "d").unwrap();
+    while shell.ok("consume lines").lines().count() < 4 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    for _ in 0..2 {
+        let frames = shell.ok("journal dump");
+        let last = numbers(frames.lines().last().unwrap());
+        assert_eq!(last[2..], ["1", "1", "1", "p"], "{frames}");
+        writer.kill();
+    }
+    assert!(shell.ok("journal dump --output json").contains(r#""first":3,"next":4"#));
+}

@@ -103,9 +103,9 @@ pub use offsets::{
 };
 pub use record::{Compression, Header, Headers, Record, RecordView};
 pub use store::{
-    ConsumerProgress, LostOffsets, OwnerInfo, PartitionInfo, ReaderCursor, ReaderOptions, ReaderSnapshot,
-    RecoveryReport, Snapshot, Store, StoreMode, StoreOffsets, StoreOptions, StoreReader, StoreStats, TopicChange,
-    TopicInfo, TornTailReport, Verification,
+    BatchInfo, ConsumerProgress, FrameInfo, LostOffsets, OwnerInfo, PartitionInfo, ReaderCursor, ReaderOptions,
+    ReaderSnapshot, RecoveryReport, SegmentInfo, Snapshot, Store, StoreMode, StoreOffsets, StoreOptions, StoreReader,
+    StoreStats, TopicChange, TopicInfo, TornTailReport, Verification,
 };
 pub use table::{Direction, ScanRange, StateBackend, StateBatch, TableSpec, Visit};
 pub use topic::TopicSpec;

@@ -162,11 +162,13 @@ fn what_is_gone_is_found() {
 #[test]
 fn an_owner_at_work_is_never_taken_for_damage() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::options().journal_file_bytes(64 << 10).trim_bytes(128 << 10).open(dir.path().join("s")).unwrap();
+    // The trim point stands still long enough for a look at all rows, most of the time.
+    let store = Store::options().journal_file_bytes(128 << 10).trim_bytes(1 << 20).open(dir.path().join("s")).unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
         scope.spawn(|| {
-            let lines = store.producer(LINES).unwrap();
+            let lines = store.producer(LINES.file_roll_size(64 << 10)).unwrap();
             for n in 0u64.. {
                 lines.append("k", &"x".repeat(usize::try_from(n % 3000).unwrap())).unwrap();
                 store.transact(|tx| tx.table(COUNTS)?.put(&(n % 50).to_string(), &n)).unwrap();
@@ -192,7 +194,15 @@ fn an_owner_at_work_is_never_taken_for_damage() {
                 Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
     store.close().unwrap();
+}
+
+/// Ends the writer also where the test fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

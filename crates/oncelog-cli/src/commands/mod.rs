@@ -2,6 +2,7 @@
 
 pub(crate) mod completions;
 pub(crate) mod consume;
+pub(crate) mod dump;
 pub(crate) mod group;
 pub(crate) mod man;
 pub(crate) mod produce;

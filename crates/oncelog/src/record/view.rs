@@ -70,6 +70,11 @@ impl<'a> Batch<'a> {
         self.head.base_offset
     }
 
+    /// Its head.
+    pub(crate) fn head(&self) -> &BatchHead {
+        &self.head
+    }
+
     /// The offset behind the batch.
     pub(crate) fn next_offset(&self) -> LogOffset {
         self.head.next_offset()

@@ -73,6 +73,16 @@ impl Follower {
         &self.path
     }
 
+    /// What its head says.
+    pub(crate) fn head(&self) -> &SegmentHead {
+        &self.head
+    }
+
+    /// Where the batch begins that was taken last.
+    pub(crate) fn current_position(&self) -> u64 {
+        self.current.0
+    }
+
     /// Walks to the batch that holds `to`, or as far as there are batches. Everything below `limit` is visible, `to` is
     /// below it.
     pub(crate) fn seek(&mut self, to: LogOffset, limit: LogOffset) -> Result<()> {

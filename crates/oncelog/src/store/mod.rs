@@ -52,7 +52,10 @@ pub use alter::TopicChange;
 pub use listing::{ConsumerProgress, PartitionInfo};
 pub use offsets::StoreOffsets;
 pub use options::{StoreMode, StoreOptions};
-pub use reader::{OwnerInfo, ReaderCursor, ReaderOptions, ReaderSnapshot, StoreReader, TopicInfo, Verification};
+pub use reader::{
+    BatchInfo, FrameInfo, OwnerInfo, ReaderCursor, ReaderOptions, ReaderSnapshot, SegmentInfo, StoreReader, TopicInfo,
+    Verification,
+};
 pub use report::{LostOffsets, RecoveryReport, StoreStats, TornTailReport};
 pub use snapshot::Snapshot;
 

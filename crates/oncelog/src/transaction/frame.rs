@@ -94,7 +94,7 @@ impl FrameWriter {
 
 /// One thing that a frame does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Effect<'a> {
+pub(crate) enum Effect<'a> {
     Batch { topic: TopicId, partition: PartitionId, bytes: &'a [u8] },
     Row { table: TableId, shard: ShardId, key: &'a [u8], value: Option<&'a [u8]> },
     Stamp { producer: &'a str, topic: TopicId, partition: PartitionId, stamp: Stamp },
@@ -104,7 +104,7 @@ pub(super) enum Effect<'a> {
 ///
 /// # Errors
 /// What is wrong with a body that is not one, though its checksum holds.
-pub(super) fn effects(body: &[u8]) -> Result<Vec<Effect<'_>>> {
+pub(crate) fn effects(body: &[u8]) -> Result<Vec<Effect<'_>>> {
     let mut input = Input::new(body);
     let malformed = |what: &str| Error::new(ErrorKind::Corrupt, what);
     match input.u8() {

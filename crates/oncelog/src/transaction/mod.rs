@@ -33,6 +33,7 @@ pub use engine::{
     Appended, Appender, AppenderOptions, Committed, Engine, EngineTx, Fetched, NewRecord, NewStamp, PendingCommit,
     Source, SourceSpec, Stamped, Step, TxMark,
 };
+pub(crate) use frame::{Effect, effects};
 pub(crate) use linger::{Lingering, StoreAppender};
 pub(crate) use recover::Replayer;
 pub(crate) use spares::Spares;

@@ -2,7 +2,8 @@
 //!
 //! A look is a recovery in memory, beside an owner that lives too: frames up to what it shows, over the files of its
 //! trim point. Those files stay as they are until the trim point moves, so an answer, good or bad, counts only if the
-//! manifest still says the same behind it; else it is asked for again.
+//! manifest still says the same behind it; else it is asked for again. A bad one beside an owner that lives counts only
+//! if the next look meets it too: the files of a topic may be taken away just behind the moment that is looked at.
 
 use std::path::Path;
 
@@ -17,9 +18,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::escape_name;
 use crate::process::Life;
 use crate::topic;
+use crate::wake::Arc;
 
 /// A look that an owner's trim point has spoilt so often is given up.
-const LOOKS: u32 = 64;
+pub(super) const LOOKS: u32 = 64;
 
 /// An owner of a store, as a reader finds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,11 +96,15 @@ impl StoreReader {
     /// `NotFound`: there is no such owner. `Unavailable`: the owner is being opened and takes its time, or moves its
     /// trim point faster than `look` is done. Else whatever `look` fails with, or an opening.
     pub fn look<R>(&self, owner: &str, look: impl FnMut(&Store) -> Result<R>) -> Result<R> {
+        self.known_owner(owner)?.look(look)
+    }
+
+    pub(super) fn known_owner(&self, owner: &str) -> Result<Arc<OwnerReader>> {
         let known = owner == MAIN || self.inner.all_owners()?.iter().any(|(name, _)| name == owner);
         if !known {
             return Err(Error::new(ErrorKind::NotFound, format!("the store has no owner {owner:?}")));
         }
-        self.inner.owner(owner)?.look(look)
+        self.inner.owner(owner)
     }
 }
 
@@ -119,7 +125,7 @@ impl OwnerReader {
 
     pub(super) fn look<R>(&self, mut look: impl FnMut(&Store) -> Result<R>) -> Result<R> {
         let deadline = self.clock.monotonic().saturating_add(self.patience);
-        let mut spoilt = 0;
+        let (mut spoilt, mut met) = (0, None);
         loop {
             let manifest = self.manifest()?;
             // First the manifest, then what is shown: never less than the trim point.
@@ -135,7 +141,14 @@ impl OwnerReader {
             let state = Offline::recover(&self.disk, &self.clock, &self.layout, &manifest, until);
             let answer = state.and_then(|state| look(&state.store));
             if self.manifest()?.generation == manifest.generation {
-                return answer;
+                match &answer {
+                    // The files of a topic are taken away when its deletion can be seen, so one that was looked at as
+                    // of the moment before is not whole. What is damaged is so in the next look too.
+                    Err(error) if until.is_some() && met.as_ref() != Some(&format!("{error:?}")) => {
+                        met = Some(format!("{error:?}"));
+                    }
+                    _ => return answer,
+                }
             }
             spoilt += 1;
             if spoilt == LOOKS {

@@ -15,6 +15,7 @@
 //! * So the ends that a reader sees only grow, whoever comes and goes.
 
 mod cursor;
+mod dump;
 mod foreign;
 mod live;
 mod look;
@@ -33,6 +34,7 @@ use std::time::Duration;
 
 pub(super) use cursor::PartitionCursor;
 pub use cursor::ReaderCursor;
+pub use dump::{BatchInfo, FrameInfo, SegmentInfo};
 pub(super) use foreign::ForeignTopic;
 pub use look::OwnerInfo;
 pub use snapshot::ReaderSnapshot;

@@ -56,6 +56,8 @@ pub struct Verification {
 /// A manifest copy may be in the middle of being written; it is whole again after so many looks.
 const MANIFEST_LOOKS: u32 = 40;
 const MANIFEST_PAUSE: Duration = Duration::from_millis(5);
+/// What is found wrong otherwise each time is believed after so many looks.
+const CONFIRMATIONS: u32 = 8;
 /// Rows read at once.
 const PAGE_ROWS: usize = 1024;
 
@@ -151,7 +153,8 @@ impl StoreReader {
                     let again = |state: &Store| {
                         let topic = state.core().pipeline.topics.get(id)?;
                         let (errors, _) = verify_partition(state, &spec.name, topic.partition(number)?, 0, &mut |_| {});
-                        errors.into_iter().find(|other| mark_of(other) == mark).map_or(Ok(()), Err)
+                        let same = errors.iter().position(|other| mark_of(other) == mark).unwrap_or(0);
+                        errors.into_iter().nth(same).map_or(Ok(()), Err)
                     };
                     self.confirm(name, error, found, again)?;
                 }
@@ -160,22 +163,25 @@ impl StoreReader {
         Ok(())
     }
 
-    /// Notes damage if another look at the owner finds it too.
+    /// Notes damage if another look at the owner, begun after it was met, finds it too.
     fn confirm(
         &self,
         owner: &str,
-        error: Error,
+        mut error: Error,
         found: &mut Verification,
         check: impl Fn(&Store) -> Result<()>,
     ) -> Result<()> {
-        let again = self.inner.owner(owner)?.look(|state| Ok(check(state)));
-        match again {
-            Ok(Ok(())) => Ok(()),
-            // Deleted meanwhile.
-            Ok(Err(again)) if again.kind() == ErrorKind::NotFound => Ok(()),
-            Ok(Err(_)) => found.note_damage(error),
-            Err(other) => found.note_damage(other),
+        for _ in 0..CONFIRMATIONS {
+            match self.inner.owner(owner)?.look(|state| Ok(check(state))) {
+                Ok(Ok(())) => return Ok(()),
+                // Deleted meanwhile.
+                Ok(Err(again)) if again.kind() == ErrorKind::NotFound => return Ok(()),
+                Ok(Err(again)) if mark_of(&again) == mark_of(&error) => break,
+                Ok(Err(again)) => error = again,
+                Err(other) => return found.note_damage(other),
+            }
         }
+        found.note_damage(error)
     }
 
     fn verify_claims(&self, dir: &Path, found: &mut Verification) -> Result<()> {

@@ -1,0 +1,158 @@
+//! What is in the files, for people: the batches of a segment, the frames of a journal. Reads, and judges only what it
+//! reads: whether a file should be there, or reach further, is for [`StoreReader::verify`] to say.
+
+use std::path::Path;
+
+use super::StoreReader;
+use super::live::{Found, Live};
+use super::owner::OwnerReader;
+use crate::disk::{Disk, RealDisk};
+use crate::error::Result;
+use crate::ids::{Epoch, LogOffset, Lsn, PartitionId, ShardId, StoreId, TableId, TopicId};
+use crate::journal;
+use crate::record::BatchHead;
+use crate::segment::Follower;
+use crate::transaction::{Effect, effects};
+
+/// A segment file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SegmentInfo {
+    /// The store that it belongs to.
+    pub store: StoreId,
+    /// The topic.
+    pub topic: TopicId,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The opening that has made it.
+    pub epoch: Epoch,
+    /// Where it begins.
+    pub base_offset: LogOffset,
+    /// Its batches, in order.
+    pub batches: Vec<BatchInfo>,
+    /// Where they end. What is behind means nothing.
+    pub end: u64,
+}
+
+/// A record batch in a segment or in a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BatchInfo {
+    /// The byte that it begins at; 0 in a frame.
+    pub position: u64,
+    /// Its bytes.
+    pub bytes: u64,
+    /// The offset of its first record.
+    pub first: LogOffset,
+    /// The offset behind its last record.
+    pub next: LogOffset,
+    /// The greatest timestamp of its records.
+    pub max_timestamp_ms: i64,
+}
+
+/// A frame of a journal: one transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FrameInfo {
+    /// Its place in the journal.
+    pub lsn: Lsn,
+    /// Bytes of its content.
+    pub bytes: u64,
+    /// Records that it appends.
+    pub batches: Vec<(TopicId, PartitionId, BatchInfo)>,
+    /// Rows that it writes, or deletes where the length is `None`: table, shard, key, bytes of the value.
+    pub rows: Vec<(TableId, ShardId, Vec<u8>, Option<usize>)>,
+    /// Producers whose stamps it carries, with their first sequence and how many.
+    pub stamps: Vec<(String, u64, u32)>,
+}
+
+impl BatchInfo {
+    fn of(head: &BatchHead, position: u64) -> BatchInfo {
+        let (first, next, max_timestamp_ms) = (head.base_offset, head.next_offset(), head.max_timestamp_ms);
+        BatchInfo { position, bytes: head.bytes as u64, first, next, max_timestamp_ms }
+    }
+}
+
+impl SegmentInfo {
+    /// Reads a segment file, up to where no batch follows. The checksums of each batch are compared.
+    ///
+    /// # Errors
+    /// `NotFound`; `Corrupt`: it is no segment, another than its name says, or a batch is damaged; `Unavailable`.
+    pub fn read(path: impl AsRef<Path>) -> Result<SegmentInfo> {
+        read_segment(&RealDisk, path.as_ref())
+    }
+}
+
+fn read_segment(disk: &dyn Disk, path: &Path) -> Result<SegmentInfo> {
+    let missing = || {
+        let what = format!("there is no file {}", path.display());
+        crate::error::Error::new(crate::error::ErrorKind::NotFound, what)
+    };
+    let mut segment = Follower::open(disk, path, |_| true)?.ok_or_else(missing)?;
+    let head = *segment.head();
+    let (mut next, mut batches) = (head.base_offset, Vec::new());
+    while let Some(offsets) = segment.advance(next, LogOffset(u64::MAX))? {
+        let batch = segment.current()?;
+        batches.push(BatchInfo::of(batch.head(), segment.current_position()));
+        next = offsets.end;
+    }
+    let end = batches.last().map_or(crate::segment::SEGMENT_HEAD_BYTES, |last: &BatchInfo| last.position + last.bytes);
+    let (store, topic, partition) = (head.store, head.topic, head.partition);
+    Ok(SegmentInfo { store, topic, partition, epoch: head.epoch, base_offset: head.base_offset, batches, end })
+}
+
+impl StoreReader {
+    /// The frames of an owner's journal behind its trim point: what an opening would replay. Up to what is visible
+    /// where the owner lives.
+    ///
+    /// # Errors
+    /// `NotFound`: there is no such owner; `Corrupt`, with file and position; `Unavailable`: the owner is being opened,
+    /// or moves its trim point faster than its journal can be read.
+    pub fn frames(&self, owner: &str) -> Result<Vec<FrameInfo>> {
+        self.known_owner(owner)?.frames()
+    }
+}
+
+impl OwnerReader {
+    fn frames(&self) -> Result<Vec<FrameInfo>> {
+        for _ in 0..super::look::LOOKS {
+            let manifest = self.manifest()?;
+            let until = match Live::find(&self.disk, &self.layout, self.store, manifest.epoch)? {
+                Found::Serving(live) => Some(live.watch.visible()),
+                Found::Nobody { failed_at } => failed_at,
+                Found::Opening => {
+                    self.clock.sleep(super::owner::PAUSES.1);
+                    continue;
+                }
+            };
+            let Some((start, _)) = &manifest.trim else { return Ok(Vec::new()) };
+            let mut frames = Vec::new();
+            let (disk, dir) = (&*self.disk, &self.layout.journal);
+            let read = journal::replay(disk, dir, self.store, *start, until, |lsn, body| {
+                frames.push(frame_info(lsn, body).map_err(|error| error.in_file(dir))?);
+                Ok(())
+            });
+            if self.manifest()?.generation == manifest.generation {
+                return read.map(|_| frames);
+            }
+        }
+        Err(self.takes_its_time("is being opened, or moves its trim point faster than its journal can be read"))
+    }
+}
+
+fn frame_info(lsn: Lsn, body: &[u8]) -> Result<FrameInfo> {
+    let (mut batches, mut rows, mut stamps) = (Vec::new(), Vec::new(), Vec::new());
+    for effect in effects(body)? {
+        match effect {
+            Effect::Batch { topic, partition, bytes } => {
+                let head = BatchHead::peek(bytes).map_err(|error| {
+                    crate::error::Error::new(crate::error::ErrorKind::Corrupt, format!("frame {lsn}: {error}"))
+                })?;
+                batches.push((topic, partition, BatchInfo::of(&head, 0)));
+            }
+            Effect::Row { table, shard, key, value } => rows.push((table, shard, key.to_vec(), value.map(<[u8]>::len))),
+            Effect::Stamp { producer, stamp, .. } => stamps.push((producer.to_owned(), stamp.first.0, stamp.count)),
+        }
+    }
+    Ok(FrameInfo { lsn, bytes: body.len() as u64, batches, rows, stamps })
+}
