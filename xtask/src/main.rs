@@ -2,6 +2,7 @@
 //!
 //! * [`mod@fuzz`]: any bytes to everything that reads bytes, under libFuzzer.
 //! * [`mod@test`]: every test there is, as a table of steps, and a count at the end.
+//! * `man`: the manual pages of the command;
 //! * [`mod@tidy`]: what the compiler does not check about the repository, one file per rule.
 //!
 //! No dependencies: this is the first thing that is built on a fresh machine.
@@ -24,6 +25,7 @@ usage: cargo xtask <command>
     test [--quick]   run all tests, with all the set-up they need; --quick simulates fewer crashes
     fuzz [--seconds N] [TARGET ...]
                      run each fuzz target, or those named, for 60 or so many seconds each
+    man              write the manual pages of the command to target/man
     tidy             check what the compiler does not: floors, docs, leftovers, layout, dependencies
     help             print this
 
@@ -32,6 +34,7 @@ exit code: 0 all well, 1 something failed, 2 the command line was wrong";
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Command {
     Test(Size),
+    Man,
     Fuzz(fuzz::Options),
     Tidy,
     Help,
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
     match parse(&words) {
         Ok(Command::Test(size)) => test::run(&root(), size),
         Ok(Command::Fuzz(options)) => fuzz::run(&root(), &options),
+        Ok(Command::Man) => man(&root()),
         Ok(Command::Tidy) => tidy::run(&root()),
         Ok(Command::Help) => {
             println!("{USAGE}");
@@ -60,10 +64,30 @@ fn parse(words: &[&str]) -> Result<Command, String> {
         ["test"] => Ok(Command::Test(Size::Full)),
         ["test", "--quick"] => Ok(Command::Test(Size::Quick)),
         ["fuzz", rest @ ..] => fuzz::parse(rest).map(Command::Fuzz),
+        ["man"] => Ok(Command::Man),
         ["tidy"] => Ok(Command::Tidy),
         ["help" | "--help" | "-h"] => Ok(Command::Help),
         [] => Err("a command is missing".to_owned()),
         words => Err(format!("not a command: {}", words.join(" "))),
+    }
+}
+
+/// The command writes its own manual, from the definition of its arguments.
+fn man(root: &Path) -> ExitCode {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let pages = root.join("target/man");
+    let mut call = std::process::Command::new(cargo);
+    call.current_dir(root).args(["run", "--quiet", "--locked", "-p", "oncelog-cli", "--", "man"]).arg(&pages);
+    match call.status() {
+        Ok(status) if status.success() => {
+            println!("the manual is in {}", pages.display());
+            ExitCode::SUCCESS
+        }
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("cannot run cargo: {error}");
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -83,6 +107,7 @@ mod tests {
     fn commands_are_told_apart() {
         assert_eq!(parse(&["test"]), Ok(Command::Test(Size::Full)));
         assert_eq!(parse(&["test", "--quick"]), Ok(Command::Test(Size::Quick)));
+        assert_eq!(parse(&["man"]), Ok(Command::Man));
         assert_eq!(parse(&["tidy"]), Ok(Command::Tidy));
         assert_eq!(parse(&["help"]), Ok(Command::Help));
     }
