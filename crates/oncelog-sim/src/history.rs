@@ -8,6 +8,7 @@
 
 pub mod exhaust;
 mod ops;
+mod ops_churn;
 mod ops_fleeting;
 mod ops_linger;
 mod ops_owners;
@@ -15,13 +16,13 @@ mod ops_readers;
 mod ops_stamped;
 mod ops_styles;
 mod ops_zombie;
+mod short;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use oncelog::disk::SyncSite;
-
 use crate::dice::Dice;
+use crate::disk::Slip;
 use world::World;
 
 /// What a history is made of.
@@ -31,8 +32,8 @@ pub struct Plan {
     pub seed: u64,
     /// How many crashes until it ends.
     pub crashes: u64,
-    /// Syncs of this site do nothing: something must notice.
-    pub dropped: Option<SyncSite>,
+    /// Syncs that do not do their work: something must notice.
+    pub slip: Option<Slip>,
 }
 
 /// What came of a history without a violation.
@@ -84,7 +85,7 @@ pub fn run(plan: Plan) -> Result<Outcome, Violation> {
 }
 
 fn run_world(plan: Plan, op: &mut u64) -> Result<Outcome, String> {
-    let mut world = World::new(Dice::new(plan.seed), plan.dropped);
+    let mut world = World::new(Dice::new(plan.seed), plan.slip);
     world.open()?;
     while world.outcome.crashes < plan.crashes {
         *op += 1;

@@ -12,6 +12,7 @@ pub mod clock;
 mod dice;
 pub mod disk;
 pub mod history;
+pub mod lanes;
 pub mod model;
 pub mod mutants;
 pub mod observe;

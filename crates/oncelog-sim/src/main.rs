@@ -1,12 +1,13 @@
 //! Runs histories from seeds and tells what was violated.
 #![allow(clippy::print_stdout, reason = "a program that reports")]
 
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use oncelog::disk::SyncSite;
 use oncelog_sim::history::{self, Outcome, Plan, exhaust};
-use oncelog_sim::mutants;
+use oncelog_sim::lanes::spread;
+use oncelog_sim::mutants::{Caught, Mutant};
 use oncelog_sim::rot::{self, Specimen, Tally};
 
 #[derive(Parser)]
@@ -26,12 +27,24 @@ enum Command {
         /// The first seed
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// Runs every so many-th history twice, and compares everything that happened
+        #[arg(long, default_value_t = 8)]
+        repeat: u64,
     },
-    /// Tries every crash of every short history, and every failure of every call of one with everything in it
+    /// Tries every crash of every short history
     Exhaust {
-        /// Operations in a history at most: 2 or 3
+        /// So many operations at most, of one of each kind
         #[arg(long, default_value_t = 3)]
-        operations: usize,
+        core: usize,
+        /// So many operations at most, of any kind
+        #[arg(long, default_value_t = 2)]
+        all: usize,
+    },
+    /// Fails every call of a history with everything in it, by every error
+    Failures {
+        /// Tries every so many-th call, for each error another one
+        #[arg(long, default_value_t = 1)]
+        stride: u64,
     },
     /// Damages every file of small stores, and asks whether anybody noticed
     Rot {
@@ -39,14 +52,15 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         stride: u64,
     },
-    /// Leaves out each sync, and in builds with `--cfg oncelog_mutants` each checksum, and asks whether anybody noticed
+    /// Leaves out or moves each sync, and in builds with `--cfg oncelog_mutants` leaves out each check and swaps steps;
+    /// asks each time whether anybody noticed
     Mutants {
         /// Crashes after which a mutant counts as having survived
         #[arg(long, default_value_t = 1_000_000)]
         crashes: u64,
-        /// Only the syncs whose absence a few thousand crashes show
+        /// Only those whose name has this in it
         #[arg(long)]
-        quick: bool,
+        only: Option<String>,
     },
     /// Runs one history again, as a violation named it
     Replay {
@@ -58,25 +72,38 @@ enum Command {
 /// Crashes in one history: enough to meet the leftovers of earlier ones, few enough to keep the model small.
 const HISTORY_CRASHES: u64 = 25;
 
+/// After so many violations a run gives up.
+const VIOLATIONS_MAX: u64 = 20;
+
 fn main() -> ExitCode {
     let args = Args::parse();
+    // Panics become violations that say how to see them again; what the hook prints would only repeat them.
+    if !matches!(args.command, Command::Replay { .. }) {
+        std::panic::set_hook(Box::new(|_| {}));
+    }
     match args.command {
-        Command::Run { crashes, seed } => run(crashes, seed),
-        Command::Exhaust { operations } => exhaust(operations),
+        Command::Run { crashes, seed, repeat } => run(crashes, seed, repeat),
+        Command::Exhaust { core, all } => exhaust(core, all),
+        Command::Failures { stride } => failures(stride),
         Command::Rot { stride } => rot(stride),
-        Command::Mutants { crashes, quick } => mutants(crashes, quick),
+        Command::Mutants { crashes, only } => mutants(crashes, only.as_deref()),
         Command::Replay { seed } => replay(seed),
     }
 }
 
-fn exhaust(operations: usize) -> ExitCode {
-    std::panic::set_hook(Box::new(|_| {}));
-    let (crashes, failures) = (exhaust::crashes(operations), exhaust::failures());
-    let violations: Vec<_> = crashes.violations.iter().chain(&failures.violations).collect();
-    violations.iter().take(40).for_each(|violation| println!("{violation}"));
-    println!("{} crashes of short histories, {} failed calls", crashes.tried, failures.tried);
-    println!("checked: {} runs, {} violations", crashes.tried + failures.tried, violations.len());
-    if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+fn exhaust(core: usize, all: usize) -> ExitCode {
+    conclude(&exhaust::crashes(core, all), "crashes")
+}
+
+fn failures(stride: u64) -> ExitCode {
+    conclude(&exhaust::failures(stride), "failed calls")
+}
+
+fn conclude(tally: &exhaust::Tally, what: &str) -> ExitCode {
+    tally.violations.iter().take(40).for_each(|violation| println!("{violation}"));
+    println!("{} came to a state that was known", tally.known);
+    println!("checked: {} {what}, {} violations", tally.tried, tally.violations.len());
+    if tally.violations.is_empty() && tally.tried > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn rot(stride: u64) -> ExitCode {
@@ -89,8 +116,11 @@ fn rot(stride: u64) -> ExitCode {
                 return ExitCode::FAILURE;
             }
         };
-        let mut tell = |silent: &str| println!("silent: {silent}");
-        let surveyed = [rot::survey(&specimen, stride, &mut tell), rot::survey_guarded(&specimen, stride, &mut tell)];
+        let tell = |silent: &str| {
+            println!("silent: {silent}");
+            ControlFlow::Continue(())
+        };
+        let surveyed = [rot::survey(&specimen, stride, tell), rot::survey_guarded(&specimen, stride, tell)];
         for tally in surveyed {
             total.tried += tally.tried;
             total.silent += tally.silent;
@@ -100,51 +130,49 @@ fn rot(stride: u64) -> ExitCode {
     if total.silent == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn mutants(crashes: u64, quick: bool) -> ExitCode {
-    std::panic::set_hook(Box::new(|_| {}));
+fn mutants(crashes: u64, only: Option<&str>) -> ExitCode {
     let mut hunted = 0;
     let mut survived = 0;
-    let mut tell = |name: String, caught: Option<(u64, String)>| {
+    let is_wanted = |name: &str| only.is_none_or(|only| name.contains(only));
+    for mutant in Mutant::all().into_iter().filter(|mutant| is_wanted(&mutant.to_string())) {
         hunted += 1;
-        match caught {
-            Some((after, what)) => {
-                println!("{name}: caught after {after}: {}", what.lines().next().unwrap_or_default())
+        match mutant.hunt(crashes) {
+            Some(Caught { by, after, what }) => {
+                println!("{mutant}: caught by {by} after {after}: {}", what.lines().next().unwrap_or_default());
             }
             None => {
                 survived += 1;
-                println!("{name}: SURVIVED");
+                println!("{mutant}: SURVIVED");
             }
         }
-    };
-    for site in SyncSite::ALL.into_iter().filter(|site| !quick || mutants::QUICK.contains(site)) {
-        tell(format!("no sync at {site:?}"), mutants::hunt_sync(site, crashes));
-    }
-    #[cfg(oncelog_mutants)]
-    for site in oncelog::CheckSite::ALL.into_iter().filter(|_| !quick) {
-        tell(format!("no check at {site:?}"), mutants::hunt_check(site));
     }
     println!("checked: {hunted} mutants, {survived} survived");
-    if survived == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if survived == 0 && hunted > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn plan(seed: u64) -> Plan {
-    Plan { seed, crashes: HISTORY_CRASHES, dropped: None }
+    Plan { seed, crashes: HISTORY_CRASHES, slip: None }
 }
 
-fn run(crashes: u64, first: u64) -> ExitCode {
-    // Panics of a history become violations that name its seed; the text of the hook would only repeat them.
-    std::panic::set_hook(Box::new(|_| {}));
+/// Runs one history, and a second time to see that its seed decides everything.
+fn run_seed(seed: u64, is_repeated: bool) -> Result<Outcome, String> {
+    let outcome = history::run(plan(seed)).map_err(|violation| violation.to_string())?;
+    if is_repeated && history::run(plan(seed)) != Ok(outcome) {
+        return Err(format!("seed {seed}: another trace the second time"));
+    }
+    Ok(outcome)
+}
+
+fn run(crashes: u64, first: u64, repeat: u64) -> ExitCode {
     let mut total = Outcome::default();
-    let mut violations = 0;
-    let mut seed = first;
-    while total.crashes < crashes {
-        match history::run(plan(seed)) {
+    let (mut histories, mut repeated, mut violations) = (0, 0, 0);
+    let seeds = (first..).map(|seed| (seed, (seed - first).is_multiple_of(repeat.max(1))));
+    let work = |(seed, is_repeated)| (is_repeated, run_seed(seed, is_repeated));
+    spread(seeds, work, |(is_repeated, ran)| {
+        histories += 1;
+        repeated += u64::from(is_repeated);
+        match ran {
             Ok(outcome) => {
-                // Every history is run twice, to see that a seed decides everything.
-                if history::run(plan(seed)) != Ok(outcome) {
-                    println!("seed {seed}: another trace the second time");
-                    violations += 1;
-                }
                 total.crashes += outcome.crashes;
                 total.in_recovery += outcome.in_recovery;
                 total.certain += outcome.certain;
@@ -156,17 +184,17 @@ fn run(crashes: u64, first: u64) -> ExitCode {
                 total.crashes += 1;
             }
         }
-        if violations >= 20 {
+        if violations == VIOLATIONS_MAX {
             println!("giving up after {violations} violations");
-            break;
         }
-        seed += 1;
-    }
+        if total.crashes >= crashes || violations == VIOLATIONS_MAX {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    });
     let Outcome { crashes, in_recovery, certain, ops, .. } = total;
-    let histories = seed - first;
-    println!(
-        "{histories} histories, {ops} operations, {certain} durable answers, {in_recovery} crashes during recovery"
-    );
+    println!("{histories} histories, {repeated} of them twice, {ops} operations, {certain} durable answers");
+    println!("{in_recovery} crashes during recovery");
     println!("checked: {crashes} crashes, {violations} violations");
     if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -8,7 +8,7 @@ pub type Place = (&'static str, u32);
 pub type Content = (Vec<u8>, Vec<u8>);
 
 /// The records of one partition by offset, and the offset that comes next.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Log {
     /// By offset.
     pub records: BTreeMap<u64, Content>,
@@ -20,7 +20,7 @@ pub struct Log {
 pub type Rows = BTreeMap<(&'static str, String), u64>;
 
 /// All of a store that a user can see.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Model {
     /// Partitions.
     pub logs: BTreeMap<Place, Log>,
@@ -33,7 +33,7 @@ pub struct Model {
 }
 
 /// What one transaction does.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Effect {
     /// Records, in order.
     pub appends: Vec<(Place, Content)>,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use oncelog::{ErrorKind, LogOffset, PartitionId, ReaderSnapshot, RecordView, Result, Sequence, Snapshot, Step, Store};
 
 use crate::model::{Log, Model, Place, Rows};
-use crate::schema::{CONSUMER, DEVICE, GATE, GLOBAL, JOINED, JOINER, LATE, PROCESSOR, ROWS, TOPICS, TOTALS};
+use crate::schema::{CONSUMER, DEVICE, GATE, GLOBAL, JOINED, JOINER, LATE, PROCESSOR, ROWS, TOPICS, TOTALS, WIDE};
 
 /// What the store shows now.
 ///
@@ -61,7 +61,7 @@ pub fn look(snapshot: &Snapshot) -> Result<Model> {
             Err(error) => return Err(error),
         }
     }
-    for (name, table) in [("rows", ROWS), ("totals", TOTALS), ("joined", JOINED)] {
+    for (name, table) in [("rows", ROWS), ("totals", TOTALS), ("joined", JOINED), ("wide", WIDE)] {
         seen.rows.extend(snapshot.scan(table, ..)?.into_iter().map(|(key, value)| ((name, key), value)));
     }
     Ok(seen)

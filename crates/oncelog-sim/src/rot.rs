@@ -5,16 +5,17 @@
 //! ends and heads of several small groups, and take those; one that held all that is left of the journal's end takes it
 //! without a trace). Anything else is silent rot.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use oncelog::disk::SyncSite;
 use oncelog::{ErrorKind, PartitionId, RecoveryReport, Result, Store, StoreOptions};
 
 use crate::clock::SimClock;
 use crate::dice::Dice;
-use crate::disk::{SimDisk, Survival};
+use crate::disk::{SimDisk, Slip, Survival};
+use crate::lanes::spread;
 use crate::model::Model;
 use crate::observe::observe;
 use crate::schema::{LONG, OUT, PLAIN, ROWS, SPREAD};
@@ -143,9 +144,9 @@ const COPIES: [u64; 4] = [0, 4096, 8192, 12288];
 ///
 /// # Errors
 /// What is missing.
-pub fn one_bad_copy(seed: u64, dropped: Option<SyncSite>) -> std::result::Result<(), String> {
+pub fn one_bad_copy(seed: u64, slip: Option<Slip>) -> std::result::Result<(), String> {
     [false, true].into_iter().try_for_each(|trims| {
-        let (disk, before) = cut(seed, dropped, trims).map_err(|error| format!("the test itself failed: {error:?}"))?;
+        let (disk, before) = cut(seed, slip, trims).map_err(|error| format!("the test itself failed: {error:?}"))?;
         COPIES.into_iter().try_for_each(|copy| {
             let disk = disk.copy_tree();
             let flipped = disk.flip_bit(MANIFEST, copy + 20, 3);
@@ -160,7 +161,7 @@ pub fn one_bad_copy(seed: u64, dropped: Option<SyncSite>) -> std::result::Result
 }
 
 /// A disk behind a power cut, and what had been answered.
-fn cut(seed: u64, dropped: Option<SyncSite>, trims: bool) -> Result<(SimDisk, Model)> {
+fn cut(seed: u64, slip: Option<Slip>, trims: bool) -> Result<(SimDisk, Model)> {
     let disk = SimDisk::new(seed);
     let commit = |store: &Store| store.transact(|tx| tx.append(PLAIN, b"key", &seed.to_le_bytes()));
     // So that each copy was written before.
@@ -169,7 +170,7 @@ fn cut(seed: u64, dropped: Option<SyncSite>, trims: bool) -> Result<(SimDisk, Mo
         commit(&store)?;
         store.close()?;
     }
-    disk.drop_syncs(dropped);
+    disk.slip_syncs(slip);
     let store = options(&disk, seed).open(DIR)?;
     commit(&store)?;
     if trims {
@@ -178,7 +179,7 @@ fn cut(seed: u64, dropped: Option<SyncSite>, trims: bool) -> Result<(SimDisk, Mo
     let before = observe(&store)?;
     disk.power_cut_with(Survival::Nothing);
     drop(store);
-    disk.drop_syncs(None);
+    disk.slip_syncs(None);
     Ok((disk, before))
 }
 
@@ -293,24 +294,6 @@ impl Specimen {
     }
 }
 
-/// Flips every `stride`-th bit of everything that is in use and under a checksum; tells those that nobody told of,
-/// even if no harm came of it: the check that should have seen it is gone.
-pub fn survey_guarded(specimen: &Specimen, stride: u64, mut tell: impl FnMut(&str)) -> Tally {
-    let mut tally = Tally::default();
-    for (file, (path, _)) in specimen.files().iter().enumerate() {
-        let ranges = specimen.guarded(file).into_iter().chain(specimen.frames(file));
-        for bit in ranges.flat_map(|range| range.start * 8..range.end * 8).step_by(usize::try_from(stride).unwrap_or(1))
-        {
-            tally.tried += 1;
-            if !specimen.is_told(file, Damage::Bit(bit)) {
-                tally.silent += 1;
-                tell(&format!("{} bit {bit}: nobody told", path.display()));
-            }
-        }
-    }
-    tally
-}
-
 /// What a round of damage came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -320,35 +303,58 @@ pub struct Tally {
     pub silent: u64,
 }
 
-/// Tries every `stride`-th bit of every file, every `stride`-th length, every sector, every pair of files swapped, and
-/// each file gone; tells each that nobody noticed.
-pub fn survey(specimen: &Specimen, stride: u64, mut tell: impl FnMut(&str)) -> Tally {
-    let mut tally = Tally::default();
+/// Flips every `stride`-th bit of everything that is in use and under a checksum; tells those that nobody told of,
+/// even if no harm came of it: the check that should have seen it is gone. Ends when `tell` breaks off.
+pub fn survey_guarded(specimen: &Specimen, stride: u64, tell: impl FnMut(&str) -> ControlFlow<()> + Send) -> Tally {
     let files = specimen.files();
-    let mut attempt = |file: usize, damage: Damage| {
-        tally.tried += 1;
-        if let Err(silent) = specimen.try_damage(file, damage) {
-            tally.silent += 1;
-            tell(&silent);
-        }
+    let bits = |file| {
+        let ranges = specimen.guarded(file).into_iter().chain(specimen.frames(file));
+        ranges.flat_map(|range| range.start * 8..range.end * 8).step_by(usize::try_from(stride).unwrap_or(1))
     };
-    for (at, (path, len)) in files.iter().enumerate() {
-        // A table file is larger than all others together; a test beside its code tries all its bits.
-        let stride = if path.extension().is_some_and(|kind| kind == "table") { stride * 16 + 1 } else { stride };
-        // Another start in each file, so that strides do not always hit the same fields.
-        for bit in ((at as u64 * 7) % stride..len * 8).step_by(usize::try_from(stride).unwrap_or(1)) {
-            attempt(at, Damage::Bit(bit));
-        }
-        for cut in (0..*len).step_by(usize::try_from(stride).unwrap_or(1)) {
-            attempt(at, Damage::Cut(cut));
-        }
-        for sector in 0..len.div_ceil(512) {
-            attempt(at, Damage::ZeroSector(sector));
-        }
-        for other in at + 1..files.len() {
-            attempt(at, Damage::SwappedWith(other));
-        }
-        attempt(at, Damage::Gone);
-    }
+    let flips = (0..files.len()).flat_map(|file| bits(file).map(move |bit| (file, bit)).collect::<Vec<_>>());
+    let check = |(file, bit): (usize, u64)| {
+        let is_told = specimen.is_told(file, Damage::Bit(bit));
+        if is_told { Ok(()) } else { Err(format!("{} bit {bit}: nobody told", files[file].0.display())) }
+    };
+    tally(flips, check, tell)
+}
+
+/// Tries every `stride`-th bit of every file, every `stride`-th length, every sector, every pair of files swapped, and
+/// each file gone; tells each that nobody noticed. Ends when `tell` breaks off.
+pub fn survey(specimen: &Specimen, stride: u64, tell: impl FnMut(&str) -> ControlFlow<()> + Send) -> Tally {
+    let files = specimen.files();
+    let damages = (0..files.len()).flat_map(|at| damages(&files, at, stride).map(move |damage| (at, damage)));
+    tally(damages, |(file, damage)| specimen.try_damage(file, damage), tell)
+}
+
+fn damages(files: &[(PathBuf, u64)], at: usize, stride: u64) -> impl Iterator<Item = Damage> + use<> {
+    let (path, len) = &files[at];
+    let (len, count) = (*len, files.len());
+    // A table file is larger than all others together; a test beside its code tries all its bits.
+    let stride = if path.extension().is_some_and(|kind| kind == "table") { stride * 16 + 1 } else { stride };
+    let step = usize::try_from(stride).unwrap_or(1);
+    // Another start in each file, so that strides do not always hit the same fields.
+    let bits = ((at as u64 * 7) % stride..len * 8).step_by(step).map(Damage::Bit);
+    let cuts = (0..len).step_by(step).map(Damage::Cut);
+    let sectors = (0..len.div_ceil(512)).map(Damage::ZeroSector);
+    let swaps = (at + 1..count).map(Damage::SwappedWith);
+    bits.chain(cuts).chain(sectors).chain(swaps).chain([Damage::Gone])
+}
+
+fn tally<D: Send>(
+    damages: impl Iterator<Item = D> + Send,
+    check: impl Fn(D) -> std::result::Result<(), String> + Sync,
+    mut tell: impl FnMut(&str) -> ControlFlow<()> + Send,
+) -> Tally {
+    let mut tally = Tally::default();
+    let try_one = |damage| catch_unwind(AssertUnwindSafe(|| check(damage)));
+    spread(damages, try_one, |checked| {
+        tally.tried += 1;
+        let Err(silent) = checked.unwrap_or_else(|_| Err("the engine panicked".to_owned())) else {
+            return ControlFlow::Continue(());
+        };
+        tally.silent += 1;
+        tell(&silent)
+    });
     tally
 }

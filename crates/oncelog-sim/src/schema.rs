@@ -57,6 +57,9 @@ pub const TOTALS: TableDef<Utf8, U64> = TableDef::new("totals");
 /// Rows of the processor of two inputs.
 pub const JOINED: TableDef<Utf8, U64> = TableDef::new("joined");
 
+/// Many rows, of which ranges come and go.
+pub const WIDE: TableDef<Utf8, U64> = TableDef::new("wide");
+
 /// Processes `SPREAD`.
 pub const PROCESSOR: &str = "totaller";
 /// Processes `SPREAD` and `SIDE` together.

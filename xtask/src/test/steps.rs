@@ -45,11 +45,12 @@ impl Step {
 
 /// Every step, in the order of running: what fails most often and soonest comes first.
 pub(super) fn steps(root: &Path, size: Size) -> Vec<Step> {
-    let crashes = match size {
-        Size::Full => 30_000,
-        Size::Quick => 5_000,
+    let (crashes, longest) = match size {
+        Size::Full => (100_000, 3),
+        Size::Quick => (5_000, 1),
     };
     let simulate = format!("run --release --locked -p oncelog-sim -- run --crashes {crashes}");
+    let exhaust = format!("run --release --locked -p oncelog-sim -- exhaust --core {longest} --all {}", longest.min(2));
     let flags = std::env::var("RUSTFLAGS").ok();
     // Builds with other flags have directories of their own, so that they do not undo each other.
     let apart = |step: Step, flag: &str, dir: &str| {
@@ -63,10 +64,12 @@ pub(super) fn steps(root: &Path, size: Size) -> Vec<Step> {
         Step::new("tests", "test --workspace --features oncelog/async --locked --no-fail-fast", Proof::TestResults),
         Step::new("Zstandard", "test --locked -p oncelog --features zstd --lib record::", Proof::TestResults),
         Step::new("simulation", &simulate, Proof::Crashes(crashes)),
-        Step::new("rot survey", "run --release --locked -p oncelog-sim -- rot --stride 50", Proof::Checked),
+        Step::new("short histories", &exhaust, Proof::Crashes(1000)),
+        Step::new("failing calls", "run --release --locked -p oncelog-sim -- failures --stride 20", Proof::Checked),
+        Step::new("rot survey", "run --release --locked -p oncelog-sim -- rot --stride 10", Proof::Checked),
         // Built with switches that break the engine on purpose.
         apart(
-            Step::new("mutants", "run --release --locked -p oncelog-sim -- mutants --quick", Proof::Checked),
+            Step::new("mutants", "run --release --locked -p oncelog-sim -- mutants --crashes 100000", Proof::Checked),
             "--cfg oncelog_mutants",
             "mutants",
         ),
@@ -110,7 +113,7 @@ mod tests {
         assert!(
             quick.iter().any(|step| step.proof == Proof::Crashes(5_000) && step.shown().contains("--crashes 5000"))
         );
-        assert!(full.iter().any(|step| step.proof == Proof::Crashes(30_000) && step.shown().contains("30000")));
+        assert!(full.iter().any(|step| step.proof == Proof::Crashes(100_000) && step.shown().contains("100000")));
     }
 
     #[test]

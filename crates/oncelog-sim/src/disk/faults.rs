@@ -5,6 +5,8 @@ use std::io;
 
 use oncelog::disk::SyncSite;
 
+use super::slip::Slip;
+
 /// An error to answer with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -84,7 +86,7 @@ impl Call {
         !matches!(self, Call::Open { .. } | Call::Read | Call::Len | Call::Lock | Call::Identify | Call::List)
     }
 
-    fn sync_site(self) -> Option<SyncSite> {
+    pub(super) fn sync_site(self) -> Option<SyncSite> {
         match self {
             Call::Sync(site) | Call::SyncDir(site) => Some(site),
             _ => None,
@@ -117,7 +119,7 @@ impl Call {
 /// What becomes of a call.
 pub(super) enum Verdict {
     Go,
-    /// Answer `Ok` and do nothing.
+    /// Answer `Ok` and do nothing yet.
     Pretend,
     Fail(io::Error),
     /// The machine stops in the middle of it.
@@ -139,7 +141,7 @@ pub(super) struct Faults {
     failing_syncs: Vec<Option<SyncSite>>,
     pub(super) capacity: Option<u64>,
     pub(super) choppy: bool,
-    pub(super) dropped: Option<SyncSite>,
+    pub(super) slip: Option<Slip>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -163,7 +165,7 @@ impl Faults {
     }
 
     /// Forgets the faults that wait for a moment; what is a property of the disk (its capacity, its choppiness, the
-    /// syncs it drops) stays.
+    /// syncs that slip) stays.
     pub(super) fn clear(&mut self) {
         self.dead = false;
         self.crash_at = None;
@@ -191,7 +193,7 @@ impl Faults {
                 self.failing_syncs.remove(index);
                 return Verdict::Fail(Failure::EIO.error());
             }
-            if self.dropped == Some(site) {
+            if self.slip.is_some_and(|slip| slip.site() == site) {
                 return Verdict::Pretend;
             }
         }

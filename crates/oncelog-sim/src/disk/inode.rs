@@ -18,6 +18,7 @@ use std::ops::Range;
 
 use super::pages::{self, PAGE, PAGE_SECTORS, Pages, SECTOR, Slot, pieces, units};
 use super::survival::{NodePlan, Time, WriteSpan};
+use super::trace::{Trace, hash_bytes};
 
 /// More than this, and the log of unsynced bytes gives its memory back when it is emptied.
 const LOG_BYTES_KEPT: usize = 1 << 20;
@@ -76,6 +77,16 @@ impl Inode {
         let count = buffer.len().min(self.len.saturating_sub(position));
         self.pages.read(position, &mut buffer[..count]);
         count
+    }
+
+    /// What reads see and what space it takes, in one number.
+    pub(super) fn content_hash(&self) -> u64 {
+        let mut trace = Trace::default();
+        trace.note(&[self.len as u64, self.reserved as u64]);
+        for index in (0..self.pages.end()).filter(|index| !self.pages.is_hole(*index)) {
+            trace.note(&[index as u64, hash_bytes(self.pages.page(index))]);
+        }
+        trace.hash()
     }
 
     pub(super) fn write(&mut self, time: Time, position: usize, bytes: &[u8]) {

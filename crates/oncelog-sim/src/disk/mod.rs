@@ -26,6 +26,7 @@ mod inode;
 mod map;
 mod pages;
 mod rot;
+mod slip;
 mod survival;
 mod trace;
 mod tree;
@@ -42,6 +43,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use oncelog::disk::{Disk, DiskFile, FileIdentity, MapAccess, OpenMode, SharedMap, SyncSite};
 
 pub use faults::{Failure, Repeat};
+pub use slip::Slip;
 pub use survival::Survival;
 
 use file::SimFile;
@@ -161,9 +163,9 @@ impl SimDisk {
         self.world().faults.choppy = choppy;
     }
 
-    /// Lets the syncs of one site do nothing and answer `Ok`, to see that some test notices.
-    pub fn drop_syncs(&self, site: Option<SyncSite>) {
-        self.world().faults.dropped = site;
+    /// Lets the syncs of one site answer `Ok` and do their work late or never, to see that some test notices.
+    pub fn slip_syncs(&self, slip: Option<Slip>) {
+        self.world().faults.slip = slip;
     }
 }
 

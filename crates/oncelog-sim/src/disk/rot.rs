@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use super::SimDisk;
 use super::inode::Inode;
 use super::pages::SECTOR;
+use super::trace::{Trace, hash_path};
 use super::tree::{Place, Tree};
 
 /// Looking at files and damaging them.
@@ -25,6 +26,17 @@ impl SimDisk {
         let world = self.world();
         let files = world.tree.paths().into_iter();
         files.filter_map(|(path, ino)| Some((path, world.tree.file(ino).ok()?.inode.len() as u64))).collect()
+    }
+
+    /// All names and bytes that are seen, and what space they take, in one number.
+    pub fn image_hash(&self) -> u64 {
+        let world = self.world();
+        let mut trace = Trace::default();
+        for (path, ino) in world.tree.all_paths() {
+            let inode = world.tree.file(ino).map(|file| &file.inode).ok();
+            trace.note(&[hash_path(&path), inode.map_or(u64::MAX, Inode::content_hash)]);
+        }
+        trace.hash()
     }
 
     /// What readers of a file see.

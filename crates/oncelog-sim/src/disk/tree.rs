@@ -147,13 +147,20 @@ impl Tree {
 
     /// Files that have a name, with their paths, in the order of the paths.
     pub(super) fn paths(&self) -> Vec<(PathBuf, Ino)> {
+        let mut found = self.all_paths();
+        found.retain(|(_, ino)| !self.is_dir(*ino));
+        found
+    }
+
+    /// As [`Tree::paths`], directories too.
+    pub(super) fn all_paths(&self) -> Vec<(PathBuf, Ino)> {
         let mut found = Vec::new();
         let mut open = vec![(PathBuf::from("/"), ROOT)];
         while let Some((path, ino)) = open.pop() {
-            match self.dir(ino) {
-                Ok(dir) => open.extend(dir.entries.iter().map(|(name, ino)| (path.join(name), *ino))),
-                Err(_) => found.push((path, ino)),
+            if let Ok(dir) = self.dir(ino) {
+                open.extend(dir.entries.iter().map(|(name, ino)| (path.join(name), *ino)));
             }
+            found.push((path, ino));
         }
         found.sort();
         found

@@ -8,8 +8,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use oncelog::disk::SyncSite;
+
 use super::faults::{Call, Faults, Verdict, dead};
 use super::map::SimMap;
+use super::slip::Slipped;
 use super::survival::{Plan, Survival, Time};
 use super::trace::Trace;
 use super::tree::{Ino, Tree};
@@ -21,6 +24,7 @@ pub(super) struct World {
     dice: Dice,
     pub(super) tree: Tree,
     pub(super) faults: Faults,
+    slipped: Slipped,
     trace: Trace,
     /// Counts crashes: a handle of another generation is dead.
     generation: u64,
@@ -46,6 +50,7 @@ impl World {
             dice: Dice::new(seed),
             tree: Tree::default(),
             faults: Faults::default(),
+            slipped: Slipped::default(),
             trace: Trace::default(),
             generation: 0,
             next_handle: 0,
@@ -99,6 +104,7 @@ impl World {
         self.generation += 1;
         self.maps.retain(|ino, _| self.tree.file(*ino).is_ok());
         self.faults.clear();
+        self.slipped = Slipped::default();
     }
 
     /// The process stops here: what it still does to shared memory is seen by nobody.
@@ -121,6 +127,24 @@ impl World {
         Plan::draw(&mut self.dice, None, oldest, now)
     }
 
+    /// Counts a call and says what becomes of it.
+    fn admit(&mut self, call: Call) -> Verdict {
+        let verdict = self.faults.admit(call);
+        if call.mutates() && !matches!(verdict, Verdict::Crash | Verdict::Dead) {
+            self.slipped.catch_up(&mut self.tree);
+        }
+        verdict
+    }
+
+    /// A sync of a file or directory was answered: where syncs slip, it may be one of those.
+    fn synced(&mut self, ino: Ino, site: SyncSite) {
+        match self.faults.slip {
+            Some(slip) if slip.site() == site => self.slipped.slips(slip, ino),
+            Some(slip) => self.slipped.passes(slip, site),
+            None => {}
+        }
+    }
+
     /// A call that is done whole or not at all. Where the machine stops in the middle of it, the dice say which.
     fn call(
         &mut self,
@@ -128,7 +152,7 @@ impl World {
         subject: &[u64],
         work: impl FnOnce(&mut Self) -> io::Result<u64>,
     ) -> io::Result<u64> {
-        let outcome = match self.faults.admit(call) {
+        let outcome = match self.admit(call) {
             Verdict::Go => work(self),
             Verdict::Pretend => Ok(0),
             Verdict::Fail(error) => Err(error),

@@ -45,44 +45,9 @@ const OPS: &[(u64, &str, Op)] = &[
     (1, "ask for a time", World::ask_for_a_time),
     (1, "look from beside", World::look_from_beside),
     (1, "follow", World::follow),
+    (1, "churn", World::churn),
     (1, "end", World::end),
 ];
-
-/// The operations of short histories, which are tried in every order with every crash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Short {
-    Append,
-    Spread,
-    Lax,
-    Transact,
-    Submit,
-    Stamped,
-    SendAgain,
-    TakeIn,
-    Gather,
-    Process,
-    Consume,
-    Trim,
-    Close,
-}
-
-impl Short {
-    pub(super) const ALL: [Short; 13] = [
-        Short::Append,
-        Short::Spread,
-        Short::Lax,
-        Short::Transact,
-        Short::Submit,
-        Short::Stamped,
-        Short::SendAgain,
-        Short::TakeIn,
-        Short::Gather,
-        Short::Process,
-        Short::Consume,
-        Short::Trim,
-        Short::Close,
-    ];
-}
 
 impl World {
     /// Does one operation, or lets the machine crash in one.
@@ -111,25 +76,6 @@ impl World {
         ("end", World::end)
     }
 
-    /// One operation of a short history.
-    pub(super) fn short(&mut self, op: Short) -> Done {
-        match op {
-            Short::Append => self.append(),
-            Short::Spread => self.append_spread(),
-            Short::Lax => self.append_lax(),
-            Short::Transact => self.transact(),
-            Short::Submit => self.submit_some(),
-            Short::Stamped => self.append_stamped(),
-            Short::SendAgain => self.send_again(),
-            Short::TakeIn => self.take_in(),
-            Short::Gather => self.gather(),
-            Short::Process => self.process(),
-            Short::Consume => self.consume(),
-            Short::Trim => self.trim_now(),
-            Short::Close => self.close_now(),
-        }
-    }
-
     pub(super) fn bytes(&mut self) -> Vec<u8> {
         let len = match self.dice.below(20) {
             0 => 0,
@@ -148,7 +94,18 @@ impl World {
     }
 
     pub(super) fn append(&mut self) -> Done {
-        let (key, value) = (self.name().into_bytes(), self.bytes());
+        let value = self.bytes();
+        self.append_value(value)
+    }
+
+    /// A record nearly as long as a segment may be.
+    pub(super) fn append_long(&mut self) -> Done {
+        let byte = u8::try_from(self.dice.below(256)).unwrap_or(0);
+        self.append_value(vec![byte; 1800])
+    }
+
+    fn append_value(&mut self, value: Vec<u8>) -> Done {
+        let key = self.name().into_bytes();
         let store = self.store()?;
         let place = ("plain", 0);
         let effect = Effect { appends: vec![(place, (key.clone(), value.clone()))], ..Effect::default() };
@@ -180,7 +137,7 @@ impl World {
         }
     }
 
-    fn append_spread(&mut self) -> Done {
+    pub(super) fn append_spread(&mut self) -> Done {
         let mut records = Vec::new();
         for _ in 0..=self.dice.below(8) {
             let (key, value) = (self.name(), self.bytes());
@@ -207,7 +164,7 @@ impl World {
         committed.appended.iter().map(|appended| ((topic, appended.partition.0), appended.first.0)).collect()
     }
 
-    fn append_lax(&mut self) -> Done {
+    pub(super) fn append_lax(&mut self) -> Done {
         let partition = u32::try_from(self.dice.below(2)).unwrap_or(0);
         let (key, value) = (self.name().into_bytes(), self.bytes());
         let store = self.store()?;
@@ -243,7 +200,7 @@ impl World {
     }
 
     /// A transaction over two topics and a few rows, one of them read and counted up.
-    fn transact(&mut self) -> Done {
+    pub(super) fn transact(&mut self) -> Done {
         let (name, gone, value) = (self.name(), self.name(), self.bytes());
         let store = self.store()?;
         let old = self.head.row("rows", &name);
@@ -370,7 +327,7 @@ impl World {
     }
 
     /// The processor over the spread topic, in groups; the closure writes down what it did.
-    fn process(&mut self) -> Done {
+    pub(super) fn process(&mut self) -> Done {
         let store = self.store()?;
         let group = 1 + self.dice.below(4);
         let in_flight = self.dice.up_to(3);
@@ -408,7 +365,7 @@ impl World {
     }
 
     /// One record, one commit, a few times.
-    fn consume(&mut self) -> Done {
+    pub(super) fn consume(&mut self) -> Done {
         let store = self.store()?;
         let most = 1 + self.dice.below(5);
         let mut effects = Vec::new();
@@ -464,7 +421,7 @@ impl World {
         }
     }
 
-    fn trim_now(&mut self) -> Done {
+    pub(super) fn trim_now(&mut self) -> Done {
         match self.store()?.trim() {
             Ok(()) => {
                 self.all_durable();
@@ -511,7 +468,7 @@ impl World {
         if self.dice.one_in(2) { self.crash() } else { self.close_now() }
     }
 
-    fn close_now(&mut self) -> Done {
+    pub(super) fn close_now(&mut self) -> Done {
         self.held = None;
         let Some(store) = self.store.take() else { return Ok(()) };
         match store.close() {

@@ -13,7 +13,7 @@ use crate::model::Content;
 use crate::schema::GATHERED;
 
 /// What is known of the gathered records.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Book {
     /// All that may be there, by the offset that was given out.
     given: BTreeMap<u64, Content>,

@@ -1,25 +1,37 @@
 //! Operations on a second owner, beside the one that the rest of the history works on.
 
-use oncelog::{Bytes, Error, ErrorKind, PartitionId, Step, Store, TopicDef};
+use oncelog::{
+    Bytes, ConsumerOptions, ConsumerStyle, Error, ErrorKind, LogOffset, Outcome, PartitionId, Step, Store, TopicDef,
+    Whence,
+};
 
+use super::ops_styles::is_next;
 use super::world::{DIR, World};
+use crate::model::Content;
+use crate::schema::PLAIN;
 
 type Done = Result<(), String>;
 
 const SIDE: &str = "Side/1";
 const NOTES: TopicDef<Bytes, Bytes> = TopicDef::new("notes").file_roll_size(1024);
+/// What it has consumed of the other owner's `PLAIN`, record by record.
+const TAKEN: TopicDef<Bytes, Bytes> = TopicDef::new("taken").file_roll_size(1024);
+const TAKER: &str = "taker";
 
 /// What is known of the second owner.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Side {
     /// Answered as durable, in order.
     notes: Vec<Vec<u8>>,
     /// Appended without an answer, behind the others.
     pending: Option<Vec<u8>>,
+    /// So many records of `PLAIN` it has taken, and so many it may have.
+    taken: u64,
+    taken_max: u64,
     /// It has been open once.
     made: bool,
     /// Its making was tried. That a name made by a killed attempt then fails to sync in the next would be two faults.
-    tried: bool,
+    pub(super) tried: bool,
 }
 
 impl World {
@@ -27,10 +39,11 @@ impl World {
     pub(super) fn side(&mut self) -> Done {
         if self.side.tried && !self.side.made {
             self.disk.clear_faults();
-            if self.dice.one_in(2) {
-                let after = 1 + self.dice.below(40);
-                self.disk.crash_after(after);
-            }
+            self.arm();
+        }
+        if !self.quiet && !self.side.made && self.dice.one_in(2) {
+            let after = 1 + self.dice.below(20);
+            self.disk.crash_after(after);
         }
         self.side.tried = true;
         let options = self.options();
@@ -39,8 +52,11 @@ impl World {
             Err(error) => return self.after_side_error(&error),
         };
         self.side.made = true;
-        match read(&store) {
-            Ok(seen) => self.check_side(seen)?,
+        match read(&store, NOTES).and_then(|notes| Ok((notes, read(&store, TAKEN)?))) {
+            Ok((notes, taken)) => {
+                self.check_side(notes.into_iter().map(|(_, note)| note).collect())?;
+                self.check_taken(&taken)?;
+            }
             Err(error) => {
                 drop(store);
                 return self.after_side_error(&error);
@@ -59,10 +75,60 @@ impl World {
                 }
             }
         }
+        if let Err(error) = self.take_from_main(&store)? {
+            drop(store);
+            return self.after_side_error(&error);
+        }
         match store.close() {
             Ok(()) => Ok(()),
             Err(error) => self.after_side_error(&error),
         }
+    }
+
+    /// Consumes some records of the other owner: each has its copy and its progress in one commit here.
+    fn take_from_main(&mut self, store: &Store) -> Result<oncelog::Result<()>, String> {
+        let place = ("plain", 0);
+        let openings = self.outcome.crashes;
+        self.reconcile()?;
+        if self.outcome.crashes > openings || self.certain.next(place) == 0 {
+            return Ok(Ok(()));
+        }
+        let most = 1 + self.dice.below(6);
+        let how = ConsumerOptions::new(ConsumerStyle::ClientTx(TAKER.to_owned()))
+            .start(Whence::Oldest)
+            .commit_records(1 + self.dice.below(3));
+        let (mut next, mut wrong) = (self.side.taken, Ok(()));
+        let ran = store.consumer(PLAIN, how).and_then(|mut consumer| {
+            consumer.try_process(Some(most), |record, tx| {
+                let (key, value) = (record.key()?, record.value()?);
+                if let Err(what) = is_next(&self.certain, place, next, (record.offset(), key, value)) {
+                    wrong = Err(what);
+                }
+                next = record.offset().0 + 1;
+                tx.append(TAKEN, key, value)?;
+                Ok(Outcome::Commit)
+            })
+        });
+        self.side.taken_max = next;
+        wrong?;
+        if ran.is_ok() {
+            self.side.taken = next;
+        }
+        Ok(ran.map(drop))
+    }
+
+    /// What was taken is the other owner's log from the first record on, each record once, up to where progress is.
+    fn check_taken(&mut self, taken: &[Content]) -> Done {
+        let count = taken.len() as u64;
+        if count < self.side.taken || count > self.side.taken_max {
+            return Err(format!("{count} records taken, {} to {} expected", self.side.taken, self.side.taken_max));
+        }
+        let there = self.head.logs.get(&("plain", 0)).cloned().unwrap_or_default();
+        if !there.records.values().take(taken.len()).eq(taken) {
+            return Err(format!("the {count} records taken are not the first of those that there are"));
+        }
+        (self.side.taken, self.side.taken_max) = (count, count);
+        Ok(())
     }
 
     fn check_side(&mut self, seen: Vec<Vec<u8>>) -> Done {
@@ -82,17 +148,27 @@ impl World {
             return self.crash();
         }
         self.disk.clear_faults();
-        match error.kind() {
-            ErrorKind::Corrupt | ErrorKind::Locked => Err(format!("the second owner says {error}")),
-            _ => Ok(()),
+        self.arm();
+        if let ErrorKind::Corrupt | ErrorKind::Locked = error.kind() {
+            return Err(format!("the second owner says {error}"));
+        }
+        // Nothing is wrong with the disk any more: so it comes back.
+        let options = self.options();
+        match options.attach(DIR, SIDE) {
+            Ok(_) => {
+                self.side.made = true;
+                Ok(())
+            }
+            Err(_) if self.disk.is_dead() => self.crash(),
+            Err(again) => Err(format!("the second owner does not come back: {error:?}, then {again:?}")),
         }
     }
 }
 
-fn read(store: &Store) -> oncelog::Result<Vec<Vec<u8>>> {
+fn read(store: &Store, topic: TopicDef<Bytes, Bytes>) -> oncelog::Result<Vec<Content>> {
     let mut seen = Vec::new();
-    let read = store.snapshot()?.read("notes", PartitionId(0), oncelog::LogOffset(0), |record| {
-        seen.push(record.value.unwrap_or_default().to_vec());
+    let read = store.snapshot()?.read(topic.name(), PartitionId(0), LogOffset(0), |record| {
+        seen.push((record.key.unwrap_or_default().to_vec(), record.value.unwrap_or_default().to_vec()));
         Ok(Step::Next)
     });
     match read {

@@ -13,7 +13,7 @@ use crate::observe::{look_beside, rows_beside};
 use crate::schema::{FLEETING, TOPICS};
 
 /// Where a reader that comes and goes is in each partition, and what it was shown.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Followed {
     next: BTreeMap<Place, u64>,
     shown: BTreeMap<Place, BTreeMap<u64, Content>>,

@@ -10,7 +10,7 @@ use crate::model::{Effect, Model, Place};
 use crate::schema::{GLOBAL, LATE, LAX, PLAIN, ROWS};
 
 /// What the model has as the next record of a partition for somebody who stands at `from`.
-fn is_next(model: &Model, place: Place, from: u64, found: (LogOffset, &[u8], &[u8])) -> Result<(), String> {
+pub(super) fn is_next(model: &Model, place: Place, from: u64, found: (LogOffset, &[u8], &[u8])) -> Result<(), String> {
     let expected = model.logs.get(&place).and_then(|log| log.records.range(from..).next());
     let (offset, key, value) = found;
     match expected {

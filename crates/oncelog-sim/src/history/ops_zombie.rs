@@ -67,7 +67,10 @@ impl World {
     }
 
     fn is_told(&self, error: &Error) -> bool {
-        self.disk.is_dead()
+        // A segment that it has closed, and that its successor has taken away.
+        let misses_a_segment = error.kind() == ErrorKind::Corrupt && error.to_string().contains("is gone");
+        misses_a_segment
+            || self.disk.is_dead()
             || matches!(
                 error.kind(),
                 ErrorKind::Fenced | ErrorKind::Closed | ErrorKind::InDoubt | ErrorKind::Unavailable

@@ -1,8 +1,8 @@
 //! The machine, the store on it, and what is known of what must be there.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use oncelog::disk::SyncSite;
 use oncelog::{Error, ErrorKind, Snapshot, Store, StoreOptions};
 
 use super::Outcome;
@@ -12,7 +12,7 @@ use super::ops_readers::{Beside, Followed};
 use super::ops_stamped::Sent;
 use crate::clock::SimClock;
 use crate::dice::Dice;
-use crate::disk::{SimDisk, Survival};
+use crate::disk::{Failure, Repeat, SimDisk, Slip, Survival};
 use crate::model::{Effect, Model};
 use crate::observe::{look, observe};
 use crate::schema::LAX_TOPICS;
@@ -56,20 +56,29 @@ pub(super) struct World {
     tight: bool,
     /// Which process of the simulation opens stores.
     process: u64,
+    /// The change of the disk, counted from its beginning, at which the machine stops.
+    pub(super) crash_at: Option<u64>,
+    /// The call to the disk, counted likewise, that fails.
+    pub(super) fail_at: Option<(u64, Failure, Repeat)>,
+    /// The run ends where the machine does: see [`World::fork`].
+    pub(super) stops: bool,
 }
+
+/// How a run ends that was to stop where the machine does.
+pub(super) const STOPPED: &str = "the machine has stopped";
 
 impl World {
     /// A machine on which nothing goes wrong by itself.
-    pub(super) fn quiet(seed: u64, survival: Option<Survival>) -> World {
-        let world = World::new(Dice::new(seed), None);
+    pub(super) fn quiet(seed: u64, slip: Option<Slip>) -> World {
+        let world = World::new(Dice::new(seed), slip);
         world.disk.choppy(false);
-        World { quiet: true, survival, tight: true, ..world }
+        World { quiet: true, survival: Some(Survival::Nothing), tight: true, ..world }
     }
 
-    pub(super) fn new(mut dice: Dice, dropped: Option<SyncSite>) -> World {
+    pub(super) fn new(mut dice: Dice, slip: Option<Slip>) -> World {
         let disk = SimDisk::new(dice.next());
         disk.choppy(dice.one_in(4));
-        disk.drop_syncs(dropped);
+        disk.slip_syncs(slip);
         World {
             disk,
             clock: Arc::default(),
@@ -78,6 +87,9 @@ impl World {
             survival: None,
             tight: dice.one_in(2),
             process: 1,
+            crash_at: None,
+            fail_at: None,
+            stops: false,
             dice,
             store: None,
             certain: Model::default(),
@@ -107,6 +119,8 @@ impl World {
             .batch_bytes(1024)
             .max_record_bytes(8 << 10)
             .max_transaction_bytes(32 << 10)
+            // Fewer than there are segments, so that they are closed and opened again.
+            .max_open_files(if self.tight { 3 } else { 512 })
     }
 
     pub(super) fn store(&self) -> Result<Store, String> {
@@ -135,6 +149,7 @@ impl World {
             match opened {
                 Ok(store) if !dead => {
                     self.disk.clear_faults();
+                    self.arm();
                     self.store = Some(store);
                     self.made = true;
                     return self.check_recovered();
@@ -147,7 +162,7 @@ impl World {
             }
             if dead {
                 self.outcome.in_recovery += 1;
-                self.lose_power();
+                self.lose_power()?;
             }
             self.disk.clear_faults();
             self.disk.capacity(None);
@@ -158,12 +173,25 @@ impl World {
         }
     }
 
+    /// Prepares for what was asked to happen, if it has not happened: faults are forgotten with each opening.
+    pub(super) fn arm(&self) {
+        if let Some(at) = self.crash_at.filter(|at| *at > self.disk.ops()) {
+            self.disk.crash_after(at - self.disk.ops());
+        }
+        if let Some((at, failure, repeat)) = self.fail_at.filter(|(at, ..)| *at > self.disk.all_ops()) {
+            self.disk.fail_op(at - self.disk.all_ops(), failure, repeat);
+        }
+    }
+
     /// Ends the machine or the process.
-    fn lose_power(&mut self) {
+    fn lose_power(&mut self) -> Result<(), String> {
         self.outcome.crashes += 1;
         self.beside.held = None;
         // One in four that end cannot be known to have ended.
         self.process += u64::from(self.quiet || !self.dice.one_in(4));
+        if self.stops {
+            return Err(STOPPED.to_owned());
+        }
         if let Some(survival) = self.survival {
             self.disk.power_cut_with(survival);
         } else if self.dice.one_in(3) {
@@ -173,6 +201,41 @@ impl World {
             let survival = self.disk.power_cut();
             tracing::debug!(?survival, "power cut");
         }
+        Ok(())
+    }
+
+    /// Another world in which the power went now, and left what `survival` says. For one that has stopped.
+    pub(super) fn fork(&self, survival: Survival) -> World {
+        let disk = self.disk.copy_tree();
+        disk.power_cut_with(survival);
+        World {
+            disk,
+            clock: Arc::clone(&self.clock),
+            dice: self.dice.clone(),
+            store: None,
+            certain: self.certain.clone(),
+            pending: self.pending.clone(),
+            head: self.head.clone(),
+            held: None,
+            beside: Beside::default(),
+            side: self.side.clone(),
+            sent: self.sent.clone(),
+            book: self.book.clone(),
+            followed: self.followed.clone(),
+            survival: Some(survival),
+            stops: false,
+            ..*self
+        }
+    }
+
+    /// All that what follows depends on, in one number: the disk, and what is expected of it. A map of shared memory
+    /// is left out, because nothing that was in it is looked at after a crash.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.disk.image_hash(), &self.certain, &self.pending, &self.head).hash(&mut hasher);
+        let others = (&self.dice, self.lax_used, self.made, &self.side, &self.sent, &self.book, &self.followed);
+        format!("{others:?}").hash(&mut hasher);
+        hasher.finish()
     }
 
     /// The crash: everything in memory is gone.
@@ -182,14 +245,38 @@ impl World {
             self.disk.crash_after(1);
         }
         self.end_store();
-        self.lose_power();
+        self.lose_power()?;
         if !self.quiet && self.made && self.dice.one_in(3) {
             self.look_at_ruins()?;
             if self.dice.one_in(2) {
-                self.lose_power();
+                self.lose_power()?;
             }
         }
         self.open()
+    }
+
+    /// Kills the process, whose writes the page cache keeps, and opens the store again.
+    pub(super) fn kill_and_open(&mut self) -> Result<(), String> {
+        self.kill();
+        self.open()
+    }
+
+    /// Kills the process and lets a reader look before the store is opened again.
+    pub(super) fn kill_and_look(&mut self) -> Result<(), String> {
+        self.kill();
+        self.look_at_ruins()?;
+        if self.disk.is_dead() { self.crash() } else { self.open() }
+    }
+
+    fn kill(&mut self) {
+        if !self.disk.is_dead() {
+            self.disk.crash_after(1);
+        }
+        self.end_store();
+        self.beside.held = None;
+        self.process += 1;
+        self.disk.process_kill();
+        self.arm();
     }
 
     /// Ends the store whatever it says; handles that an operation still has answer `Closed` from now on.
@@ -384,7 +471,8 @@ impl World {
         let snapshot = store.snapshot().map_err(|error| format!("looking after a close says {error:?}"))?;
         self.check_book(&snapshot, true)?;
         self.store = Some(store);
-        Ok(())
+        // What a crash has left of the second owner is seen when that comes back.
+        if self.quiet && self.side.tried { self.side() } else { Ok(()) }
     }
 }
 

@@ -19,6 +19,7 @@ mod map;
 mod memory;
 mod overlay;
 mod real;
+mod steps;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,11 @@ use std::time::Duration;
 pub use memory::MemoryDisk;
 pub(crate) use overlay::OverlayDisk;
 pub use real::RealDisk;
+#[cfg(not(oncelog_mutants))]
+pub(crate) use steps::StepSite;
+pub(crate) use steps::is_kept;
+#[cfg(oncelog_mutants)]
+pub use steps::{StepSite, break_steps};
 
 use crate::wake::{Arc, AtomicU64};
 

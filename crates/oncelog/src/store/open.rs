@@ -16,8 +16,8 @@ use super::report::{LostOffsets, RecoveryReport, TornTailReport};
 use super::take::take;
 use super::{Core, Inner, Store};
 use crate::chance::Chance;
-use crate::disk::OpenMode;
 use crate::disk::machine::RuntimeLock;
+use crate::disk::{OpenMode, StepSite, is_kept};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, Lsn, OwnerId, StoreId};
 use crate::journal::{self, FileName, Journal, JournalOptions, TornTail};
@@ -62,6 +62,9 @@ pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Sto
         opening.report.manifest_repaired = manifest_repaired;
         opened = Some((Arc::clone(&opening.topics), Arc::clone(&opening.loader)));
         let core = Arc::new(opening.recover(manifest, &found)?);
+        if !is_kept(StepSite::TrimBeforeSweep) {
+            core.sweep()?;
+        }
         if core.report.clean && inherits == Inherits::File { Ok(core) } else { core.trim(State::Open).map(|()| core) }
     });
     let core = recovered.inspect_err(|error| {

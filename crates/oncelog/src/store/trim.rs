@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::Core;
 use super::manifest::State;
+use crate::disk::{StepSite, is_kept};
 use crate::error::{ErrorKind, Result};
 use crate::ids::{Lsn, PartitionId, TopicId};
 use crate::journal::JournalPosition;
@@ -109,6 +110,9 @@ impl Core {
         self.fence.check()?;
         self.tables.write_back(Lsn(position.next_lsn.0 - 1), rows)?;
         let Some(root) = self.backend.root() else { return Ok(()) };
+        if !is_kept(StepSite::ManifestBeforeRecycling) {
+            self.pipeline.journal.release_before(position)?;
+        }
         // A manifest that could not be written may be there or not: the handle ends, whatever the reason.
         self.manifest
             .lock()

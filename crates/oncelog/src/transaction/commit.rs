@@ -13,6 +13,7 @@ use super::stamps::{StagedStamp, StampRow, stamp_rows};
 use super::system;
 use super::topics::Topics;
 use crate::clock::Clock;
+use crate::disk::{StepSite, is_kept};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, ShardId, TableId};
 use crate::journal::{Durability, Journal, Ticket};
@@ -252,8 +253,23 @@ impl Pipeline {
                 return Err(error);
             }
         };
+        if !is_kept(StepSite::StampsInFrame) {
+            self.write_apart(&stamp_rows)?;
+        }
         turns.decide(tx, plans, stamp_rows, ticket.lsn);
         Ok(Placing::Done(ticket, committed))
+    }
+
+    /// What must not be: the rows of stamps in a frame of their own, behind the one with the records.
+    #[cold]
+    fn write_apart(&self, stamps: &[StampRow]) -> Result<()> {
+        let mut writer = FrameWriter::new(stamps.iter().map(|(key, row)| key.len() + row.len() + 32).sum(), 0);
+        writer.rows(stamps.len());
+        for (key, row) in stamps {
+            writer.row(system::STAMPS, system::SHARD, key, Some(row));
+        }
+        writer.stamps(0);
+        self.journal.enqueue(writer.finish(), Vec::new(), Durability::Synced).map(drop)
     }
 
     /// The shards that the transaction reads or writes, in the order in which turns are taken.
@@ -358,8 +374,9 @@ fn encode(tx: &mut StoreTx) -> (Vec<u8>, Vec<BatchRange>) {
     for ((table, shard, key), value) in &tx.writes {
         writer.row(*table, *shard, key, value.as_deref());
     }
-    writer.stamps(tx.stamps.len());
-    for staged in &tx.stamps {
+    let stamps = if is_kept(StepSite::StampsInFrame) { &tx.stamps[..] } else { &[] };
+    writer.stamps(stamps.len());
+    for staged in stamps {
         writer.stamp(&staged.producer, staged.topic, staged.partition, &staged.stamp);
     }
     (writer.finish(), ranges)

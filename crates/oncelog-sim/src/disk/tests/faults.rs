@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 
 use super::super::pages::SECTOR;
-use super::super::{Failure, Repeat, SimDisk};
+use super::super::{Failure, Repeat, SimDisk, Slip, Survival};
 use super::{DIR, SITE, durable, kind, open, outcomes, path, root};
 use oncelog::disk::{Disk, OpenMode, SyncSite};
 
@@ -231,7 +231,7 @@ fn a_choppy_disk_interrupts_and_does_less_than_asked() {
 fn dropped_syncs_save_nothing_and_say_ok() {
     let seen = outcomes(100, |disk| {
         let file = durable(disk, "a", b"1");
-        disk.drop_syncs(Some(SITE));
+        disk.slip_syncs(Some(Slip::LeftOut(SITE)));
         file.write_all_at(b"2", 0).unwrap();
         file.sync(SITE).unwrap();
         disk.power_cut();
@@ -245,11 +245,48 @@ fn dropped_syncs_save_nothing_and_say_ok() {
     });
     assert_eq!(seen, BTreeSet::from([b"1".to_vec(), b"2".to_vec()]));
     let names = outcomes(100, |disk| {
-        disk.drop_syncs(Some(DIR));
+        disk.slip_syncs(Some(Slip::LeftOut(DIR)));
         open(disk, "a", OpenMode::CreateNew);
         disk.sync_dir(root(), DIR).unwrap();
         disk.power_cut();
         disk.paths().len()
     });
     assert_eq!(names, BTreeSet::from([0, 1]));
+}
+
+/// What is left of `2` over a durable `1` after a power cut that saves nothing unsynced.
+fn after(slip: Slip, calls: impl FnOnce(&SimDisk, &dyn oncelog::disk::DiskFile)) -> Vec<u8> {
+    let disk = SimDisk::new(1);
+    let file = durable(&disk, "a", b"1");
+    disk.slip_syncs(Some(slip));
+    file.write_all_at(b"2", 0).unwrap();
+    file.sync(SITE).unwrap();
+    calls(&disk, &*file);
+    disk.power_cut_with(Survival::Nothing);
+    disk.read_file("a").unwrap()
+}
+
+#[test]
+fn a_late_sync_comes_with_the_next_change() {
+    let late = Slip::Late(SITE);
+    assert_eq!(after(late, |_, _| {}), b"1");
+    assert_eq!(after(late, |disk, _| drop(disk.list(root()).unwrap())), b"1", "looking changes nothing");
+    assert_eq!(after(late, |disk, _| drop(open(disk, "b", OpenMode::CreateNew))), b"2");
+    let stops = |disk: &SimDisk, _: &dyn oncelog::disk::DiskFile| {
+        disk.crash_after(1);
+        disk.open(&path("b"), OpenMode::CreateNew).err().unwrap();
+    };
+    assert_eq!(after(late, stops), b"1", "the machine stops before it");
+}
+
+#[test]
+fn a_sync_behind_another_waits_for_that() {
+    let behind = Slip::Behind(SITE, DIR);
+    assert_eq!(after(behind, |disk, _| drop(open(disk, "b", OpenMode::CreateNew))), b"1");
+    assert_eq!(after(behind, |disk, _| disk.sync_dir(root(), DIR).unwrap()), b"1", "the machine may stop between");
+    let both = |disk: &SimDisk, _: &dyn oncelog::disk::DiskFile| {
+        disk.sync_dir(root(), DIR).unwrap();
+        open(disk, "b", OpenMode::CreateNew);
+    };
+    assert_eq!(after(behind, both), b"2");
 }

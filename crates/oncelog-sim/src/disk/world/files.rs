@@ -31,7 +31,7 @@ impl World {
     pub(in crate::disk) fn write(&mut self, handle: Handle, bytes: &[u8], position: u64) -> io::Result<usize> {
         self.check_writes(handle)?;
         let start = door(position, bytes.len() as u64)?;
-        let outcome = match self.faults.admit(Call::Write) {
+        let outcome = match self.admit(Call::Write) {
             Verdict::Go | Verdict::Pretend => self.write_some(handle.ino, bytes, start),
             Verdict::Fail(error) => Err(error),
             Verdict::Dead => Err(dead()),
@@ -108,7 +108,9 @@ impl World {
             world.tree.file_mut(handle.ino)?.inode.sync();
             Ok(0)
         });
-        if done.is_err() && !before && !self.faults.dead {
+        if done.is_ok() {
+            self.synced(handle.ino, site);
+        } else if !before && !self.faults.dead {
             let (now, plan) = (self.now(), self.plan_of_failed_sync());
             self.tree.file_mut(handle.ino)?.inode.fail_sync(now, &plan.for_node(handle.ino));
         }

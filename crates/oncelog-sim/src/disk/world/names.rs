@@ -109,9 +109,13 @@ impl World {
             world.tree.sync_dir(dir);
             Ok(0)
         });
-        if let (Err(_), false, Ok(dir)) = (&done, before || self.faults.dead, self.dir(path)) {
-            let plan = self.plan_of_failed_sync();
-            self.tree.fail_sync_dir(dir, &plan);
+        match (&done, self.dir(path)) {
+            (Ok(_), Ok(dir)) => self.synced(dir, site),
+            (Err(_), Ok(dir)) if !before && !self.faults.dead => {
+                let plan = self.plan_of_failed_sync();
+                self.tree.fail_sync_dir(dir, &plan);
+            }
+            _ => {}
         }
         done.map(drop)
     }

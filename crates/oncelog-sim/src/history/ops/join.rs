@@ -123,6 +123,17 @@ impl World {
         for _ in 0..=self.dice.below(6) {
             records.push((self.name(), self.dice.below(1 << 20)));
         }
+        self.append_to_side(&records)
+    }
+
+    /// A record for each fate, all with one key, and the processor over them.
+    pub(in crate::history) fn join_every_fate(&mut self) -> Done {
+        let crashes = self.outcome.crashes;
+        self.append_to_side(&(0..8).map(|number| ("fate".to_owned(), number)).collect::<Vec<_>>())?;
+        if self.outcome.crashes == crashes { self.join() } else { Ok(()) }
+    }
+
+    fn append_to_side(&mut self, records: &[(String, u64)]) -> Done {
         let store = self.store()?;
         let appends = records.iter().map(|(key, value)| {
             let place = ("side", partition_of(key.as_bytes(), 3));

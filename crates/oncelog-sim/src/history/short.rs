@@ -1,0 +1,105 @@
+//! The operations of short histories, which are tried in every order with every crash.
+
+use super::ops::Done;
+use super::world::World;
+
+/// One operation. What is left to chance is decided by the seed of the history, the same one for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Short {
+    Append,
+    Spread,
+    Lax,
+    Transact,
+    Submit,
+    Stamped,
+    SendAgain,
+    TakeIn,
+    Gather,
+    Process,
+    Join,
+    Consume,
+    Tail,
+    Fleeting,
+    Churn,
+    Side,
+    /// Enough to roll segments and to fill a file of the journal.
+    Fill,
+    Trim,
+    Close,
+    /// The process is killed, its page cache stays, and the store is opened again: the next crash may be in that.
+    Kill,
+    /// As `Kill`, and a reader looks before the store is opened.
+    Ruins,
+}
+
+impl Short {
+    pub(crate) const ALL: [Short; 21] = [
+        Short::Append,
+        Short::Spread,
+        Short::Lax,
+        Short::Transact,
+        Short::Submit,
+        Short::Stamped,
+        Short::SendAgain,
+        Short::TakeIn,
+        Short::Gather,
+        Short::Process,
+        Short::Join,
+        Short::Consume,
+        Short::Tail,
+        Short::Fleeting,
+        Short::Churn,
+        Short::Side,
+        Short::Fill,
+        Short::Trim,
+        Short::Close,
+        Short::Kill,
+        Short::Ruins,
+    ];
+
+    /// One of each kind: a commit, one that is answered early, one with everything in it, what moves files and what
+    /// ends an opening.
+    pub(crate) const CORE: [Short; 7] =
+        [Short::Append, Short::Lax, Short::Stamped, Short::Process, Short::Trim, Short::Close, Short::Kill];
+}
+
+impl World {
+    /// One operation of a short history.
+    pub(super) fn short(&mut self, op: Short) -> Done {
+        match op {
+            Short::Append => self.append(),
+            Short::Spread => self.append_spread(),
+            Short::Lax => self.append_lax(),
+            Short::Transact => self.transact(),
+            Short::Submit => self.submit_some(),
+            Short::Stamped => self.append_stamped(),
+            Short::SendAgain => self.send_again(),
+            Short::TakeIn => self.take_in(),
+            Short::Gather => self.gather(),
+            Short::Process => self.process(),
+            Short::Join => self.join_every_fate(),
+            Short::Consume => self.consume(),
+            Short::Tail => self.tail(),
+            Short::Fleeting => self.fleeting(),
+            Short::Churn => self.churn(),
+            Short::Side => self.side(),
+            Short::Fill => self.fill(),
+            Short::Trim => self.trim_now(),
+            Short::Close => self.close_now(),
+            Short::Kill => self.kill_and_open(),
+            Short::Ruins => self.kill_and_look(),
+        }
+    }
+
+    /// Several records, each nearly as long as a segment may be.
+    fn fill(&mut self) -> Done {
+        for _ in 0..3 {
+            let crashes = self.outcome.crashes;
+            self.append_long()?;
+            if self.outcome.crashes > crashes {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,44 @@
+//! Steps that must come in their order, or be one, whatever a disk keeps of them. Each names its [`StepSite`], so that a
+//! test build can swap or split them and see that something notices.
+
+/// Where steps are, and what they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+#[cfg_attr(not(oncelog_mutants), expect(unreachable_pub, reason = "public in the builds that test it"))]
+pub enum StepSite {
+    /// The stamps of a transaction are in its frame; split, their rows are in a frame behind it.
+    StampsInFrame,
+    /// The manifest names a trim point before the journal files behind it are used again.
+    ManifestBeforeRecycling,
+    /// A recovery makes its trim point before it removes what was the truth until then.
+    TrimBeforeSweep,
+}
+
+#[cfg(oncelog_mutants)]
+impl StepSite {
+    /// Every site, for tests that break each in turn.
+    pub const ALL: [StepSite; 3] =
+        [StepSite::StampsInFrame, StepSite::ManifestBeforeRecycling, StepSite::TrimBeforeSweep];
+}
+
+/// Whether the steps are as they should be.
+#[cfg(not(oncelog_mutants))]
+#[inline]
+pub(crate) fn is_kept(_site: StepSite) -> bool {
+    true
+}
+
+/// Whether the steps are as they should be, or the mutant under test breaks them.
+#[cfg(oncelog_mutants)]
+pub(crate) fn is_kept(site: StepSite) -> bool {
+    BROKEN.load(std::sync::atomic::Ordering::SeqCst) != site as usize + 1
+}
+
+#[cfg(oncelog_mutants)]
+static BROKEN: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
+/// Breaks the steps of one site; `None` mends them. Only in builds with `--cfg oncelog_mutants`.
+#[cfg(oncelog_mutants)]
+pub fn break_steps(site: Option<StepSite>) {
+    BROKEN.store(site.map_or(0, |site| site as usize + 1), std::sync::atomic::Ordering::SeqCst);
+}
