@@ -96,7 +96,7 @@ pub fn look_beside(snapshot: &ReaderSnapshot) -> Result<BTreeMap<Place, Log>> {
 /// As [`observe`]; `Conflict`: the owner has gone on.
 pub fn rows_beside(snapshot: &ReaderSnapshot) -> Result<Rows> {
     let mut seen = Rows::new();
-    for (name, table) in [("rows", ROWS), ("totals", TOTALS), ("joined", JOINED)] {
+    for (name, table) in [("rows", ROWS), ("totals", TOTALS), ("joined", JOINED), ("wide", WIDE)] {
         seen.extend(snapshot.scan(table, ..)?.into_iter().map(|(key, value)| ((name, key), value)));
     }
     Ok(seen)

@@ -70,7 +70,7 @@ fn orders(operations: &[Short], len: usize) -> Vec<Vec<Short>> {
     })
 }
 
-/// Histories in whose last operation a mutant of some sync shows: the making of a store and of an owner, of topics and of
+/// Histories in whose last operation a mutant of some sync shows: the making of a store, of an owner, of topics and of
 /// files, readers of ruins, two trims in a row.
 const TELLING: [&[Short]; 14] = [
     &[],

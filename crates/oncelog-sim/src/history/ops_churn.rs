@@ -1,4 +1,4 @@
-//! A table of many rows with long keys, of which whole ranges come and go: the pages of the table file split, empty, are
+//! A table of many rows with long keys, of which whole ranges come and go: pages of the table file split, empty, are
 //! freed and used again, over trims and crashes.
 
 use super::ops::Done;

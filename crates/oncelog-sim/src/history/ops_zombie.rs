@@ -67,8 +67,8 @@ impl World {
     }
 
     fn is_told(&self, error: &Error) -> bool {
-        // A segment that it has closed, and that its successor has taken away.
-        let misses_a_segment = error.kind() == ErrorKind::Corrupt && error.to_string().contains("is gone");
+        // A segment whose file it has closed, and that its successor has cut or taken away.
+        let misses_a_segment = error.kind() == ErrorKind::Corrupt && error.to_string().contains("a segment");
         misses_a_segment
             || self.disk.is_dead()
             || matches!(

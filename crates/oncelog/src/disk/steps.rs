@@ -1,5 +1,5 @@
-//! Steps that must come in their order, or be one, whatever a disk keeps of them. Each names its [`StepSite`], so that a
-//! test build can swap or split them and see that something notices.
+//! Steps that must come in their order, or be one, whatever a disk keeps of them. Each names its [`StepSite`], so that
+//! a test build can swap or split them and see that something notices.
 
 /// Where steps are, and what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
