@@ -10,7 +10,7 @@ use std::sync::Arc;
 use oncelog::clock::SystemClock;
 use oncelog::disk::{Disk, SyncSite};
 use oncelog::{FileOffsetStore, LockFileOffsetStore, Offset, OffsetStore};
-use oncelog_sim::disk::{Failure, Repeat, SimDisk};
+use oncelog_sim::disk::{Failure, Repeat, SimDisk, Slip};
 
 type State = BTreeMap<String, Offset>;
 
@@ -81,7 +81,7 @@ fn disk(seed: u64, dropped: Option<SyncSite>) -> SimDisk {
     let disk = SimDisk::new(seed);
     disk.create_dir(Path::new("/d")).unwrap();
     disk.sync_dir(Path::new("/"), SyncSite::StoreDir).unwrap();
-    disk.drop_syncs(dropped);
+    disk.slip_syncs(dropped.map(Slip::LeftOut));
     disk
 }
 
