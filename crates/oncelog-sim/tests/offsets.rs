@@ -129,9 +129,11 @@ fn survey(kind: Kind, seed: u64, dropped: Option<SyncSite>) -> Result<u64, Strin
                 disk.process_kill();
                 look(kind, &disk, &answered, on_its_way.as_ref(), &when)?;
             }
-            disk.power_cut();
-            look(kind, &disk, &answered, on_its_way.as_ref(), &when)?;
-            // And it goes on.
+            if !kill_first || change % 2 == 0 {
+                disk.power_cut();
+                look(kind, &disk, &answered, on_its_way.as_ref(), &when)?;
+            }
+            // And it goes on, over what the killed one has left.
             let store = kind.open(&disk).map_err(|error| error.to_string())?;
             store.commit("c", &Offset::Sequence(1)).map_err(|error| format!("{kind:?} {when}: {error}"))?;
             disk.power_cut();

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use oncelog::disk::{Disk, DiskFile, FileIdentity, MapAccess, OpenMode, RealDisk, SharedMap, SyncSite};
-use oncelog::{ErrorKind, Result, Store, StoreOptions, StoreReader, TableDef, U64, Utf8};
+use oncelog::{
+    ConsumerStyle, ErrorKind, Result, Store, StoreOptions, StoreReader, TableDef, TopicDef, U64, Utf8, Whence,
+};
 
 const ROWS: TableDef<Utf8, U64> = TableDef::new("rows");
 
@@ -208,4 +210,39 @@ fn who_takes_over_from_one_that_suspected_suspects_too() -> Result<()> {
     assert_eq!(table_files(dir), after);
     drop((first, fourth));
     Ok(())
+}
+
+#[test]
+fn who_has_lost_the_lock_takes_no_name_and_gives_none_back() -> Result<()> {
+    const LATE: TopicDef<Utf8, U64> = TopicDef::new("late");
+    const TABLE: TableDef<Utf8, U64> = TableDef::new("late-rows");
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("store");
+    let asleep = options().open(&dir)?;
+    lose_lock(&dir);
+    // The successor makes names that the other does not know of.
+    let awake = options().open(&dir)?;
+    awake.producer(LATE)?.append("ann", &1)?;
+    awake.transact(|tx| tx.table(TABLE)?.put("ann", &1))?;
+    let mut reader = awake.consumer(LATE, ConsumerStyle::ClientTx("mail".into()))?;
+
+    // The other wakes, and finds them in its way.
+    let fenced = |error: oncelog::Error| assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+    fenced(asleep.forget_consumer("mail").unwrap_err());
+    fenced(asleep.create_consumers(["mail"]).unwrap_err());
+    fenced(asleep.producer(LATE).and_then(|late| late.append("zombie", &2)).unwrap_err());
+    fenced(asleep.transact(|tx| tx.table(TABLE)?.put("zombie", &2)).unwrap_err());
+    drop(asleep);
+
+    assert_eq!(reader.try_process(None, |_, _| Ok(oncelog::Outcome::Commit))?, 1);
+    awake.producer(LATE)?.append("bob", &3)?;
+    awake.trim()?;
+    drop(reader);
+    awake.close()?;
+    let again = options().open(&dir)?;
+    let read: Vec<_> = again.consumer(LATE, ConsumerStyle::NonTx(Whence::Oldest))?.collect::<Result<_>>()?;
+    assert_eq!(read.len(), 2, "every record of the successor is there");
+    assert_eq!(again.snapshot()?.get(TABLE, "ann")?, Some(1));
+    assert_eq!(again.committed_offsets("mail", LATE.name())?, [oncelog::LogOffset(1)]);
+    again.close()
 }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use super::offset::Offset;
 use crate::error::{Error, ErrorKind};
 
-/// Why an offset was not read or not stored. Whatever it is, what was stored before is there.
+/// Why an offset was not read or not stored. Nothing has changed, but for `Io` and `Store`: then what was stored before
+/// is there, or what was to be stored.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OffsetError {

@@ -91,7 +91,13 @@ impl FileOffsetStore {
         let answer = change(&mut offsets)?;
         // Written also where nothing changes: what was read may be in the memory of the machine only, where a process
         // that was killed, or a sync that failed, has left it.
-        self.ground.replace(&self.path, text::write(&offsets).as_bytes())?;
+        let text = text::write(&offsets);
+        if text.len() as u64 > text::BYTES_MAX {
+            let what =
+                format!("{}: {} bytes of offsets, more than {}", self.path.display(), text.len(), text::BYTES_MAX);
+            return Err(OffsetError::InvalidOffset(what));
+        }
+        self.ground.replace(&self.path, text.as_bytes())?;
         Ok(answer)
     }
 }

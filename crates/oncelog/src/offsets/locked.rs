@@ -53,7 +53,7 @@ pub struct LockFileOffsetStore {
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOCK: &str = ".lock";
 const COMMIT: &str = ".commit";
-/// Longer than any number, and than any name with its offset.
+/// Longer than any number. An offset of one's own that does not fit is refused.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 impl LockFileOffsetStore {
@@ -77,8 +77,11 @@ impl LockFileOffsetStore {
         base_dir: impl AsRef<Path>,
         consumer_name: &str,
     ) -> Result<LockFileOffsetStore, OffsetError> {
-        let dir = base_dir.as_ref().join(dir_name(consumer_name)?);
+        let base = base_dir.as_ref();
+        let dir = base.join(dir_name(consumer_name)?);
         let store = LockFileOffsetStore { ground: Ground { disk, clock, patience: PATIENCE }, dir };
+        // Each by itself: one that is there may have been made by somebody who was killed before the sync.
+        store.ground.make_dir(base)?;
         store.ground.make_dir(&store.dir)?;
         let held = store.lock()?;
         store.files()?;
@@ -120,11 +123,7 @@ impl LockFileOffsetStore {
     }
 
     fn write(&self, source: &str, offset: &Offset) -> Result<(), OffsetError> {
-        let bytes = match (source.parse::<NumericKey>(), offset) {
-            (Ok(_), Offset::Sequence(sequence)) => format!("{sequence}\n"),
-            _ => text::write(&BTreeMap::from([(source.to_owned(), offset.clone())])),
-        };
-        self.ground.replace(&self.path(source)?, bytes.as_bytes())
+        self.ground.replace(&self.path(source)?, bytes_of(source, offset).as_bytes())
     }
 
     fn path(&self, source: &str) -> Result<PathBuf, OffsetError> {
@@ -193,6 +192,10 @@ impl LockFileOffsetStore {
     fn storable(&self, source: &str, offset: &Offset) -> Result<(), OffsetError> {
         storable(source, offset)?;
         self.path(source)?;
+        if bytes_of(source, offset).len() as u64 > FILE_BYTES_MAX {
+            let what = format!("source {source:?}: the offset is longer than the {FILE_BYTES_MAX} bytes of a file");
+            return Err(OffsetError::InvalidOffset(what));
+        }
         if source.parse::<NumericKey>().is_ok() && offset.as_sequence().is_none() {
             let what = format!("source {source:?} holds a number, and {offset} is none");
             return Err(OffsetError::InvalidOffset(what));
@@ -226,8 +229,15 @@ impl OffsetStore for LockFileOffsetStore {
             before.insert(source.clone(), stored);
         }
         if !new.is_empty() {
-            self.ground.replace(&self.dir.join(COMMIT), text::write(new).as_bytes())?;
-            self.finish(new)?;
+            let text = text::write(new);
+            if text.len() as u64 > text::BYTES_MAX {
+                return Err(OffsetError::InvalidOffset(format!("more than {} bytes in one step", text::BYTES_MAX)));
+            }
+            self.ground.replace(&self.dir.join(COMMIT), text.as_bytes())?;
+            // From here on it has happened: whoever takes the lock next finishes what is left.
+            if let Err(error) = self.finish(new) {
+                tracing::warn!(%error, "offsets are committed; their files are written by whoever comes next");
+            }
         }
         Ok(before)
     }
@@ -263,6 +273,14 @@ impl OffsetStore for LockFileOffsetStore {
             }
         }
         Ok(cleared)
+    }
+}
+
+/// What is in the file of a source.
+fn bytes_of(source: &str, offset: &Offset) -> String {
+    match (source.parse::<NumericKey>(), offset) {
+        (Ok(_), Offset::Sequence(sequence)) => format!("{sequence}\n"),
+        _ => text::write(&BTreeMap::from([(source.to_owned(), offset.clone())])),
     }
 }
 

@@ -75,6 +75,8 @@ pub trait NumericOffsets: OffsetStore {
     /// As [`OffsetStore::clear`].
     fn delete(&self, topic_id: u32, consumer_id: u64) -> Result<Option<u64>, OffsetError> {
         let source = NumericKey { topic: topic_id, consumer: consumer_id }.to_string();
+        // Looked at before, so that what is no number is not removed.
+        self.load(topic_id, consumer_id)?;
         let before = self.clear(&source)?;
         before.map(|offset| number(&source, &offset)).transpose()
     }

@@ -75,7 +75,8 @@ impl Ground {
     pub(super) fn remove(&self, path: &Path) -> Result<(), OffsetError> {
         match self.disk.remove(path) {
             Ok(()) => self.sync_dir_of(path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            // Somebody who was killed may have removed it, and not have come to the sync.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.sync_dir_of(path),
             Err(error) => Err(OffsetError::io(path, error)),
         }
     }
@@ -84,7 +85,8 @@ impl Ground {
     pub(super) fn make_dir(&self, dir: &Path) -> Result<(), OffsetError> {
         match self.disk.create_dir(dir) {
             Ok(()) => self.sync_dir_of(dir),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            // As with a removal: made, and perhaps never synced.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.sync_dir_of(dir),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let above = dir.parent().filter(|above| !above.as_os_str().is_empty());
                 self.make_dir(above.ok_or_else(|| OffsetError::io(dir, error))?)?;

@@ -21,7 +21,8 @@ pub trait OffsetStore: Send + Sync {
     /// Commits an offset; gives the one that it replaced. As durable on return as the store can be.
     ///
     /// # Errors
-    /// `InvalidOffset`: it would go back. `Io`, `Serialization`, `Lock`: what was there before is there.
+    /// `InvalidOffset`: it would go back, or has no text; nothing has changed. `Serialization`, `Lock`: nothing has
+    /// changed. `Io`: the disk failed on the way, and either may be there; ask again.
     fn commit(&self, source: &str, offset: &Offset) -> Result<Option<Offset>, OffsetError>;
 
     /// Commits all of them in one step, or none; gives those that they replaced.
@@ -98,7 +99,10 @@ pub(crate) fn advance(source: &str, stored: Option<&Offset>, offered: &Offset) -
 /// Whether `offered` is a place.
 pub(crate) fn storable(source: &str, offered: &Offset) -> Result<(), OffsetError> {
     if offered.is_place() {
-        return Ok(());
+        // A time before year 0 or behind 9999 has no text that can be read again.
+        let reads_back = offered.to_string().parse::<Offset>().is_ok_and(|back| back == *offered);
+        let what = || format!("source {source:?}: {offered} cannot be written so that it reads back");
+        return if reads_back { Ok(()) } else { Err(OffsetError::InvalidOffset(what())) };
     }
     let what = format!("source {source:?}: {offered} is a policy and no place; find the number first, and store that");
     Err(OffsetError::InvalidOffset(what))

@@ -362,6 +362,31 @@ fn a_tracker_refuses_what_goes_back() {
 }
 
 #[test]
+fn one_source_that_was_overtaken_does_not_hold_up_the_others() {
+    let store = Arc::new(InMemoryOffsetStore::new());
+    let tracker = OffsetTracker::with_strategy(Arc::clone(&store), CommitStrategy::Manual);
+    tracker.record("a", sequence(1)).unwrap();
+    tracker.record("b", sequence(1)).unwrap();
+    store.commit("a", &sequence(9)).unwrap();
+    assert!(matches!(tracker.commit_all().unwrap_err(), OffsetError::InvalidOffset(_)));
+    assert_eq!(store.get("b").unwrap(), Some(sequence(1)));
+}
+
+#[test]
+fn what_would_not_read_back_is_refused() {
+    let beyond = Offset::Timestamp(DateTime::<Utc>::MAX_UTC);
+    let long = Offset::Custom("x".repeat(2 << 20));
+    for (name, store) in stores() {
+        store.commit("a", &sequence(1)).unwrap();
+        assert!(matches!(store.reset("a", &beyond).unwrap_err(), OffsetError::InvalidOffset(_)), "{name}");
+        if name == "locked" {
+            assert!(matches!(store.commit("b", &long).unwrap_err(), OffsetError::InvalidOffset(_)));
+        }
+        assert_eq!(store.get_all().unwrap(), BTreeMap::from([("a".to_owned(), sequence(1))]), "{name}");
+    }
+}
+
+#[test]
 fn what_is_missing_and_what_is_gone_are_told_apart() {
     let tracker = |policy| OffsetTracker::new(InMemoryOffsetStore::new()).with_reset_policy(policy);
     assert_eq!(tracker(OffsetResetPolicy::Latest).get_offset("a").unwrap(), Offset::Latest);

@@ -1,7 +1,6 @@
 //! How far a consumer is in each of its sources, and when that is committed.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -73,6 +72,9 @@ pub struct OffsetTracker<S: OffsetStore> {
     interval: Option<Duration>,
     clock: Arc<dyn Clock>,
     sources: Mutex<BTreeMap<String, Source>>,
+    /// Held while the store is asked or told and what is known here follows it: so nothing that is recorded, committed
+    /// or reset at the same time comes between. Taken before `sources`.
+    order: Mutex<()>,
 }
 
 /// What is known of a source beside the store.
@@ -96,7 +98,16 @@ impl<S: OffsetStore> OffsetTracker<S> {
     pub fn with_strategy(store: S, strategy: CommitStrategy) -> OffsetTracker<S> {
         let (reset_policy, out_of_range) = (OffsetResetPolicy::default(), OutOfRangePolicy::default());
         let (clock, sources) = (SystemClock::shared(), Mutex::default());
-        OffsetTracker { store, strategy, reset_policy, out_of_range, interval: None, clock, sources }
+        OffsetTracker {
+            store,
+            strategy,
+            reset_policy,
+            out_of_range,
+            interval: None,
+            clock,
+            sources,
+            order: Mutex::default(),
+        }
     }
 
     /// Sets where a source begins for which nothing is stored.
@@ -186,18 +197,15 @@ impl<S: OffsetStore> OffsetTracker<S> {
 
     /// Whether the record that was noted is to be committed.
     fn note(&self, source: &str, next: Offset) -> Result<bool, OffsetError> {
-        let known = self.sources.lock().get(source).and_then(|known| known.pending.clone());
-        let before = match known {
-            Some(pending) => Some(pending),
-            // The store is asked outside of the lock; whatever is committed meanwhile, the commit looks again.
-            None => self.store.get(source)?,
-        };
+        let _in_order = self.order.lock();
+        let pending = self.sources.lock().get(source).and_then(|known| known.pending.clone());
+        let is_first = pending.is_none();
+        let before = if is_first { self.store.get(source)? } else { pending };
         advance(source, before.as_ref(), &next)?;
         let mut sources = self.sources.lock();
         let known = sources.entry(source.to_owned()).or_default();
-        match &known.pending {
-            None => known.since = self.clock.monotonic(),
-            pending => advance(source, pending.as_ref(), &next)?,
+        if is_first {
+            known.since = self.clock.monotonic();
         }
         known.pending = Some(next);
         known.count += 1;
@@ -227,14 +235,15 @@ impl<S: OffsetStore> OffsetTracker<S> {
     /// # Errors
     /// `InvalidOffset`: somebody else has committed more through the store. Those of the store; it stays pending.
     pub fn commit(&self, source: &str) -> Result<(), OffsetError> {
+        let _in_order = self.order.lock();
+        self.commit_in_order(source)
+    }
+
+    fn commit_in_order(&self, source: &str) -> Result<(), OffsetError> {
         let pending = self.sources.lock().get(source).and_then(|known| known.pending.clone());
         let Some(pending) = pending else { return Ok(()) };
-        match self.store.commit(source, &pending) {
-            Ok(_) => self.is_committed(source, &pending),
-            // Another thread has recorded and committed more while this one was on its way: then it is done.
-            Err(OffsetError::InvalidOffset(_)) if self.is_behind(source, &pending)? => {}
-            Err(error) => return Err(error),
-        }
+        self.store.commit(source, &pending)?;
+        self.is_committed(source);
         Ok(())
     }
 
@@ -247,6 +256,7 @@ impl<S: OffsetStore> OffsetTracker<S> {
     }
 
     fn commit_those(&self, which: impl Fn(&Source) -> bool) -> Result<(), OffsetError> {
+        let _in_order = self.order.lock();
         let pending: BTreeMap<String, Offset> = {
             let sources = self.sources.lock();
             let which = sources.iter().filter(|(_, known)| which(known));
@@ -256,31 +266,21 @@ impl<S: OffsetStore> OffsetTracker<S> {
             return Ok(());
         }
         match self.store.commit_all(&pending) {
-            Ok(_) => pending.iter().for_each(|(source, offset)| self.is_committed(source, offset)),
-            // One of them was overtaken; each alone says whether that was this tracker's own doing.
-            Err(OffsetError::InvalidOffset(_)) => pending.keys().try_for_each(|source| self.commit(source))?,
+            Ok(_) => pending.keys().for_each(|source| self.is_committed(source)),
+            // Somebody else has overtaken one of them, which must not hold up the others.
+            Err(OffsetError::InvalidOffset(_)) => {
+                let each: Vec<_> = pending.keys().map(|source| self.commit_in_order(source)).collect();
+                return each.into_iter().find(Result::is_err).unwrap_or(Ok(()));
+            }
             Err(error) => return Err(error),
         }
         Ok(())
     }
 
-    /// Takes it out of what is pending, unless more was recorded meanwhile.
-    fn is_committed(&self, source: &str, offset: &Offset) {
-        if let Entry::Occupied(mut known) = self.sources.lock().entry(source.to_owned())
-            && known.get().pending.as_ref() == Some(offset)
-        {
-            known.get_mut().pending = None;
-        }
-    }
-
-    /// Whether this tracker itself is beyond `offset` by now.
-    fn is_behind(&self, source: &str, offset: &Offset) -> Result<bool, OffsetError> {
-        let pending = self.sources.lock().get(source).and_then(|known| known.pending.clone());
-        match pending {
-            Some(pending) if pending == *offset => Ok(false),
-            Some(_) => Ok(true),
-            // It was taken out by whoever committed it, or more.
-            None => Ok(self.store.get(source)?.is_some_and(|stored| stored >= *offset)),
+    /// Takes it out of what is pending.
+    fn is_committed(&self, source: &str) {
+        if let Some(known) = self.sources.lock().get_mut(source) {
+            known.pending = None;
         }
     }
 
@@ -289,6 +289,7 @@ impl<S: OffsetStore> OffsetTracker<S> {
     /// # Errors
     /// As [`OffsetStore::reset`]; then nothing is dropped.
     pub fn reset(&self, source: &str, offset: Offset) -> Result<(), OffsetError> {
+        let _in_order = self.order.lock();
         self.store.reset(source, &offset)?;
         self.sources.lock().remove(source);
         Ok(())
@@ -299,6 +300,7 @@ impl<S: OffsetStore> OffsetTracker<S> {
     /// # Errors
     /// As [`OffsetStore::clear`]; then nothing is dropped.
     pub fn clear(&self, source: &str) -> Result<(), OffsetError> {
+        let _in_order = self.order.lock();
         self.store.clear(source)?;
         self.sources.lock().remove(source);
         Ok(())

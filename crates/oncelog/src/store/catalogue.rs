@@ -111,7 +111,7 @@ impl Core {
     /// attempt that failed, since our catalogue does not know the name: it is taken over.
     fn claim_topics(&self, ids: &[TopicId], specs: &[&TopicSpec]) -> Result<()> {
         let disk = &*self.disk;
-        let _one_at_a_time = self.layout.lock_owners(disk, &*self.options.clock)?;
+        let _one_at_a_time = self.lock_names()?;
         let mut claims = Vec::with_capacity(specs.len());
         for (id, spec) in ids.iter().zip(specs) {
             let dir = topic_dir(&self.layout.topics, &spec.name);

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::Core;
 use super::layout::{Layout, make_dir};
 use super::manifest::ManifestFile;
-use crate::disk::SyncSite;
+use crate::disk::{DiskFile, SyncSite};
 use crate::error::{Error, Result};
 use crate::ids::{TableId, TopicId, escape_name, name_complaint};
 use crate::process::Life;
@@ -66,6 +66,18 @@ impl Name<'_> {
 }
 
 impl Core {
+    /// The lock under which names are made and removed, for an opening that still has its owner. The look is exact: a
+    /// successor makes names only under this lock, and only when its epoch can be seen. So either it is seen here, or
+    /// it comes later and takes over what is left.
+    ///
+    /// # Errors
+    /// `Fenced`: another has the owner; nothing of its may be touched. `Locked`, `Closed`.
+    pub(super) fn lock_names(&self) -> Result<Box<dyn DiskFile>> {
+        let held = self.layout.lock_owners(&*self.disk, &*self.options.clock)?;
+        self.fence.check()?;
+        Ok(held)
+    }
+
     /// Makes `names` this owner's; durable on return. Of many, so many at a time that others need not wait long for the
     /// lock; after an error some may be claimed.
     ///
@@ -77,7 +89,7 @@ impl Core {
 
     fn claim_some(&self, names: &[Name<'_>]) -> Result<()> {
         let disk = &*self.disk;
-        let _one_at_a_time = self.layout.lock_owners(disk, &*self.options.clock)?;
+        let _one_at_a_time = self.lock_names()?;
         let (mut new, mut made) = (Vec::new(), Vec::new());
         for name in names {
             let (dir, claim) = (name.dir(&self.layout), name.claim(self));

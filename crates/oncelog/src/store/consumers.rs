@@ -115,7 +115,7 @@ impl Core {
     /// Removes the claim on a name, if there is one; durable on return.
     fn give_back_claim(&self, name: &Name<'_>) -> Result<bool> {
         let (disk, dir) = (&*self.disk, name.dir(&self.layout));
-        let _one_at_a_time = self.layout.lock_owners(disk, &*self.options.clock)?;
+        let _one_at_a_time = self.lock_names()?;
         if self.find_own_claim(&dir, &name.text())?.is_none() {
             return Ok(false);
         }

@@ -84,7 +84,7 @@ impl Core {
     /// The claim goes last: a directory that holds records and no claim would be taken for damage.
     fn remove_topic_dir(&self, id: TopicId, name: &str) -> Result<()> {
         let (disk, dir) = (&*self.disk, topic_dir(&self.layout.topics, name));
-        let _one_at_a_time = self.layout.lock_owners(disk, &*self.options.clock)?;
+        let _one_at_a_time = self.lock_names()?;
         let doing = |error| Error::io(&dir, "remove a topic", error);
         // Whichever owner has it: the id is never given again.
         let consumer = Name::Global(id, name).dir(&self.layout);
