@@ -206,3 +206,52 @@ impl Drop for StopOnDrop<'_> {
         self.0.store(true, Ordering::Relaxed);
     }
 }
+
+#[test]
+fn a_look_beside_a_lax_producer_shows_what_is_there_and_loses_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("store");
+    let store = Store::open(&dir).unwrap();
+    let lines = store.producer(LINES).unwrap().sync_policy(oncelog::SyncPolicy::Os);
+    for n in 0..10 {
+        lines.append("k", &format!("line {n}")).unwrap();
+    }
+    store.flush().unwrap();
+    let reader = StoreReader::open(&dir).unwrap();
+    let ends =
+        |state: &Store| Ok((state.offsets("lines", oncelog::PartitionId(0))?.1, state.recovery_report().lost.len()));
+    assert_eq!(reader.look("main", ends).unwrap(), (oncelog::LogOffset(10), 0));
+    drop(reader);
+    store.close().unwrap();
+}
+
+#[test]
+fn a_look_at_one_owner_leaves_the_others_alone() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("store");
+    let options = || Store::options().journal_file_bytes(8 << 10).trim_bytes(16 << 10);
+    let main = options().open(&dir).unwrap();
+    let lines = main.producer(LINES).unwrap();
+    lines.append("k", "first").unwrap();
+    let billing = options().attach(&dir, "billing").unwrap();
+    let mut mail = billing.consumer(LINES, ConsumerStyle::ClientTx("mail".into())).unwrap();
+    assert_eq!(mail.try_process(None, |_, _| Ok(oncelog::Outcome::Commit)).unwrap(), 1);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // The other rotates its journal, trims and recycles all the while.
+        scope.spawn(|| {
+            while !stop.load(Ordering::SeqCst) {
+                lines.append("k", &"x".repeat(500)).unwrap();
+            }
+        });
+        let reader = StoreReader::open(&dir).unwrap();
+        let looks: Vec<_> = (0..60).map(|_| reader.look("billing", |state| state.consumers())).collect();
+        stop.store(true, Ordering::SeqCst);
+        for consumers in looks {
+            assert_eq!(consumers.unwrap().len(), 1, "the consumer is there each time");
+        }
+    });
+    drop(mail);
+    billing.close().unwrap();
+    main.close().unwrap();
+}

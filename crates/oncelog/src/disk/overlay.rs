@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Disk, DiskFile, FileIdentity, OpenMode, SyncSite};
+use super::{Disk, DiskFile, FileIdentity, MapAccess, OpenMode, SharedMap, SyncSite};
 use crate::wake::{Arc, Mutex};
 
 const PAGE_BYTES: u64 = 4096;
@@ -153,6 +153,15 @@ impl Disk for OverlayDisk {
     fn boot_id(&self) -> u128 {
         self.under.boot_id()
     }
+
+    /// Only to look at what others share.
+    fn map_shared(&self, path: &Path, words: usize, access: MapAccess) -> io::Result<Arc<dyn SharedMap>> {
+        match access {
+            MapAccess::Read => self.under.map_shared(path, words, access),
+            // Whoever only reads is content with less.
+            MapAccess::Write => Err(io::ErrorKind::PermissionDenied.into()),
+        }
+    }
 }
 
 impl OverlayFile {
@@ -243,8 +252,9 @@ impl DiskFile for OverlayFile {
         Ok(true)
     }
 
+    /// That of the file beneath: other owners live there, whoever this layer is for.
     fn is_locked(&self) -> io::Result<bool> {
-        Ok(false)
+        self.source.as_ref().map_or(Ok(false), |source| source.is_locked())
     }
 
     fn identity(&self) -> io::Result<FileIdentity> {

@@ -223,7 +223,9 @@ impl Opening {
             }
             _ => {
                 let next_lsn = self.replay(&mut applier, found)?;
-                self.skip_bounds(&mut applier, Lsn(next_lsn.0 - 1))?;
+                if !self.options.beside_owner {
+                    self.skip_bounds(&mut applier, Lsn(next_lsn.0 - 1))?;
+                }
                 self.note_unclean(Lsn(next_lsn.0 - 1))?;
                 Journal::create(disk, Arc::clone(&self.chance), self.store, self.epoch, options, next_lsn, applier)?
             }

@@ -26,6 +26,8 @@ pub struct StoreOptions {
     pub(super) shared_page: bool,
     /// Nothing that is written reaches the files.
     pub(super) only_looks: bool,
+    /// The owner lives, and will go on where it is: no offset that it may have told is lost.
+    pub(super) beside_owner: bool,
     /// Frames behind it are not believed.
     pub(super) replay_until: Option<Lsn>,
     pub(super) journal_file_bytes: u64,
@@ -48,6 +50,15 @@ impl Default for StoreOptions {
     }
 }
 
+/// For whom a recovery in memory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Beside {
+    /// Beside an owner that lives: it shows what that owner has.
+    Owner,
+    /// Nobody has it: it shows what the next opening will.
+    Nobody,
+}
+
 impl StoreOptions {
     /// The defaults.
     pub fn new() -> StoreOptions {
@@ -60,6 +71,7 @@ impl StoreOptions {
             create: true,
             shared_page: true,
             only_looks: false,
+            beside_owner: false,
             replay_until: None,
             journal_file_bytes: 16 << 20,
             trim_bytes: 64 << 20,
@@ -187,8 +199,9 @@ impl StoreOptions {
     }
 
     /// For a reader that recovers in memory, without frames behind `until`.
-    pub(super) fn only_looks(self, until: Option<Lsn>) -> StoreOptions {
-        StoreOptions { only_looks: true, shared_page: false, replay_until: until, seed: Some(0), ..self }
+    pub(super) fn only_looks(self, until: Option<Lsn>, beside: Beside) -> StoreOptions {
+        let beside_owner = beside == Beside::Owner;
+        StoreOptions { only_looks: true, beside_owner, shared_page: false, replay_until: until, seed: Some(0), ..self }
     }
 
     /// Opens the store in `dir`.

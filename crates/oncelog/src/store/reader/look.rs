@@ -10,6 +10,7 @@ use std::path::Path;
 use super::super::Store;
 use super::super::layout::MAIN;
 use super::super::manifest::ManifestFile;
+use super::super::options::Beside;
 use super::live::{Found, Live};
 use super::offline::Offline;
 use super::owner::OwnerReader;
@@ -129,16 +130,16 @@ impl OwnerReader {
         loop {
             let manifest = self.manifest()?;
             // First the manifest, then what is shown: never less than the trim point.
-            let until = match Live::find(&self.disk, &self.layout, self.store, manifest.epoch)? {
-                Found::Serving(live) => Some(live.watch.visible()),
-                Found::Nobody { failed_at } => failed_at,
+            let (until, beside) = match Live::find(&self.disk, &self.layout, self.store, manifest.epoch)? {
+                Found::Serving(live) => (Some(live.watch.visible()), Beside::Owner),
+                Found::Nobody { failed_at } => (failed_at, Beside::Nobody),
                 Found::Opening if self.clock.monotonic() < deadline => {
                     self.clock.sleep(super::owner::PAUSES.1);
                     continue;
                 }
                 Found::Opening => return Err(self.takes_its_time("is being opened")),
             };
-            let state = Offline::recover(&self.disk, &self.clock, &self.layout, &manifest, until);
+            let state = Offline::recover(&self.disk, &self.clock, &self.layout, &manifest, until, beside);
             let answer = state.and_then(|state| look(&state.store));
             if self.manifest()?.generation == manifest.generation {
                 match &answer {

@@ -3,7 +3,7 @@
 use super::super::Store;
 use super::super::layout::Layout;
 use super::super::manifest::{Manifest, State};
-use super::super::options::{StoreMode, StoreOptions};
+use super::super::options::{Beside, StoreMode, StoreOptions};
 use crate::clock::Clock;
 use crate::disk::{Disk, OpenMode, OverlayDisk, SyncSite};
 use crate::error::{Error, Result};
@@ -30,6 +30,7 @@ impl Offline {
         layout: &Layout,
         manifest: &Manifest,
         failed_at: Option<Lsn>,
+        beside: Beside,
     ) -> Result<Offline> {
         if manifest.state == State::Open && failed_at.is_none() {
             sync_journal(&**disk, layout)?;
@@ -41,7 +42,7 @@ impl Offline {
             .manual_duties()
             .journal_file_bytes(4096)
             .trim_bytes(u64::MAX)
-            .only_looks(failed_at);
+            .only_looks(failed_at, beside);
         let store = options.attach(&layout.dir, &layout.name)?;
         Ok(Offline { store, epoch: manifest.epoch })
     }

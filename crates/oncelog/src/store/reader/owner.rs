@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::super::layout::Layout;
 use super::super::manifest::{Manifest, ManifestFile};
+use super::super::options::Beside;
 use super::live::{Found, Live};
 use super::offline::Offline;
 use crate::clock::Clock;
@@ -113,7 +114,8 @@ impl OwnerReader {
             match Live::find(&self.disk, &self.layout, self.store, manifest.epoch)? {
                 Found::Serving(live) if same()? => return Ok(View::Live(live)),
                 Found::Nobody { failed_at } => {
-                    let made = Offline::recover(&self.disk, &self.clock, &self.layout, &manifest, failed_at);
+                    let made =
+                        Offline::recover(&self.disk, &self.clock, &self.layout, &manifest, failed_at, Beside::Nobody);
                     if same()? {
                         return made.map(|offline| View::Offline(Arc::new(offline)));
                     }
