@@ -21,7 +21,7 @@ pub(crate) fn replay_file(store: StoreId, bytes: &[u8]) {
     let start =
         JournalPosition { file: head.name, salt: head.salt, position: FILE_HEAD_BYTES, next_lsn: Lsn(1), chain: 0 };
     let mut frames = 0;
-    let replayed = replay(&disk, dir, store, start, |_, _| {
+    let replayed = replay(&disk, dir, store, start, None, |_, _| {
         frames += 1;
         Ok(())
     });
