@@ -277,10 +277,7 @@ fn run(dir: &Path) -> (bool, String) {
 #[test]
 fn without_descriptors_everything_is_told_and_goes_on_when_they_are_back() {
     let home = tempfile::tempdir().unwrap();
-    // Between taking room and the copy another thread may give up the segment's file, and the last descriptor be
-    // taken: then the answer is `InDoubt`, which ends the handle and loses nothing. That is rare; it begins anew then.
-    let tries = (0..5).map(|number| run(&home.path().join(format!("store-{number}"))));
-    let (fine, said) = tries.into_iter().find(|(fine, said)| *fine || !said.contains("descriptors: InDoubt")).unwrap();
+    let (fine, said) = run(&home.path().join("store"));
     println!("{said}");
     assert!(fine && said.contains("told: "), "see above");
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TopicSpec;
 use crate::chance::Chance;
-use crate::disk::SyncSite;
+use crate::disk::{DiskFile, SyncSite};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, LogOffset, Lsn, PartitionId, StoreId, TopicId};
 use crate::record::{BatchBuilder, Compression};
@@ -108,6 +108,9 @@ struct Active {
 pub(crate) struct Placement {
     pub(crate) partition: Arc<Partition>,
     pub(crate) segment: Arc<Segment>,
+    /// Held until the batch is copied: a file that is in use is not given up, so the copy finds it open also where no
+    /// descriptor is left.
+    _file: Arc<dyn DiskFile>,
     pub(crate) position: u64,
     pub(crate) base_offset: LogOffset,
     pub(crate) next_offset: LogOffset,
@@ -460,15 +463,15 @@ impl Plan {
             let ahead = (end + end.clamp(16 << 10, 16 << 20)).min(maker.writing.file_roll_size()).max(end);
             active.segment.reserve(ahead)?;
             active.reserved = ahead;
-        } else {
-            // A file that cannot be opened is told before the frame has its place.
-            active.segment.file()?;
         }
+        // A file that cannot be opened is told before the frame has its place; and from here on it stays open.
+        let file = active.segment.file()?;
         let next_offset = self.next_offset.0.checked_add(records).filter(|next| *next <= i64::MAX.cast_unsigned());
         let next_offset = LogOffset(next_offset.ok_or_else(|| Error::invalid("the partition has no offsets left"))?);
         self.placements.push(Placement {
             partition: Arc::clone(partition),
             segment: Arc::clone(&active.segment),
+            _file: file,
             position: active.position,
             base_offset: self.next_offset,
             next_offset,
