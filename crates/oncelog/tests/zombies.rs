@@ -246,3 +246,55 @@ fn who_has_lost_the_lock_takes_no_name_and_gives_none_back() -> Result<()> {
     assert_eq!(again.committed_offsets("mail", LATE.name())?, [oncelog::LogOffset(1)]);
     again.close()
 }
+
+/// A successor cuts the tails that it has written anew elsewhere, and takes away what nothing names and what it
+/// deletes. Whoever still knows these files is told that it has lost the owner, not that they are damaged.
+#[test]
+fn who_has_lost_the_owner_is_told_so_and_not_of_damage() -> Result<()> {
+    const CUT: TopicDef<Utf8, U64> = TopicDef::new("cut");
+    const GONE: TopicDef<Utf8, U64> = TopicDef::new("gone");
+    const DELETED: TopicDef<Utf8, U64> = TopicDef::new("deleted");
+    const OTHER: TopicDef<Utf8, U64> = TopicDef::new("other");
+    type Haunt = fn(&Store) -> Result<()>;
+    fn reads(store: &Store, topic: TopicDef<Utf8, U64>) -> Result<()> {
+        store.consumer(topic, ConsumerStyle::NonTx(Whence::Oldest))?.try_for_each(|record| record.map(drop))
+    }
+    let cases: [(&str, usize, Haunt); 7] = [
+        ("opens and reads a file that was cut", 1, |store| reads(store, CUT)),
+        ("reads a file that was cut and that it has open", 100, |store| reads(store, CUT)),
+        ("reads a file that was taken away", 1, |store| reads(store, GONE)),
+        ("appends to a file that was taken away", 1, |store| store.producer(GONE)?.append("zombie", &9).map(drop)),
+        ("looks for a time", 1, |store| store.offset_at_time("cut", oncelog::PartitionId(0), 1 << 50).map(drop)),
+        ("uses a topic that was deleted", 1, |store| store.producer(DELETED).map(drop)),
+        ("asks for the end of a topic that was deleted", 1, |store| {
+            store.offsets("deleted", oncelog::PartitionId(0)).map(drop)
+        }),
+    ];
+    let mut others = Vec::new();
+    for (what, files, haunt) in cases {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("store");
+        let before = options().open(&dir)?;
+        before.producer(DELETED)?.append("ann", &1)?;
+        before.close()?;
+        let asleep = options().max_open_files(files).open(&dir)?;
+        let cut = asleep.producer(CUT)?;
+        cut.append("ann", &1)?;
+        asleep.trim()?;
+        cut.append_record(None, Some("bob"), Some(&2), &[], Some(1 << 50))?;
+        asleep.producer(GONE)?.append("ann", &1)?;
+        // Nobody works with the others now.
+        asleep.producer(OTHER)?.append("ann", &1)?;
+        lose_lock(&dir);
+        let awake = options().open(&dir)?;
+        awake.delete_topic("deleted")?;
+        match haunt(&asleep) {
+            Err(told) if told.kind() == ErrorKind::Fenced => {}
+            other => others.push((what, other)),
+        }
+        drop((cut, asleep));
+        awake.close()?;
+    }
+    assert!(others.is_empty(), "told otherwise: {others:#?}");
+    Ok(())
+}

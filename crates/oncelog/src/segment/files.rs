@@ -5,20 +5,30 @@
 //! its descriptor can still tell of an error that the kernel met in writing it back. A sync that failed there is told
 //! by the next [`Segment::sync`], so the trim point cannot pass what it did not cover. A segment's own lock is never
 //! held while another file is given up.
+//!
+//! Here is also where an owner asks itself before it calls its own files damaged: see [`OpenFiles::judge`].
 
 use std::collections::VecDeque;
 use std::io;
 
 use super::Segment;
 use crate::disk::{Disk, lacks_descriptors};
+use crate::error::{Error, ErrorKind, Result};
 use crate::wake::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering, Weak};
 
 /// So many candidates are looked at for one that needs no sync before some are synced.
 const LOOKS: usize = 16;
 
+/// Asks whether the files are still this opening's.
+///
+/// # Errors
+/// `Fenced`, `Closed`: no, and never again; anything else: it could not be found out.
+pub(crate) type Standing = Arc<dyn Fn() -> Result<()> + Send + Sync>;
+
 /// The open segment files of one owner, and the disk they are on.
 pub(crate) struct OpenFiles {
     pub(crate) disk: Arc<dyn Disk>,
+    standing: Standing,
     limit: usize,
     /// Segments whose file is open, in the order in which they were opened or last spared.
     ring: Mutex<VecDeque<Weak<Segment>>>,
@@ -48,9 +58,10 @@ pub(super) enum Pressure {
 }
 
 impl OpenFiles {
-    pub(crate) fn new(disk: Arc<dyn Disk>, limit: usize) -> OpenFiles {
+    pub(crate) fn new(disk: Arc<dyn Disk>, standing: Standing, limit: usize) -> OpenFiles {
         OpenFiles {
             disk,
+            standing,
             limit: limit.max(1),
             ring: Mutex::default(),
             open: AtomicUsize::new(0),
@@ -67,6 +78,23 @@ impl OpenFiles {
     /// Indexes that were read from their files, and those that were found wrong and made anew.
     pub(crate) fn indexes(&self) -> (u64, u64) {
         (self.indexes_loaded.load(Ordering::Relaxed), self.indexes_rebuilt.load(Ordering::Relaxed))
+    }
+
+    /// What is to be said where a file of this owner is gone or not as it was written. Whoever has taken the owner over
+    /// cuts and removes files that the opening before it still knows, so one that has lost its owner is told that, and
+    /// not that something is damaged; and nothing is called damaged while that cannot be found out.
+    pub(crate) fn judge(&self, error: Error) -> Error {
+        if !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) {
+            return error;
+        }
+        match (self.standing)() {
+            Ok(()) => error,
+            Err(over) if matches!(over.kind(), ErrorKind::Fenced | ErrorKind::Closed) => over.because(error),
+            Err(unknown) => {
+                let what = format!("whether this opening still has its owner cannot be found out, and {error}");
+                Error::new(unknown.kind(), what).because(unknown)
+            }
+        }
     }
 
     /// Does something that needs a descriptor; where there are none left, gives up half of ours and tries once more.

@@ -25,7 +25,8 @@ fn read(bytes: &[u8], index: &[u8]) -> Result<()> {
     drop(written(&*disk, &path.with_extension("index"), index));
     let mut end = SegmentEnd::empty(&head);
     (end.position, end.offset) = (bytes.len() as u64, LogOffset(u64::MAX));
-    let segment = Segment::recovered(&Arc::new(OpenFiles::new(Arc::clone(&disk), 8)), dir, head, end);
+    let segment =
+        Segment::recovered(&Arc::new(OpenFiles::new(Arc::clone(&disk), Arc::new(|| Ok(())), 8)), dir, head, end);
     let _ = BatchReader::first_since(&segment, 0);
     let middle = LogOffset(head.base_offset.0.saturating_add(2));
     let _ = BatchReader::seek(Arc::clone(&segment), middle).and_then(|mut reader| walk(&mut reader));

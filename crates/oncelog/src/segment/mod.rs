@@ -21,10 +21,11 @@ mod read;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub(crate) use files::OpenFiles;
+pub(crate) use files::{OpenFiles, Standing};
 pub(crate) use follow::Follower;
 pub(crate) use head::{SEGMENT_HEAD_BYTES, SegmentHead, segment_path};
 pub(crate) use read::BatchReader;
@@ -88,7 +89,7 @@ impl Segment {
     pub(crate) fn create(files: &Arc<OpenFiles>, dir: &Path, head: SegmentHead, room: u64) -> Result<Arc<Segment>> {
         let path = head.path(dir);
         let file = files.with_room(|| files.disk.open(&path, OpenMode::CreateNew));
-        let file = file.map_err(|error| Error::io(&path, "make a segment", error))?;
+        let file = file.map_err(|error| files.judge(Error::io(&path, "make a segment", error)))?;
         let written = file.preallocate(SEGMENT_HEAD_BYTES + room).and_then(|()| file.write_all_at(&head.encode(), 0));
         if let Err(error) = written {
             // Best effort: a file that nothing names is also swept away when its partition is next put together.
@@ -192,9 +193,15 @@ impl Segment {
 
     fn not_opened(&self, error: io::Error) -> Error {
         if error.kind() == io::ErrorKind::NotFound {
-            return Error::corrupt(&self.path, 0, "a segment that is part of the log is gone");
+            return self.damaged(0, "a segment that is part of the log is gone");
         }
-        error.downcast::<Error>().unwrap_or_else(|error| Error::io(&self.path, "open a segment", error))
+        let error = error.downcast::<Error>().unwrap_or_else(|error| Error::io(&self.path, "open a segment", error));
+        self.files.judge(error)
+    }
+
+    /// What is not as it was written, unless it is no longer for this opening to say so.
+    pub(crate) fn damaged(&self, position: u64, what: impl fmt::Display) -> Error {
+        self.files.judge(Error::corrupt(&self.path, position, what))
     }
 
     /// Closes the file and forgets the index, if nobody is working with it and `pressure` allows what that takes.

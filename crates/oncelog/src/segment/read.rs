@@ -121,7 +121,7 @@ impl BatchReader {
                 .filter(|record| record.as_ref().map_or(true, |record| record.timestamp_ms >= timestamp_ms));
             match since.next() {
                 Some(Ok(record)) => return Ok(Some(record.offset)),
-                Some(Err(error)) => return Err(Error::corrupt(&self.segment.path, position, error)),
+                Some(Err(error)) => return Err(self.segment.damaged(position, error)),
                 // The greatest timestamp that a batch names may be that of a record that is gone from it.
                 None => {}
             }
@@ -195,7 +195,8 @@ impl BatchReader {
         // In the buffer, as `advance` has seen to.
         let start = usize::try_from(position - self.block_start).unwrap_or(usize::MAX);
         let bytes = &self.block[start..start + len];
-        Batch::open(bytes, &self.inflated).map_err(|error| refused(&self.segment.path, position, &error))
+        let Segment { files, path, .. } = &*self.segment;
+        Batch::open(bytes, &self.inflated).map_err(|error| files.judge(refused(path, position, &error)))
     }
 
     /// The head of the batch at `position`, believed only if it was written for this place.
@@ -204,7 +205,7 @@ impl BatchReader {
         let position = self.position;
         let start = usize::try_from(position - self.block_start).unwrap_or(usize::MAX);
         let bytes = &self.block[start..self.filled];
-        let damaged = |what: &dyn std::fmt::Display| Error::corrupt(&self.segment.path, position, what);
+        let damaged = |what: &dyn std::fmt::Display| self.segment.damaged(position, what);
         let place = record::place_checksum(self.segment.head.salt, position, bytes);
         if !same(CheckSite::BatchPlace, record::place_of(bytes), place) {
             return Err(damaged(&"the head of a batch is damaged, or the batch belongs elsewhere"));
@@ -240,7 +241,7 @@ impl BatchReader {
         self.filled += read.map_err(|error| Error::io(&self.segment.path, "read a segment", error))?;
         if self.filled < count {
             let at = self.position + self.filled as u64;
-            return Err(Error::corrupt(&self.segment.path, at, "a segment was cut short"));
+            return Err(self.segment.damaged(at, "a segment was cut short"));
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ const HEAD: SegmentHead = SegmentHead {
 };
 
 fn in_memory() -> Arc<OpenFiles> {
-    Arc::new(OpenFiles::new(Arc::new(MemoryDisk::default()), 8))
+    Arc::new(OpenFiles::new(Arc::new(MemoryDisk::default()), Arc::new(|| Ok(())), 8))
 }
 
 fn batch(base: u64, values: &[Vec<u8>]) -> Vec<u8> {
@@ -288,7 +288,7 @@ fn a_bad_index_is_made_anew_and_never_believed() {
 
 #[test]
 fn files_that_are_open_stay_within_the_limit_and_nothing_unsynced_is_lost_sight_of() {
-    let files = Arc::new(OpenFiles::new(Arc::new(MemoryDisk::default()), 4));
+    let files = Arc::new(OpenFiles::new(Arc::new(MemoryDisk::default()), Arc::new(|| Ok(())), 4));
     let mut segments = Vec::new();
     for base in 0..20 {
         let head = SegmentHead { base_offset: LogOffset(base * 10), ..HEAD };

@@ -176,11 +176,14 @@ impl Core {
     /// `Corrupt`: it is gone, damaged, or another's.
     pub(super) fn check_claim_of(&self, name: &Name<'_>) -> Result<()> {
         let dir = name.dir(&self.layout);
-        match self.find_own_claim(&dir, &name.text())? {
-            Some(claim) if claim == name.claim(self) => Ok(()),
-            Some(_) => Err(Error::corrupt(&Claim::path(&dir), 0, format!("the claim is not that of {}", name.text()))),
-            None => Err(Error::corrupt(&Claim::path(&dir), 0, format!("the claim of {} is gone", name.text()))),
-        }
+        let other = |what: String| Err(Error::corrupt(&Claim::path(&dir), 0, what));
+        let checked = match self.find_own_claim(&dir, &name.text()) {
+            Ok(Some(claim)) if claim == name.claim(self) => Ok(()),
+            Ok(Some(_)) => other(format!("the claim is not that of {}", name.text())),
+            Ok(None) => other(format!("the claim of {} is gone", name.text())),
+            Err(error) => Err(error),
+        };
+        checked.map_err(|error| self.files.judge(error))
     }
 
     /// The claim in `dir`, if there is one and it is ours.

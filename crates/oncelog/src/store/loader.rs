@@ -51,6 +51,12 @@ impl LoadTopics for TopicLoader {
     }
 
     fn load(&self, id: TopicId) -> Result<Option<Topic>> {
+        self.put_together(id).map_err(|error| self.files.judge(error))
+    }
+}
+
+impl TopicLoader {
+    fn put_together(&self, id: TopicId) -> Result<Option<Topic>> {
         let Some(row) = self.catalogue_row(&CatalogueKey::Topic(id).encode())? else { return Ok(None) };
         let spec: TopicSpec = system::decode_row(&row)?;
         spec.check().map_err(|error| self.malformed(&error.to_string()))?;
@@ -66,9 +72,7 @@ impl LoadTopics for TopicLoader {
         }
         Ok(Some(Topic { id, spec, partitions }))
     }
-}
 
-impl TopicLoader {
     fn catalogue_row(&self, key: &[u8]) -> Result<Option<bytes::Bytes>> {
         let visible = self.view.pin(|| self.view.visible());
         self.tables.shard(system::CATALOGUE, system::SHARD).get(key, visible.lsn())

@@ -23,7 +23,7 @@ use crate::ids::{Epoch, Lsn, OwnerId, StoreId};
 use crate::journal::{self, FileName, Journal, JournalOptions, TornTail};
 use crate::page::PageName;
 use crate::process::Process;
-use crate::segment::OpenFiles;
+use crate::segment::{OpenFiles, Standing};
 use crate::table::{Pressure, ScanRange, StateBackend, TableFileName, TableHome, TableStore, Tables};
 use crate::transaction::system::{self, CatalogueKey};
 use crate::transaction::{Applier, Limits, Lingering, LoadTopics, Pipeline, Replayer, Spares, Topics};
@@ -161,8 +161,12 @@ impl Opening {
         });
         let view = Arc::new(View::default());
         let tables = Arc::new(Tables::new(Arc::clone(&backend) as Arc<dyn StateBackend>, Arc::clone(&view)));
+        let standing: Standing = {
+            let fence = Arc::clone(&fence);
+            Arc::new(move || fence.check())
+        };
         let loader = Arc::new(TopicLoader {
-            files: Arc::new(OpenFiles::new(Arc::clone(&options.disk), options.open_files_max)),
+            files: Arc::new(OpenFiles::new(Arc::clone(&options.disk), standing, options.open_files_max)),
             chance: Arc::clone(&chance),
             store,
             owner: layout.name.clone(),

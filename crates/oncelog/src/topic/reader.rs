@@ -86,9 +86,8 @@ impl PartitionReader {
             }
             // The end of the segment says that there are records behind `next`.
             Ok(_) => {
-                let path = &reader.segment().path;
                 let what = format!("record {} is missing from its segment", self.next);
-                Err(Error::corrupt(path, 0, what))
+                Err(reader.segment().damaged(0, what))
             }
             Err(error) => self.removed(limit).ok_or(error),
         }
