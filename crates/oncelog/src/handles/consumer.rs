@@ -527,9 +527,9 @@ pub struct Batch<'a, K, V> {
 }
 
 impl<K, V> Batch<'_, K, V> {
-    /// The partition that they are from.
+    /// The partition that they are from. Not called `partition`, which is a method of every iterator.
     #[must_use]
-    pub fn partition(&self) -> PartitionId {
+    pub fn partition_id(&self) -> PartitionId {
         self.records.partition
     }
 }
