@@ -18,7 +18,7 @@ use hooked_disk::{Event, on};
 use oncelog::disk::{MemoryDisk, SyncSite};
 use oncelog::{
     Consumer, ConsumerOptions, ConsumerStyle, Error, ErrorKind, FailurePolicy, IdempotentProducerConfig, LogOffset,
-    Outcome, Record, RecordStream, Result, RetryPolicy, Sequence, StampedAppend, Store, StoreOptions, SyncPolicy,
+    Outcome, Pair, Record, RecordStream, Result, RetryPolicy, Sequence, StampedAppend, Store, StoreOptions, SyncPolicy,
     TableDef, TopicDef, U64, Utf8, Whence,
 };
 
@@ -581,6 +581,23 @@ fn each_outcome_does_as_in_the_blocking_form() {
     assert_eq!(values(&store, DEAD), [2, 3, 4]);
     assert_eq!(store.committed_offsets("c", "lines").unwrap(), [LogOffset(7)]);
     assert_eq!(value_of(&consumer.next().unwrap().unwrap()), 7, "the one that broke off is next");
+}
+
+#[test]
+fn a_dead_letter_goes_to_the_partition_that_a_producer_would_choose() {
+    type Hour = Pair<Utf8, U64>;
+    const HOURS: TopicDef<Hour, U64> = TopicDef::new("hours");
+    const LATE: TopicDef<Hour, U64> = TopicDef::new("late hours").partitions(8);
+    let store = Store::in_memory().unwrap();
+    let hours = store.producer(HOURS).unwrap();
+    for n in 0..20 {
+        hours.append(&("ann".to_owned(), n), &n).unwrap();
+    }
+    let mut consumer = store.consumer(HOURS, ConsumerOptions::new(client("c")).dead_letter(LATE)).unwrap();
+    let buried = consumer.process_async(Some(20), async |_, _| Ok(Outcome::DeadLetter));
+    assert_eq!(block_on(buried).unwrap(), 20);
+    let chosen = LATE.partition_of(&("ann".to_owned(), 0)).unwrap();
+    assert_eq!(store.offsets("late hours", chosen).unwrap(), (LogOffset(0), LogOffset(20)));
 }
 
 #[test]

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use oncelog::disk::MemoryDisk;
 use oncelog::{
-    Bytes, Consumer, ConsumerOptions, ConsumerStyle, Error, ErrorKind, FailurePolicy, LogOffset, Outcome, PartitionId,
-    RecordRef, Result, RetryPolicy, Store, StoreOptions, SyncPolicy, TableDef, TopicDef, Tx, U64, Utf8, Visibility,
-    Whence, commit, skip, stop,
+    AsEngine, Bytes, Consumer, ConsumerOptions, ConsumerStyle, Error, ErrorKind, FailurePolicy, LogOffset, Outcome,
+    Pair, PartitionId, RecordRef, Result, RetryPolicy, Store, StoreOptions, SyncPolicy, TableDef, TopicDef, Tx, U64,
+    Utf8, Visibility, Whence, commit, skip, stop,
 };
 
 const LINES: TopicDef<Utf8, U64> = TopicDef::new("lines");
@@ -332,6 +332,45 @@ fn what_is_given_up_goes_to_the_dead_letter_topic_in_every_style() {
     let store = Store::in_memory().unwrap();
     let nowhere = ConsumerOptions::new(client("c")).on_error(FailurePolicy::DeadLetter);
     assert_eq!(store.consumer(LINES, nowhere).err().unwrap().kind(), ErrorKind::Invalid);
+}
+
+#[test]
+fn a_dead_letter_goes_to_the_partition_that_a_producer_would_choose() {
+    type Hour = Pair<Utf8, U64>;
+    const HOURS: TopicDef<Hour, U64> = TopicDef::new("hours").partitions(8);
+    const DEAD: TopicDef<Hour, U64> = TopicDef::new("dead hours").partitions(8);
+    const RAW: TopicDef<Bytes, Bytes> = TopicDef::new("raw dead hours").partitions(8);
+    fn check<K: oncelog::Codec, V: oncelog::Codec>(store: &Store, topic: TopicDef<K, V>, count: usize)
+    where
+        K::Owned: std::borrow::Borrow<K::Value>,
+    {
+        let mut letters = store.consumer(topic.clone(), plain(Whence::Oldest)).unwrap();
+        let mut found = 0;
+        while let Some(letters) = letters.next_batch().unwrap() {
+            let partition = letters.partition_id();
+            for letter in letters {
+                let key = K::decode_owned(letter.unwrap().key_bytes().unwrap()).unwrap();
+                assert_eq!(partition, topic.partition_of(std::borrow::Borrow::borrow(&key)).unwrap());
+                found += 1;
+            }
+        }
+        assert_eq!(found, count);
+    }
+    let store = Store::in_memory().unwrap();
+    let hours = store.producer(HOURS).unwrap();
+    for n in 0..40u64 {
+        hours.append(&(format!("user-{}", n % 5), n), &n).unwrap();
+    }
+    for (dead, style) in [plain(Whence::Oldest), client("c"), ConsumerStyle::GlobalTx].into_iter().enumerate() {
+        let how = ConsumerOptions::new(style).dead_letter(DEAD);
+        let mut consumer = store.consumer(HOURS, how).unwrap();
+        assert_eq!(consumer.try_process(None, |_, _| Ok(Outcome::DeadLetter)).unwrap(), 40);
+        check(&store, DEAD, 40 * (dead + 1));
+    }
+    let task = oncelog::Processor::new("p", HOURS).dead_letter(RAW);
+    let mut task = task.build(store.as_engine(), |_, _| Ok(Outcome::DeadLetter)).unwrap();
+    assert_eq!(task.step(None).unwrap(), 40);
+    check(&store, RAW, 40);
 }
 
 #[test]

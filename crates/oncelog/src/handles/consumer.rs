@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::time::Duration;
 
+use super::dead_letter::DeadLetterTopic;
 use super::def::TopicDef;
 use super::group::Grouping;
 use super::plain::Plain;
@@ -54,7 +55,7 @@ pub struct ConsumerOptions {
     visibility: Visibility,
     partitions: Option<Vec<PartitionId>>,
     rules: Rules,
-    dead_letters: Option<TopicSpec>,
+    dead_letters: Option<DeadLetterTopic>,
     commit_records: Option<u64>,
     gaps: GapPolicy,
 }
@@ -103,11 +104,11 @@ impl ConsumerOptions {
 
     /// The topic that records go to which are given up: after the last attempt, by [`FailurePolicy::DeadLetter`], or
     /// because the function answers [`Outcome::DeadLetter`]. It is made when the consumer is opened. Key, value and
-    /// headers are as they were; headers of ours say where the record was and why it is there. In the styles that
+    /// headers are as they were, and the key decides the partition; headers of ours say where the record was and why it is there. In the styles that
     /// remember, the step past the record is in the same commit.
     pub fn dead_letter<DK: Codec, DV: Codec>(self, topic: TopicDef<DK, DV>) -> ConsumerOptions {
         let rules = Rules { dead_letters: true, ..self.rules };
-        ConsumerOptions { rules, dead_letters: Some(topic.spec()), ..self }
+        ConsumerOptions { rules, dead_letters: Some(DeadLetterTopic::of(&topic)), ..self }
     }
 
     /// Sets what becomes of a record whose function panics.
@@ -215,13 +216,13 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
         let buries = [how.rules.on_panic, how.rules.on_error].contains(&FailurePolicy::DeadLetter);
         let complaint = match &how.dead_letters {
             None => buries.then_some("a record that fails is to go to the dead-letter topic, and none is named"),
-            Some(topic) => complaint_of_dead_letters(topic, std::slice::from_ref(&input)),
+            Some(topic) => complaint_of_dead_letters(&topic.spec, std::slice::from_ref(&input)),
         };
         if let Some(complaint) = complaint {
             return Err(Error::invalid(format!("a consumer of topic {:?}: {complaint}", input.name)));
         }
         let id = engine.open_input(&input)?;
-        let dead_letters = how.dead_letters.as_ref().map(|spec| engine.open_topic(spec)).transpose()?;
+        let dead_letters = how.dead_letters.as_ref().map(|topic| topic.open(&*engine)).transpose()?;
         let topics = [id];
         let mut spec = SourceSpec::new(&topics).whence(how.start).visibility(how.visibility).gaps(how.gaps);
         (spec.consumer, spec.partitions) = (consumer, how.partitions.as_deref());

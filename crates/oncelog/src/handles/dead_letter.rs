@@ -1,12 +1,18 @@
 //! The record that a dead-letter topic gets: what was in the log, and headers that say where it was and why it is here.
 //!
 //! It is staged in the transaction that passes the record, so there is one of it or none, as there is one step past the
-//! record or none.
+//! record or none. It goes to the partition that a producer of the dead-letter topic would choose for its key.
 
+use std::borrow::Cow;
+use std::fmt;
+
+use super::def::TopicDef;
+use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, TopicId};
 use crate::record::{Header, RecordView};
-use crate::transaction::{EngineTx, NewRecord};
+use crate::topic::TopicSpec;
+use crate::transaction::{Engine, EngineTx, NewRecord};
 
 /// Names of the headers, behind those that the record had. Values are text; numbers are decimal.
 const TOPIC: &str = "oncelog.dead.topic";
@@ -19,6 +25,40 @@ const REASON: &str = "oncelog.dead.reason";
 
 /// A reason is cut here: an error's text may quote the whole record.
 const REASON_BYTES_MAX: usize = 512;
+
+/// What decides the partition of an encoded key: [`Codec::route`].
+type Route = fn(&[u8]) -> Cow<'_, [u8]>;
+
+/// A dead-letter topic as it was named, with the codec of its keys forgotten but for what it says of partitions.
+#[derive(Clone)]
+pub(super) struct DeadLetterTopic {
+    pub(super) spec: TopicSpec,
+    route: Route,
+}
+
+/// A dead-letter topic that is there.
+#[derive(Clone, Copy)]
+pub(super) struct DeadLetters {
+    topic: TopicId,
+    route: Route,
+}
+
+impl DeadLetterTopic {
+    pub(super) fn of<K: Codec, V: Codec>(topic: &TopicDef<K, V>) -> DeadLetterTopic {
+        DeadLetterTopic { spec: topic.spec(), route: K::route }
+    }
+
+    /// Makes it if there is none.
+    pub(super) fn open(&self, engine: &dyn Engine) -> Result<DeadLetters> {
+        Ok(DeadLetters { topic: engine.open_topic(&self.spec)?, route: self.route })
+    }
+}
+
+impl fmt::Debug for DeadLetterTopic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.spec.fmt(f)
+    }
+}
 
 /// Whether a letter that does not fit may fit another time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +88,7 @@ pub(super) struct Obituary<'a> {
 /// is so without our headers too.
 pub(super) fn stage(
     tx: &mut dyn EngineTx,
-    dead_letters: TopicId,
+    dead_letters: DeadLetters,
     record: &RecordView<'_>,
     why: &Obituary<'_>,
     room: Room,
@@ -67,7 +107,7 @@ pub(super) fn stage(
 /// As [`stage`], of a record in parts with the timestamp it had.
 pub(super) fn stage_parts(
     tx: &mut dyn EngineTx,
-    dead_letters: TopicId,
+    dead_letters: DeadLetters,
     offset: LogOffset,
     record: NewRecord<'_>,
     why: &Obituary<'_>,
@@ -86,12 +126,13 @@ pub(super) fn stage_parts(
     ];
     let ours = ours.map(|(name, text)| Header { name, value: Some(text.as_bytes()) });
     let mut headers: Vec<Header<'_>> = record.headers.iter().copied().chain(ours).collect();
+    let route = record.key.map(dead_letters.route);
     let tries = if room == Room::Alone { &HEADERS[..] } else { &HEADERS[..1] };
     let mut staged = Ok(());
     for kept in tries {
         headers.truncate(record.headers.len() + kept);
-        let letter = NewRecord { headers: &headers, timestamp_ms: None, ..record };
-        staged = tx.append(dead_letters, None, letter).map(drop);
+        let letter = NewRecord { route: route.as_deref(), headers: &headers, timestamp_ms: None, ..record };
+        staged = tx.append(dead_letters.topic, None, letter).map(drop);
         if !staged.as_ref().is_err_and(|error| error.kind() == ErrorKind::Invalid) {
             break;
         }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use super::dead_letter::{self, Obituary, Room};
+use super::dead_letter::{self, DeadLetters, Obituary, Room};
 use super::group::text_of;
 use super::lazy_tx::LazyTx;
 use super::record::RecordRef;
@@ -40,7 +40,7 @@ pub(super) struct Plain {
 /// What decides over records whose function did not simply finish.
 struct Court {
     rules: Rules,
-    dead_letters: Option<TopicId>,
+    dead_letters: Option<DeadLetters>,
     /// Records that are tried again.
     attempts: Attempts,
 }
@@ -76,7 +76,7 @@ impl Plain {
         engine: Arc<dyn Engine>,
         source: Box<dyn Source>,
         rules: Rules,
-        dead_letters: Option<TopicId>,
+        dead_letters: Option<DeadLetters>,
         commit_records: u64,
     ) -> Plain {
         let tx = LazyTx::new(Arc::clone(&engine));

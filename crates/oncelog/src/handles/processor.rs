@@ -12,6 +12,7 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
+use super::dead_letter::DeadLetterTopic;
 use super::def::{TableDef, TopicDef};
 use super::group::{AtHand, Grouping};
 use super::progress::Progress;
@@ -79,7 +80,7 @@ pub struct Processor<K, V> {
     more: Vec<(TopicSpec, Arc<RawCall>)>,
     tables: Vec<NamedTable>,
     outputs: Vec<TopicSpec>,
-    dead_letters: Option<TopicSpec>,
+    dead_letters: Option<DeadLetterTopic>,
     grouping: Grouping,
     rules: Rules,
     gaps: GapPolicy,
@@ -145,9 +146,9 @@ impl<K: Codec, V: Codec> Processor<K, V> {
     /// because the function answers [`Outcome::DeadLetter`]. Made at the start. Key, value and headers are those of the
     /// record, byte for byte, with headers behind them that say where it was and why it is here
     /// (`oncelog.dead.topic`, `.partition`, `.offset`, `.timestamp`, `.consumer`, `.attempts`, `.reason`). Its codecs
-    /// are [`Bytes`], or those that all inputs have.
+    /// are [`Bytes`], or those that all inputs have; the key decides the partition, as it does for a producer.
     pub fn dead_letter<DK: Codec, DV: Codec>(mut self, topic: TopicDef<DK, DV>) -> Self {
-        self.dead_letters = Some(topic.spec());
+        self.dead_letters = Some(DeadLetterTopic::of(&topic));
         self
     }
 
@@ -261,7 +262,7 @@ impl<K: Codec, V: Codec> Processor<K, V> {
         for output in &self.outputs {
             engine.open_topic(output)?;
         }
-        let dead_letters = self.dead_letters.as_ref().map(|spec| engine.open_topic(spec)).transpose()?;
+        let dead_letters = self.dead_letters.as_ref().map(|topic| topic.open(engine)).transpose()?;
         let more = inputs.iter().skip(1).zip(&self.more).map(|(input, (_, call))| (input.topic, Arc::clone(call)));
         Ok(Prepared {
             name: self.name.clone(),
@@ -311,8 +312,8 @@ impl<K: Codec, V: Codec> Processor<K, V> {
         let buries = [self.rules.on_panic, self.rules.on_error].contains(&FailurePolicy::DeadLetter);
         match &self.dead_letters {
             None if buries => refuse("records shall go to a dead-letter topic, and none is named".to_owned()),
-            Some(topic) => match complaint_of_dead_letters(topic, &inputs) {
-                Some(complaint) => refuse(format!("dead-letter topic {:?}: {complaint}", topic.name)),
+            Some(DeadLetterTopic { spec, .. }) => match complaint_of_dead_letters(spec, &inputs) {
+                Some(complaint) => refuse(format!("dead-letter topic {:?}: {complaint}", spec.name)),
                 None => Ok(()),
             },
             None => Ok(()),

@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+use super::dead_letter::DeadLetters;
 use super::group::{AtHand, Group, Grouping};
 use super::progress::Progress;
 use super::tx::Tx;
@@ -26,7 +27,7 @@ pub(super) struct Settings {
     pub(super) grouping: Grouping,
     pub(super) rules: Rules,
     /// Where records go that are given up.
-    pub(super) dead_letters: Option<TopicId>,
+    pub(super) dead_letters: Option<DeadLetters>,
     /// Whether tables of several shards are bound to the partition at hand.
     pub(super) sharded: bool,
     pub(super) inputs: Arc<[InputName]>,

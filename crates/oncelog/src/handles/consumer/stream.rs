@@ -20,10 +20,9 @@ use super::{AtHand, Consumer, ConsumerOptions, Reading, ends_for_good};
 use crate::codec::Codec;
 use crate::consumer::{Ended, Outcome, Rules, Verdict};
 use crate::error::{Error, ErrorKind, Result};
-use crate::handles::dead_letter::{self, Obituary, Room};
+use crate::handles::dead_letter::{self, DeadLetters, Obituary, Room};
 use crate::handles::group::text_of;
 use crate::handles::tx::{Bindings, Tx};
-use crate::ids::TopicId;
 use crate::record::{Header, Record};
 use crate::transaction::{Engine, EngineTx, NewRecord, PendingCommit};
 use crate::wake::{Arc, Condvar, Mutex, spawn};
@@ -38,7 +37,7 @@ const LOOKS: u32 = 3;
 pub(super) struct ForTasks {
     engine: Arc<dyn Engine>,
     rules: Rules,
-    dead_letters: Option<TopicId>,
+    dead_letters: Option<DeadLetters>,
     consumer: String,
     passing: Option<Passing>,
 }
@@ -53,7 +52,7 @@ impl ForTasks {
     pub(super) fn new(
         engine: &Arc<dyn Engine>,
         how: &ConsumerOptions,
-        dead_letters: Option<TopicId>,
+        dead_letters: Option<DeadLetters>,
         consumer: &str,
     ) -> ForTasks {
         let rules = Rules { dead_letters: dead_letters.is_some(), ..how.rules };
