@@ -636,6 +636,74 @@ fn a_record_whose_transaction_is_lost_to_another_is_processed_again() {
 }
 
 #[test]
+fn only_the_partition_that_waits_for_another_attempt_is_held_up() {
+    const TOPIC: TopicDef<Utf8, U64> = TopicDef::new("two").partitions(2);
+    let store = Store::in_memory().unwrap();
+    let two = store.producer(TOPIC).unwrap();
+    // Partition 0 has 0, 1, 2; partition 1 has 10, 11, 12.
+    for value in [0, 1, 2, 10, 11, 12] {
+        let partition = oncelog::PartitionId(u32::from(value >= 10));
+        two.append_record(Some(partition), None, Some(&value), &[], None).unwrap();
+    }
+    for style in [client("c"), ConsumerStyle::NonTx(Whence::Oldest)] {
+        let pause = Duration::from_millis(300);
+        let how = ConsumerOptions::new(style).retry(RetryPolicy::new().backoff(pause, pause));
+        let mut consumer = store.consumer(TOPIC, how).unwrap();
+        let mut calls = Vec::new();
+        let mut asked = None;
+        let count = block_on(consumer.process_async(Some(6), async |record, tx| {
+            let value = value_of(&record);
+            calls.push(value);
+            tx.append(OUT, "k", &value)?;
+            if value == 1 && asked.is_none() {
+                asked = Some(Instant::now());
+                return Ok(Outcome::Retry);
+            }
+            if value == 1 {
+                assert!(asked.unwrap().elapsed() >= pause);
+            }
+            Ok(Outcome::Commit)
+        }));
+        assert_eq!(count.unwrap(), 6);
+        let of = |partition: u64| calls.iter().copied().filter(|value| value / 10 == partition).collect::<Vec<_>>();
+        assert_eq!((of(0), of(1)), (vec![0, 1, 1, 2], vec![10, 11, 12]), "each partition in its order");
+        let place = |value| calls.iter().rposition(|call| *call == value).unwrap();
+        assert!(place(12) < place(1), "the other partition went on meanwhile: {calls:?}");
+    }
+    assert_eq!(values(&store, OUT).len(), 12, "effects of the attempt that asked for another are gone");
+}
+
+/// The pause ends also while there is always something else to do, and by its thread when there is nothing.
+#[test]
+fn a_partition_that_has_waited_long_enough_is_tried_again_among_others() {
+    const TOPIC: TopicDef<Utf8, U64> = TopicDef::new("two").partitions(2);
+    let store = Store::in_memory().unwrap();
+    let two = store.producer(TOPIC).unwrap();
+    let append = |partition, value: u64| {
+        let partition = oncelog::PartitionId(partition);
+        two.append_record(Some(partition), None, Some(&value), &[], None).unwrap();
+    };
+    append(0, 0);
+    append(1, 1);
+    let pause = Duration::from_millis(20);
+    let how = ConsumerOptions::new(client("c")).retry(RetryPolicy::new().backoff(pause, pause));
+    let mut consumer = store.consumer(TOPIC, how).unwrap();
+    let (mut tries, mut others, began) = (0, 0, Instant::now());
+    let done = block_on(consumer.process_async(None, async |record, _| {
+        if value_of(&record) == 0 {
+            tries += 1;
+            return Ok(if tries < 4 { Outcome::Retry } else { Outcome::Break });
+        }
+        others += 1;
+        assert!(began.elapsed() < LOST, "it never comes again");
+        append(1, others);
+        Ok(Outcome::Commit)
+    }));
+    assert_eq!((done.unwrap(), tries), (others, 4));
+    assert!(began.elapsed() >= 3 * pause && others > 0);
+}
+
+#[test]
 fn a_pause_ends_with_its_future() {
     let store = Store::in_memory().unwrap();
     fill(&store, [1]);

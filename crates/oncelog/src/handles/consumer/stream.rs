@@ -7,7 +7,8 @@
 //!
 //! Invariants: a step past a record that has its place stands in `passing` until it is answered, whoever drops the
 //! future that waits for it; every other use of the handle waits for it first. A record that has no such step is handed
-//! out again. A waker is forgotten with the future that gave it.
+//! out again. A waker is forgotten with the future that gave it. A partition whose next record waits for another attempt
+//! is held back for as long as a turn takes; the others are not.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
@@ -18,13 +19,14 @@ use futures_core::Stream;
 
 use super::{AtHand, Consumer, ConsumerOptions, Reading, ends_for_good};
 use crate::codec::Codec;
-use crate::consumer::{Ended, Outcome, Rules, Verdict};
+use crate::consumer::{Attempts, Ended, Outcome, Rules, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handles::dead_letter::{self, DeadLetters, Obituary, Room};
 use crate::handles::group::text_of;
 use crate::handles::tx::{Bindings, Tx};
+use crate::handles::worker::hold_back;
 use crate::record::{Header, Record};
-use crate::transaction::{Engine, EngineTx, NewRecord, PendingCommit};
+use crate::transaction::{Engine, EngineTx, NewRecord, PendingCommit, Source};
 use crate::wake::{Arc, Condvar, Mutex, spawn};
 
 /// How often in a row a record's transaction is lost to others before it is told.
@@ -40,6 +42,8 @@ pub(super) struct ForTasks {
     dead_letters: Option<DeadLetters>,
     consumer: String,
     passing: Option<Passing>,
+    /// Records that are tried again.
+    attempts: Attempts,
 }
 
 /// A step past a record that has its place and no answer yet.
@@ -56,7 +60,8 @@ impl ForTasks {
         consumer: &str,
     ) -> ForTasks {
         let rules = Rules { dead_letters: dead_letters.is_some(), ..how.rules };
-        ForTasks { engine: Arc::clone(engine), rules, dead_letters, consumer: consumer.to_owned(), passing: None }
+        let (engine, consumer) = (Arc::clone(engine), consumer.to_owned());
+        ForTasks { engine, rules, dead_letters, consumer, passing: None, attempts: Attempts::default() }
     }
 }
 
@@ -92,7 +97,8 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
     /// the consumer may be used in any way. If its commit had its place already, the record is done with as a whole
     /// (or after a crash not at all), and whatever the consumer does next waits for that first.
     ///
-    /// A pause before another attempt is slept by a thread of its own.
+    /// A record that asks for another attempt holds up its own partition; records of others come meanwhile. The pause is
+    /// slept by a thread of its own.
     ///
     /// # Errors
     /// As [`Consumer::process`].
@@ -118,16 +124,19 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
     where
         F: AsyncFnMut(Record, &mut Tx<'_>) -> Result<Outcome>,
     {
-        let mut bindings = Bindings::default();
+        let (mut bindings, mut rest) = (Bindings::default(), Rest::default());
         let mut done = 0;
         while count_max.is_none_or(|max| done < max) {
             let mut turn = Turn(&mut *self);
-            let record = turn.record().await?;
-            if !turn.process(&record, &mut bindings, &mut process).await? {
-                break;
+            let Some(record) = turn.record(&mut rest).await? else { continue };
+            match turn.process(&record, &mut bindings, &mut process).await? {
+                Left::Passed => {
+                    turn.settled().await?;
+                    done += 1;
+                }
+                Left::ForAnother => {}
+                Left::Unprocessed => break,
             }
-            turn.settled().await?;
-            done += 1;
         }
         Ok(done)
     }
@@ -221,55 +230,87 @@ impl<K: Codec, V: Codec> Drop for RecordStream<'_, K, V> {
 /// again.
 struct Turn<'c, K: Codec, V: Codec>(&'c mut Consumer<K, V>);
 
+/// How a turn leaves its record.
+enum Left {
+    /// The step past it has its place.
+    Passed,
+    /// It comes again, after a pause.
+    ForAnother,
+    /// As the function asked for.
+    Unprocessed,
+}
+
 impl<K: Codec, V: Codec> Drop for Turn<'_, K, V> {
     fn drop(&mut self) {
-        self.0.reading.source().forget_waker();
+        let source = self.0.reading.source();
+        source.forget_waker();
+        source.hold(&[]);
         self.0.rewind();
     }
 }
 
 impl<K: Codec, V: Codec> Turn<'_, K, V> {
-    async fn record(&mut self) -> Result<Record> {
-        std::future::poll_fn(|context| self.0.poll_record(context)).await
+    /// The next record of a partition that need not wait; `None` when one has waited long enough.
+    async fn record(&mut self, rest: &mut Rest) -> Result<Option<Record>> {
+        let Consumer { reading, tasks, .. } = &mut *self.0;
+        rest.hold_back(reading.source(), tasks);
+        std::future::poll_fn(|context| match self.0.poll_record(context) {
+            Poll::Ready(record) => Poll::Ready(record.map(Some)),
+            Poll::Pending => rest.poll_over(context).map(|over| over.map(|()| None)),
+        })
+        .await
     }
 
     async fn settled(&mut self) -> Result<()> {
         std::future::poll_fn(|context| self.0.poll_settled(context)).await
     }
 
-    /// Calls the function until the record is done with and the step past it has its place; `false` when it is to stay
-    /// unprocessed.
-    async fn process<F>(&mut self, record: &Record, bindings: &mut Bindings, process: &mut F) -> Result<bool>
+    /// Calls the function, and acts on what it answers.
+    async fn process<F>(&mut self, record: &Record, bindings: &mut Bindings, process: &mut F) -> Result<Left>
+    where
+        F: AsyncFnMut(Record, &mut Tx<'_>) -> Result<Outcome>,
+    {
+        let left = self.try_once(record, bindings, process).await;
+        if !matches!(left, Ok(Left::ForAnother)) {
+            self.0.tasks.attempts.settle(record.id.topic, record.id.partition, record.id.offset);
+        }
+        left
+    }
+
+    async fn try_once<F>(&mut self, record: &Record, bindings: &mut Bindings, process: &mut F) -> Result<Left>
     where
         F: AsyncFnMut(Record, &mut Tx<'_>) -> Result<Outcome>,
     {
         let engine = Arc::clone(&self.0.tasks.engine);
-        let (mut attempts, mut lost) = (0, 0);
+        let id = record.id;
+        let mut lost = 0;
         loop {
             let mut tx = engine.begin()?;
             let ended = call(&*engine, &mut *tx, bindings, record, process).await;
             if !matches!(ended, Ended::Answered(Outcome::Commit)) {
                 // Its effects are taken back.
                 tx = engine.begin()?;
-                attempts += 1;
-                match self.0.tasks.rules.judge(ended, attempts) {
+                let tasks = &mut self.0.tasks;
+                let attempts = tasks.attempts.of(id.topic, id.partition, id.offset) + 1;
+                match tasks.rules.judge(ended, attempts) {
                     Verdict::Done => {}
                     Verdict::SkipTold(reason) => {
-                        let (topic, id) = (&self.0.topic_name, record.id);
+                        let topic = &self.0.topic_name;
                         tracing::warn!(topic, partition = %id.partition, offset = %id.offset, reason,
                             "a record is skipped");
                     }
                     Verdict::DeadLetter(reason) => self.bury(&mut *tx, record, attempts, &reason)?,
                     Verdict::Again(pause) => {
-                        Pause::start(pause)?.await;
-                        continue;
+                        let due = engine.monotonic().saturating_add(pause);
+                        tasks.attempts.again((id.topic, id.partition), id.offset, attempts, due);
+                        return Ok(Left::ForAnother);
                     }
-                    Verdict::Break => return Ok(false),
+                    Verdict::Break => return Ok(Left::Unprocessed),
                     Verdict::Fail(error) => return Err(error),
                 }
             }
             match self.0.submit_at_hand(Some(tx)) {
-                Ok(()) => return Ok(true),
+                Ok(()) => return Ok(Left::Passed),
                 Err(error) if error.kind() == ErrorKind::Conflict && lost < LOST_MAX => lost += 1,
                 Err(error) => return Err(error),
             }
@@ -313,6 +354,47 @@ where
         Ok(Ok(outcome)) => Ended::Answered(outcome),
         Ok(Err(error)) => Ended::Failed(error),
         Err(panic) => Ended::Panicked(panic),
+    }
+}
+
+/// Waiting until the first partition that is held back may go on.
+#[derive(Default)]
+struct Rest {
+    until: Option<Until>,
+    /// What is due before has waited long enough, whatever the clock says.
+    slept_until: Duration,
+}
+
+struct Until {
+    due: Duration,
+    left: Duration,
+    /// Begun when there was nothing else to do.
+    pause: Option<Pause>,
+}
+
+impl Rest {
+    /// Holds partitions back whose next record waits for another attempt.
+    fn hold_back(&mut self, source: &mut dyn Source, tasks: &ForTasks) {
+        let now = tasks.engine.monotonic().max(self.slept_until);
+        let left = hold_back(source, &tasks.attempts, now);
+        let due = left.map(|left| now.saturating_add(left));
+        if due != self.until.as_ref().map(|until| until.due) {
+            self.until = due.zip(left).map(|(due, left)| Until { due, left, pause: None });
+        }
+    }
+
+    /// Ready when a partition may go on; never if none is held back.
+    fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        let Some(Until { due, left, pause }) = &mut self.until else { return Poll::Pending };
+        if pause.is_none() {
+            *pause = Some(Pause::start(*left)?);
+        }
+        if let Some(pause) = pause {
+            ready!(Pin::new(pause).poll(context));
+        }
+        self.slept_until = *due;
+        self.until = None;
+        Poll::Ready(Ok(()))
     }
 }
 
