@@ -2,6 +2,8 @@
 //! and by a failing disk.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and waits for threads")]
 
+#[path = "common/gap_at_end.rs"]
+mod gap_at_end;
 #[path = "common/hooked_disk.rs"]
 mod hooked_disk;
 
@@ -14,6 +16,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use futures_core::Stream;
+use gap_at_end::with_a_gap_at_the_end;
 use hooked_disk::{Event, on};
 use oncelog::disk::{MemoryDisk, SyncSite};
 use oncelog::{
@@ -59,7 +62,7 @@ impl Bell {
 }
 
 /// Polls at most `polls` times, each but the first after a wake-up; whether it completed, and what it gave.
-fn poll_times<F: Future>(mut future: Pin<&mut F>, polls: usize) -> Option<F::Output> {
+fn poll_times<F: Future + ?Sized>(mut future: Pin<&mut F>, polls: usize) -> Option<F::Output> {
     let bell = Arc::new(Bell::default());
     let waker = Waker::from(Arc::clone(&bell));
     for at in 0..polls {
@@ -701,6 +704,40 @@ fn a_partition_that_has_waited_long_enough_is_tried_again_among_others() {
     }));
     assert_eq!((done.unwrap(), tries), (others, 4));
     assert!(began.elapsed() >= 3 * pause && others > 0);
+}
+
+#[test]
+fn records_that_are_lost_at_the_end_are_skipped_once_and_for_all() {
+    for by_function in [false, true] {
+        let home = tempfile::tempdir().unwrap();
+        let store = with_a_gap_at_the_end(home.path(), LINES);
+        let skips = ConsumerOptions::new(client("c")).on_gap(oncelog::GapPolicy::Skip);
+        let mut consumer = store.consumer(LINES, skips).unwrap();
+        let (_, end) = store.offsets("lines", oncelog::PartitionId(0)).unwrap();
+        let began = Instant::now();
+        let passes = |mut waits: Pin<&mut dyn Future<Output = ()>>| {
+            while store.committed_offsets("c", "lines").unwrap() != [end] {
+                assert!(poll_times(waits.as_mut(), 1).is_none() && began.elapsed() < LOST, "it is not passed");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        if by_function {
+            let process = consumer.process_async(None, async |_, _| Ok(Outcome::Commit));
+            passes(pin!(async { drop(process.await) }));
+        } else {
+            let mut stream = consumer.stream();
+            assert_eq!(value_of(&block_on(next(&mut stream)).unwrap().unwrap()), 7);
+            passes(pin!(async { drop(next(&mut stream).await) }));
+        }
+        drop(consumer);
+        store.close().unwrap();
+        // Whoever is told of gaps is not told of this one again.
+        let store = Store::open(home.path().join("cut")).unwrap();
+        let mut stops = store.consumer(LINES, client("c")).unwrap();
+        assert!(stops.next().is_none());
+        fill(&store, [8]);
+        assert_eq!(value_of(&stops.next().unwrap().unwrap()), 8);
+    }
 }
 
 #[test]

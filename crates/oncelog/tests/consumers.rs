@@ -1,9 +1,13 @@
 //! Styles of consumers, where they begin, and their forms: with a function, as iterators, batch by batch.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and makes its own files")]
 
+#[path = "common/gap_at_end.rs"]
+mod gap_at_end;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use gap_at_end::with_a_gap_at_the_end;
 use oncelog::disk::MemoryDisk;
 use oncelog::{
     AsEngine, Bytes, Consumer, ConsumerOptions, ConsumerStyle, Error, ErrorKind, FailurePolicy, LogOffset, Outcome,
@@ -398,6 +402,57 @@ fn the_iterator_commits_one_when_the_next_is_asked_for() {
     assert_eq!(committed(), 4);
     fill(&store, 4..5);
     assert_eq!(value_of(&consumer.next().unwrap().unwrap()), 4, "it goes on when there is more");
+}
+
+#[test]
+fn records_that_are_lost_at_the_end_are_skipped_once_and_for_all() {
+    type Form = fn(&mut Consumer<Utf8, U64>) -> Result<Vec<u64>>;
+    let forms: [(&str, Form); 5] = [
+        ("one by one", |consumer| Ok(values(consumer))),
+        ("batch by batch", |consumer| {
+            let mut seen = Vec::new();
+            while let Some(batch) = consumer.next_batch()? {
+                for record in batch {
+                    seen.push(record?.value()?);
+                }
+            }
+            Ok(seen)
+        }),
+        ("with a function", |consumer| {
+            let mut seen = Vec::new();
+            consumer.try_process(None, |record, _| {
+                seen.push(record.value()?);
+                commit!()
+            })?;
+            Ok(seen)
+        }),
+        ("with a function that skips", |consumer| {
+            consumer.try_process(None, |_, _| skip!())?;
+            Ok(vec![7])
+        }),
+        ("one with a function, then one by one", |consumer| {
+            consumer.try_process(Some(1), |_, _| commit!())?;
+            assert!(consumer.next().is_none());
+            Ok(vec![7])
+        }),
+    ];
+    for (how, form) in forms {
+        for style in [client("c"), ConsumerStyle::GlobalTx] {
+            let home = tempfile::tempdir().unwrap();
+            let store = with_a_gap_at_the_end(home.path(), LINES);
+            let skips = ConsumerOptions::new(style.clone()).on_gap(oncelog::GapPolicy::Skip);
+            let mut consumer = store.consumer(LINES, skips).unwrap();
+            assert_eq!(form(&mut consumer).unwrap(), [7], "{how}");
+            drop(consumer);
+            store.close().unwrap();
+            // Whoever is told of gaps is not told of this one again.
+            let store = Store::open(home.path().join("cut")).unwrap();
+            let mut stops = store.consumer(LINES, style).unwrap();
+            assert!(stops.next().is_none(), "{how}");
+            fill(&store, [8]);
+            assert_eq!(values(&mut stops), [8]);
+        }
+    }
 }
 
 #[test]

@@ -241,7 +241,8 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
                 let grouping = Grouping { records, bytes: COMMIT_BYTES, interval: Duration::MAX, in_flight: 0 };
                 let TopicSpec { name, partitions, .. } = input;
                 let inputs = Arc::new([InputName { topic: id, name, partitions }]);
-                let settings = Settings { grouping, rules: how.rules, dead_letters, sharded: false, inputs };
+                let (rules, gaps) = (how.rules, how.gaps);
+                let settings = Settings { grouping, rules, gaps, dead_letters, sharded: false, inputs };
                 Reading::Remembered(Worker::new(engine, source, consumer, settings, Arc::default()))
             }
         };
@@ -304,7 +305,10 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
     pub fn next_batch(&mut self) -> Result<Option<Batch<'_, K, V>>> {
         self.commit()?;
         self.put_back();
-        let Some(records) = self.reading.source().poll_batch()? else { return Ok(None) };
+        if !self.reading.source().find_batch()? {
+            return self.pass_skipped().map(|()| None);
+        }
+        let records = self.reading.source().found_batch()?;
         let Fetched { topic, partition, from, next, .. } = records;
         self.at_hand = Some(AtHand { topic, partition, from, next });
         Ok(Some(Batch { records, codecs: PhantomData }))
@@ -433,6 +437,22 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
     }
 
     fn next_record(&mut self) -> Result<Option<Record>> {
+        let record = self.next_there()?;
+        if record.is_none() {
+            self.pass_skipped()?;
+        }
+        Ok(record)
+    }
+
+    /// There is nothing more for now: records that are lost at the end are passed, so that they are told of once.
+    fn pass_skipped(&mut self) -> Result<()> {
+        match &mut self.reading {
+            Reading::Remembered(worker) => worker.pass_skipped(),
+            Reading::Plain(_) => Ok(()),
+        }
+    }
+
+    fn next_there(&mut self) -> Result<Option<Record>> {
         self.commit()?;
         let record = loop {
             if let Some(record) = self.ahead.pop_front() {

@@ -324,7 +324,12 @@ impl Group {
         (std::mem::take(&mut self.filled).records, &self.submitted)
     }
 
-    /// Records behind `next` are not to be had: a commit of its own that passes them. Durable on return.
+    /// Where what was submitted ends.
+    pub(super) fn stands(&self, topic: TopicId, partition: PartitionId) -> Option<LogOffset> {
+        self.submitted.get(&(topic, partition)).copied()
+    }
+
+    /// Records before `next` are not to be had: a commit of its own that passes them. Durable on return.
     pub(super) fn pass(&mut self, topic: TopicId, partition: PartitionId, next: LogOffset) -> Result<()> {
         let tx = self.engine.begin()?;
         self.submit_pass(tx, topic, partition, next)?.wait()?;

@@ -270,6 +270,8 @@ impl<K: Codec, V: Codec> Processor<K, V> {
             settings: Settings {
                 grouping: self.grouping,
                 rules: Rules { dead_letters: dead_letters.is_some(), ..self.rules },
+                // Told, and skipped by the threads if they are to.
+                gaps: GapPolicy::Stop,
                 dead_letters,
                 sharded: true,
                 inputs,

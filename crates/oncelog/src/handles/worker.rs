@@ -15,7 +15,7 @@ use super::dead_letter::DeadLetters;
 use super::group::{AtHand, Group, Grouping};
 use super::progress::Progress;
 use super::tx::Tx;
-use crate::consumer::{Attempts, Outcome, Rules};
+use crate::consumer::{Attempts, GapPolicy, Outcome, Rules};
 use crate::error::Result;
 use crate::ids::{LogOffset, PartitionId, TopicId};
 use crate::transaction::{Engine, EngineTx, PendingCommit, Source, Step};
@@ -26,6 +26,8 @@ use crate::wake::{Arc, Signal};
 pub(super) struct Settings {
     pub(super) grouping: Grouping,
     pub(super) rules: Rules,
+    /// What the source does about records that are lost.
+    pub(super) gaps: GapPolicy,
     /// Where records go that are given up.
     pub(super) dead_letters: Option<DeadLetters>,
     /// Whether tables of several shards are bound to the partition at hand.
@@ -63,6 +65,7 @@ pub(super) type Call<'f> = dyn FnMut(&AtHand<'_>, &mut Tx<'_>) -> Result<Outcome
 pub(super) struct Worker {
     source: Box<dyn Source>,
     group: Group,
+    gaps: GapPolicy,
     progress: Arc<Progress>,
 }
 
@@ -93,8 +96,9 @@ impl Worker {
     ) -> Worker {
         let positions = source.positions();
         let progress = Arc::new(Progress::starting_at(positions.clone(), moved));
+        let gaps = settings.gaps;
         let group = Group::new(engine, consumer.to_owned(), settings, &positions, Arc::clone(&progress));
-        Worker { source, group, progress }
+        Worker { source, group, gaps, progress }
     }
 
     /// Processes records that are there, `count_max` at most, until `stop` says so; everything counted is durable on
@@ -138,6 +142,7 @@ impl Worker {
                 (End::Drained, _) if done > before => {}
                 (End::Drained, Some(_)) if stop() => return Ok((done, End::Stopped)),
                 (End::Drained, Some(pause)) => self.source.wait(pause.min(WAIT_MAX), stop),
+                (End::Drained, None) => return self.pass_skipped().map(|()| (done, end)),
                 _ => return Ok((done, end)),
             }
         }
@@ -189,6 +194,23 @@ impl Worker {
         let Some((topic, partition, lost)) = self.source.gap() else { return Ok(()) };
         self.pass(topic, partition, lost.end)?;
         self.source.seek(topic, partition, lost.end);
+        Ok(())
+    }
+
+    /// The next partition whose source went over records that are lost, with none behind them whose progress would pass
+    /// them too. To be asked when all that was handed out is done with.
+    pub(super) fn skipped(&self) -> Option<(TopicId, PartitionId, LogOffset)> {
+        let positions = if self.gaps == GapPolicy::Skip { self.source.positions() } else { Vec::new() };
+        let is_ahead =
+            |at: &(TopicId, PartitionId, LogOffset)| self.group.stands(at.0, at.1).is_some_and(|to| to < at.2);
+        positions.into_iter().find(is_ahead)
+    }
+
+    /// Commits that those are passed, so that they are told of once; durable on return.
+    pub(super) fn pass_skipped(&mut self) -> Result<()> {
+        while let Some((topic, partition, next)) = self.skipped() {
+            self.pass(topic, partition, next)?;
+        }
         Ok(())
     }
 

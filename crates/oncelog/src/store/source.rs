@@ -29,6 +29,8 @@ pub(super) struct StoreSource {
     cursors: Vec<Cursor>,
     /// Where the next poll begins, so that no partition starves.
     turn: usize,
+    /// The cursor whose batch was found and not yet handed out.
+    found: Option<usize>,
     gap: Option<(TopicId, PartitionId, Range<LogOffset>)>,
     _claim: Option<Arc<IdClaim>>,
     registered: Registered,
@@ -152,6 +154,7 @@ impl StoreSource {
             gaps: spec.gaps,
             cursors: Vec::new(),
             turn: 0,
+            found: None,
             gap: None,
             _claim: claim.clone(),
             registered: Registered::default(),
@@ -495,13 +498,19 @@ impl Source for StoreSource {
         Ok(done)
     }
 
-    fn poll_batch(&mut self) -> Result<Option<Fetched<'_>>> {
-        let Some(at) = self.advance()? else { return Ok(None) };
-        let cursor = &mut self.cursors[at];
+    fn find_batch(&mut self) -> Result<bool> {
+        self.found = None;
+        self.found = self.advance()?;
+        Ok(self.found.is_some())
+    }
+
+    fn found_batch(&mut self) -> Result<Fetched<'_>> {
+        let found = self.found.take().and_then(|at| self.cursors.get_mut(at));
+        let cursor = found.ok_or_else(|| Error::invalid("no records were looked for, or none found"))?;
         let from = cursor.next;
         let batch = cursor.reading.current()?;
         cursor.next = batch.next_offset();
-        Ok(Some(Fetched::new(cursor.topic, &cursor.topic_name, cursor.partition, from, batch)))
+        Ok(Fetched::new(cursor.topic, &cursor.topic_name, cursor.partition, from, batch))
     }
 
     fn hold(&mut self, held: &[(TopicId, PartitionId)]) {

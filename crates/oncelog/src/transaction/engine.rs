@@ -445,7 +445,22 @@ pub trait Source: Send {
     ///
     /// # Errors
     /// `Gap`: the next record is gone (see [`Source::gap`]); `Corrupt`, `Closed`.
-    fn poll_batch(&mut self) -> Result<Option<Fetched<'_>>>;
+    fn poll_batch(&mut self) -> Result<Option<Fetched<'_>>> {
+        if self.find_batch()? { self.found_batch().map(Some) } else { Ok(None) }
+    }
+
+    /// Finds the records that [`Source::poll_batch`] would give; `false` when there are none. The source does not move,
+    /// but over a gap that is skipped.
+    ///
+    /// # Errors
+    /// As [`Source::poll_batch`].
+    fn find_batch(&mut self) -> Result<bool>;
+
+    /// The records that were found by the call before, and the source stands behind them.
+    ///
+    /// # Errors
+    /// `Corrupt`; `Invalid`: none were found.
+    fn found_batch(&mut self) -> Result<Fetched<'_>>;
 
     /// Hands out nothing of these partitions, and counts nothing of them as more to come, until the next call. The
     /// others go on.

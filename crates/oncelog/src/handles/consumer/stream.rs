@@ -179,6 +179,16 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
         Ok(())
     }
 
+    /// Gives the step over records that are lost at the end its place; `false` if there are none.
+    fn submit_skipped(&mut self) -> Result<bool> {
+        let Reading::Remembered(worker) = &self.reading else { return Ok(false) };
+        let Some((topic, partition, next)) = worker.skipped() else { return Ok(false) };
+        let pending = worker.submit_pass(self.tasks.engine.begin()?, topic, partition, next)?;
+        pending.hand_over();
+        self.tasks.passing = Some(Passing { pending, passed: AtHand { topic, partition, from: next, next } });
+        Ok(true)
+    }
+
     /// The next record, when what was at hand is durably done with.
     fn poll_record(&mut self, context: &Context<'_>) -> Poll<Result<Record>> {
         ready!(self.poll_settled(context))?;
@@ -187,9 +197,12 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
             ready!(self.poll_settled(context))?;
         }
         for _ in 0..LOOKS {
-            if let Some(record) = self.next_record()? {
+            if let Some(record) = self.next_there()? {
                 self.reading.source().forget_waker();
                 return Poll::Ready(Ok(record));
+            }
+            if self.submit_skipped()? {
+                ready!(self.poll_settled(context))?;
             }
             if self.reading.source().wake_when_more(context.waker()) {
                 return Poll::Pending;
