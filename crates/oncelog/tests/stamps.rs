@@ -241,9 +241,48 @@ fn a_stamp_is_issued_before_its_record_is_sent() -> oncelog::Result<()> {
     for never in [Sequence(9), Sequence(13)] {
         assert_eq!(gate.reissue(never).expect_err("refused").kind(), ErrorKind::Invalid);
     }
-    // What was issued and not stored is issued anew by the next handle.
-    let _ = gate.issue();
-    let gate = store.idempotent_producer(EVENTS, config())?;
-    assert_eq!(gate.issue().sequence, Sequence(13));
+    Ok(())
+}
+
+/// The store knows what is stored, and no more: what was issued and never sent is issued anew after a restart.
+#[test]
+fn what_was_issued_and_never_stored_is_not_issued_after_a_restart() -> oncelog::Result<()> {
+    let disk = Arc::new(MemoryDisk::default());
+    let store = store_on(&disk);
+    let before = gate(&store);
+    let sent = before.issue();
+    let _ = before.append_with(sent.sequence, "k", b"sent")?;
+    // Kept by the caller, for whom the machine stopped before it could send them.
+    let kept = [(before.issue(), b"kept 1"), (before.issue(), b"kept 2")];
+    assert!(kept.iter().all(|(stamp, _)| before.was_issued(stamp.sequence)));
+    store.close()?;
+
+    let store = store_on(&disk);
+    let after = gate(&store);
+    assert_eq!(after.current_sequence(), kept[0].0.sequence);
+    assert!(after.was_issued(sent.sequence));
+    for (stamp, _) in &kept {
+        assert!(!after.was_issued(stamp.sequence));
+        assert_eq!(after.reissue(stamp.sequence).expect_err("refused").kind(), ErrorKind::Invalid);
+    }
+    // Sent first, and in order, they are stored under the stamps that they have.
+    let early = after.append_with(kept[1].0.sequence, "k", kept[1].1).expect_err("refused");
+    assert_eq!(early.expected_sequence(), Some(kept[0].0.sequence));
+    for (stamp, value) in &kept {
+        assert!(matches!(after.append_with(stamp.sequence, "k", *value)?, StampedAppend::Appended(_)));
+        assert_eq!(after.reissue(stamp.sequence)?, *stamp);
+    }
+    assert_eq!(after.issue().sequence, kept[1].0.sequence.plus(1));
+    Ok(())
+}
+
+/// Why what was kept comes first.
+#[test]
+fn a_new_record_takes_the_sequence_of_one_that_was_issued_and_never_stored() -> oncelog::Result<()> {
+    let store = Store::in_memory()?;
+    let kept = gate(&store).issue();
+    let after = gate(&store);
+    let at = after.append("k", b"new")?;
+    assert_eq!(after.append_with(kept.sequence, "k", b"kept")?, StampedAppend::Repeated(at));
     Ok(())
 }

@@ -151,7 +151,7 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
     /// The stamp of a sequence that was issued, to send its record again.
     ///
     /// # Errors
-    /// `Invalid`: it was not, see [`IdempotentProducer::was_issued`].
+    /// `Invalid`: it was not, or by an earlier handle and never stored, see [`IdempotentProducer::was_issued`].
     pub fn reissue(&self, sequence: Sequence) -> Result<ProducerStamp> {
         if self.was_issued(sequence) {
             return Ok(self.stamp_of(sequence));
@@ -167,7 +167,13 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
         ProducerStamp { producer_id: self.config.producer_id.clone(), partition: self.config.partition, sequence }
     }
 
-    /// Whether `sequence` was given to a record, by this handle or an earlier one.
+    /// Whether `sequence` was issued by this handle, or a record was stored under it before: it is one of those below
+    /// [`IdempotentProducer::current_sequence`].
+    ///
+    /// One that an earlier handle issued and nobody stored is not: the store never heard of it, and it is issued anew.
+    /// So who keeps records with their stamps until they are answered, over restarts too, first sends what he has kept,
+    /// in order, by [`IdempotentProducer::append_with`], and only then issues or appends anything else. The other way
+    /// round a new record gets the sequence, and the one that was kept is taken for its repetition.
     #[must_use]
     pub fn was_issued(&self, sequence: Sequence) -> bool {
         (self.config.initial_sequence..self.current_sequence()).contains(&sequence)
