@@ -276,6 +276,37 @@ fn a_compressed_topic_reads_as_it_was_written_and_takes_less_room() {
     }
 }
 
+#[test]
+fn a_record_beyond_what_is_ever_inflated_is_stored_as_it_is_and_read() {
+    let disk = Arc::new(MemoryDisk::default());
+    let open = || {
+        let options = StoreOptions::new().disk(Arc::clone(&disk) as _).journal_file_bytes(1 << 20);
+        options.max_record_bytes(48 << 20).open("/m").unwrap()
+    };
+    let topics = [Compression::Lz4, Compression::Zstd].into_iter().filter(|kind| kind.is_built_in());
+    let topics: Vec<_> =
+        topics.map(|kind| TopicDef::<Utf8, Bytes>::named(format!("{kind:?}")).compression(kind)).collect();
+    let value = vec![7; 33 << 20];
+    let store = open();
+    for topic in &topics {
+        let large = store.producer(topic.clone()).unwrap();
+        large.append("k", &value).unwrap();
+    }
+    store.close().unwrap();
+    let store = open();
+    for topic in &topics {
+        let mut found = Vec::new();
+        let visit = |record: oncelog::RecordView<'_>| {
+            let value = record.value.unwrap();
+            found.push((value.len(), value[0], value[value.len() - 1]));
+            Ok(Step::Next)
+        };
+        store.snapshot().unwrap().read(topic.name(), PartitionId(0), LogOffset(0), visit).unwrap();
+        assert_eq!(found, [(33 << 20, 7, 7)]);
+    }
+    store.close().unwrap();
+}
+
 /// The disk has no room for another journal file from some moment on, with journals of every length: what is answered
 /// is there, what is called `Full` is not, and what is there with its sync still due is `InDoubt`.
 #[test]

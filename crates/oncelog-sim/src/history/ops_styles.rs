@@ -20,8 +20,8 @@ pub(super) fn is_next(model: &Model, place: Place, from: u64, found: (LogOffset,
     }
 }
 
-/// What the global consumer commits when there is nothing more for it: that it is past records that are lost, where none
-/// has come behind them.
+/// What the global consumer commits when there is nothing more for it: that it is past records that are lost, where
+/// none has come behind them.
 fn passes(state: &Model) -> Vec<Effect> {
     let mut effects = Vec::new();
     for (place, log) in state.logs.iter().filter(|(place, _)| place.0 == "lax") {

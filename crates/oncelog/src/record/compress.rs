@@ -358,6 +358,39 @@ mod tests {
         }
     }
 
+    /// Whatever is written can be read: up to the limit compressed, beyond it as it is.
+    #[test]
+    fn batches_at_the_limit_and_beyond_it_are_written_so_that_they_are_read() {
+        let one = |value: &[u8]| {
+            let mut builder = BatchBuilder::new();
+            builder.push(&Draft { key: None, value: Some(value), headers: &[], timestamp_ms: 0 });
+            builder
+        };
+        let zeros = vec![0; INFLATED_BYTES_MAX + 1];
+        let beside = one(&zeros).len_bytes() - one(&[]).len_bytes() - zeros.len() + record_bytes(&one(&[]));
+        for kind in kinds() {
+            for beyond in [0, 1] {
+                let value = &zeros[..INFLATED_BYTES_MAX + beyond - beside];
+                let builder = one(value);
+                assert_eq!(record_bytes(&builder), INFLATED_BYTES_MAX + beyond);
+                let mut batch = Vec::new();
+                match builder.deflated(kind) {
+                    Some(records) => builder.finish_deflated(kind, &records, &mut batch),
+                    None => builder.finish_into(&mut batch),
+                }
+                assert_eq!(batch.len() > INFLATED_BYTES_MAX, beyond == 1, "{kind:?}");
+                let inflated = Inflated::default();
+                let read = Batch::open(&batch, &inflated).unwrap();
+                let records: Vec<_> = read.records().map(|record| record.unwrap().value.unwrap().len()).collect();
+                assert_eq!(records, [value.len()], "{kind:?}");
+            }
+        }
+    }
+
+    fn record_bytes(builder: &BatchBuilder) -> usize {
+        builder.len_bytes() - super::super::BATCH_HEAD_BYTES
+    }
+
     #[test]
     fn memory_is_used_again_by_the_next_batch() {
         for kind in kinds() {

@@ -7,8 +7,8 @@
 //!
 //! Invariants: a step past a record that has its place stands in `passing` until it is answered, whoever drops the
 //! future that waits for it; every other use of the handle waits for it first. A record that has no such step is handed
-//! out again. A waker is forgotten with the future that gave it. A partition whose next record waits for another attempt
-//! is held back for as long as a turn takes; the others are not.
+//! out again. A waker is forgotten with the future that gave it. Only a partition whose next record waits for another
+//! attempt is held back, and only for as long as a turn takes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
@@ -97,8 +97,8 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
     /// the consumer may be used in any way. If its commit had its place already, the record is done with as a whole
     /// (or after a crash not at all), and whatever the consumer does next waits for that first.
     ///
-    /// A record that asks for another attempt holds up its own partition; records of others come meanwhile. The pause is
-    /// slept by a thread of its own.
+    /// A record that asks for another attempt holds up its own partition; records of others come meanwhile. The pause
+    /// is slept by a thread of its own.
     ///
     /// # Errors
     /// As [`Consumer::process`].
