@@ -54,7 +54,7 @@ const ORDERS: &[(SyncSite, SyncSite, &str)] = &[
 ];
 
 /// Syncs of the stores of offsets in files, which no history has: `tests/offsets.rs` leaves them out.
-const ELSEWHERE: [SyncSite; 2] = [SyncSite::OffsetFile, SyncSite::OffsetDir];
+const ELSEWHERE: [SyncSite; 3] = [SyncSite::OffsetFile, SyncSite::OffsetDir, SyncSite::OffsetRead];
 
 /// The syncs on which an answer waits: a mutant for each answers first.
 const ANSWERED: [SyncSite; 2] = [SyncSite::JournalGroup, SyncSite::ReaderJournal];

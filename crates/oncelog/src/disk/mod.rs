@@ -89,6 +89,8 @@ pub enum SyncSite {
     OffsetFile,
     /// The directory of a file of offsets.
     OffsetDir,
+    /// The directory of a file of offsets, before what was read there is shown.
+    OffsetRead,
 }
 
 impl SyncSite {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::error::OffsetError;
 use super::offset::Offset;
-use super::replace::{Ground, with_suffix};
+use super::replace::{Ground, dir_of, with_suffix};
 use super::store::{OffsetStore, advance, storable};
 use super::text;
 use crate::clock::{Clock, SystemClock};
@@ -15,7 +15,8 @@ use crate::wake::Arc;
 
 /// Keeps the offsets of all sources in one JSON file that people can read, which is replaced as a whole: after a crash
 /// it is the one before or the one after. A lock on a file beside it (`.lock`) lets several processes share it. Each
-/// commit costs two syncs and a file of the size of all offsets; [`OffsetStore::commit_all`] costs the same.
+/// commit costs two syncs and a file of the size of all offsets; [`OffsetStore::commit_all`] costs the same. A read
+/// costs a sync of the directory: what it shows stays, also when another process has just put it there.
 ///
 /// ```
 /// use oncelog::{FileOffsetStore, Offset, OffsetStore};
@@ -80,6 +81,13 @@ impl FileOffsetStore {
         bytes.map_or_else(|| Ok(BTreeMap::new()), |bytes| text::read(&self.path, &bytes))
     }
 
+    /// What is there and stays there.
+    fn shown(&self) -> Result<BTreeMap<String, Offset>, OffsetError> {
+        let offsets = self.read()?;
+        self.ground.confirm(dir_of(&self.path))?;
+        Ok(offsets)
+    }
+
     /// Reads, changes and writes under the lock. What `change` refuses is not written.
     fn change<T>(
         &self,
@@ -106,7 +114,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 impl OffsetStore for FileOffsetStore {
     fn get(&self, source: &str) -> Result<Option<Offset>, OffsetError> {
-        Ok(self.read()?.remove(source))
+        Ok(self.shown()?.remove(source))
     }
 
     fn commit(&self, source: &str, offset: &Offset) -> Result<Option<Offset>, OffsetError> {
@@ -133,7 +141,7 @@ impl OffsetStore for FileOffsetStore {
     }
 
     fn get_all(&self) -> Result<BTreeMap<String, Offset>, OffsetError> {
-        self.read()
+        self.shown()
     }
 
     fn clear(&self, source: &str) -> Result<Option<Offset>, OffsetError> {

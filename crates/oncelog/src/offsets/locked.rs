@@ -28,7 +28,8 @@ use crate::ids::{NAME_BYTES_MAX, escape_name};
 use crate::wake::Arc;
 
 /// Keeps each source in a small file of its own, under a lock of the directory: several processes may share it, and a
-/// read sees what another process has saved. After a crash a file is the one before or the one after.
+/// read sees what another process has saved. After a crash a file is the one before or the one after. A read costs a
+/// sync of the directory, so that what it shows stays.
 ///
 /// Directories that an earlier client has written (`topic-1-consumer-100.offset` with a decimal number) are taken over
 /// as they are. Such a file has no room for a checksum: a digit that rots into another digit is not noticed. Sources of
@@ -208,10 +209,12 @@ impl OffsetStore for LockFileOffsetStore {
     fn get(&self, source: &str) -> Result<Option<Offset>, OffsetError> {
         self.path(source)?;
         // First what is being committed: whoever does that replaces the files, and removes this last.
-        match self.begun()?.and_then(|mut begun| begun.remove(source)) {
-            Some(offset) => Ok(Some(offset)),
-            None => self.read(source),
-        }
+        let offset = match self.begun()?.and_then(|mut begun| begun.remove(source)) {
+            Some(offset) => Some(offset),
+            None => self.read(source)?,
+        };
+        self.ground.confirm(&self.dir)?;
+        Ok(offset)
     }
 
     fn commit(&self, source: &str, offset: &Offset) -> Result<Option<Offset>, OffsetError> {
@@ -255,6 +258,7 @@ impl OffsetStore for LockFileOffsetStore {
                 offsets.insert(source, offset);
             }
         }
+        self.ground.confirm(&self.dir)?;
         Ok(offsets)
     }
 

@@ -1,7 +1,8 @@
 //! Replacing a small file so that after a crash it is the old one or the new one, and a lock around that.
 //!
 //! The new bytes go to a file beside it, which is synced before it takes the name, and the directory after. The lock is
-//! on a file of its own, which is never removed or renamed: others may hold it open.
+//! on a file of its own, which is never removed or renamed: others may hold it open. Who reads takes no lock, and may
+//! find a name whose directory is not synced yet; so it syncs the directory before it answers.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,12 @@ impl Ground {
         }
     }
 
+    /// What was read of `dir` stays: whoever has put a file in its place there, or taken one away, may not have come to
+    /// the sync, by which a power cut would take it back from those who were shown it.
+    pub(super) fn confirm(&self, dir: &Path) -> Result<(), OffsetError> {
+        self.sync_dir(dir, SyncSite::OffsetRead)
+    }
+
     /// Makes `bytes` the file at `path`; durable on return. The caller holds the lock.
     pub(super) fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), OffsetError> {
         let new = new_path(path);
@@ -97,9 +104,17 @@ impl Ground {
     }
 
     fn sync_dir_of(&self, path: &Path) -> Result<(), OffsetError> {
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        self.disk.sync_dir(dir, SyncSite::OffsetDir).map_err(|error| OffsetError::io(dir, error))
+        self.sync_dir(dir_of(path), SyncSite::OffsetDir)
     }
+
+    fn sync_dir(&self, dir: &Path, site: SyncSite) -> Result<(), OffsetError> {
+        self.disk.sync_dir(dir, site).map_err(|error| OffsetError::io(dir, error))
+    }
+}
+
+/// The directory that a file is in.
+pub(super) fn dir_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Where the next version of a file is written.
