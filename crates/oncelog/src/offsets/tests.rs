@@ -432,6 +432,179 @@ fn sixteen_threads_share_a_tracker() {
     }
 }
 
+/// A store that counts what it is told, takes its time for it, and lets a test come between.
+#[derive(Default)]
+struct Slow {
+    inner: InMemoryOffsetStore,
+    /// Every offset of `a` that was committed, in order; and how often the store was told.
+    told: std::sync::Mutex<(Vec<u64>, usize)>,
+    pause: Duration,
+    /// Called in the next read, once.
+    between: std::sync::Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Slow {
+    fn tells(&self, offsets: &BTreeMap<String, Offset>) {
+        thread::sleep(self.pause);
+        let mut told = self.told.lock().unwrap();
+        told.0.extend(offsets.get("a").and_then(Offset::as_sequence));
+        told.1 += 1;
+    }
+}
+
+impl OffsetStore for Slow {
+    fn get(&self, source: &str) -> Result<Option<Offset>, OffsetError> {
+        let found = self.inner.get(source);
+        let between = self.between.lock().unwrap().take();
+        if let Some(between) = between {
+            between();
+        }
+        found
+    }
+    fn commit(&self, source: &str, offset: &Offset) -> Result<Option<Offset>, OffsetError> {
+        self.tells(&BTreeMap::from([(source.to_owned(), offset.clone())]));
+        self.inner.commit(source, offset)
+    }
+    fn commit_all(&self, offsets: &BTreeMap<String, Offset>) -> Result<BTreeMap<String, Option<Offset>>, OffsetError> {
+        self.tells(offsets);
+        self.inner.commit_all(offsets)
+    }
+    fn reset(&self, source: &str, offset: &Offset) -> Result<Option<Offset>, OffsetError> {
+        self.inner.reset(source, offset)
+    }
+    fn get_all(&self) -> Result<BTreeMap<String, Offset>, OffsetError> {
+        self.inner.get_all()
+    }
+    fn clear(&self, source: &str) -> Result<Option<Offset>, OffsetError> {
+        self.inner.clear(source)
+    }
+    fn clear_all(&self) -> Result<BTreeMap<String, Offset>, OffsetError> {
+        self.inner.clear_all()
+    }
+}
+
+#[test]
+fn threads_that_commit_at_once_share_what_the_store_is_told() {
+    const THREADS: u64 = 16;
+    const EACH: u64 = 20;
+    let store = Arc::new(Slow { pause: Duration::from_millis(2), ..Slow::default() });
+    let tracker = OffsetTracker::new(Arc::clone(&store));
+    let accepted = std::sync::Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (tracker, accepted) = (&tracker, &accepted);
+            scope.spawn(move || {
+                let own = format!("own-{thread}");
+                for number in 0..EACH {
+                    tracker.record(&own, sequence(number)).unwrap();
+                    let shared = number * THREADS + thread;
+                    match tracker.record("a", sequence(shared)) {
+                        // Answered, so it is stored, or more is.
+                        Ok(()) => {
+                            let stored = tracker.get_all_committed().unwrap()["a"].clone();
+                            assert!(stored >= sequence(shared), "{stored} is stored when {shared} was answered");
+                            accepted.lock().unwrap().push(shared);
+                        }
+                        Err(OffsetError::InvalidOffset(_)) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                assert_eq!(tracker.get_offset(&own).unwrap(), sequence(EACH - 1));
+            });
+        }
+    });
+    let (committed, told) = &*store.told.lock().unwrap();
+    assert!(committed.is_sorted_by(|one, next| one < next), "it never goes back, and nothing is told twice");
+    assert_eq!(committed.last(), accepted.lock().unwrap().iter().max());
+    let records = THREADS * EACH + accepted.lock().unwrap().len() as u64;
+    assert!(*told as u64 * 4 < records, "{told} commits for {records} records that were answered");
+    assert!(tracker.get_all_pending().is_empty());
+}
+
+/// The look at what is stored and the note of what is recorded are two steps: whoever commits between them counts.
+#[test]
+fn what_is_committed_between_the_look_and_the_record_is_not_gone_behind() {
+    for strategy in [CommitStrategy::Auto, CommitStrategy::Manual] {
+        let store = Arc::new(Slow::default());
+        let tracker = Arc::new(OffsetTracker::with_strategy(Arc::clone(&store), strategy));
+        let faster = Arc::clone(&tracker);
+        *store.between.lock().unwrap() = Some(Box::new(move || {
+            faster.record("a", sequence(12)).unwrap();
+            faster.commit("a").unwrap();
+        }));
+        let refused = tracker.record("a", sequence(11)).unwrap_err();
+        assert!(matches!(refused, OffsetError::InvalidOffset(_)), "{refused}");
+        assert!(tracker.get_all_pending().is_empty(), "{strategy:?}");
+        // And a reset between them counts likewise.
+        let faster = Arc::clone(&tracker);
+        *store.between.lock().unwrap() = Some(Box::new(move || faster.reset("a", sequence(3)).unwrap()));
+        tracker.record("a", sequence(4)).unwrap();
+        assert_eq!(tracker.get_offset("a").unwrap(), sequence(4));
+    }
+}
+
+/// What is recorded while a commit is on its way stays pending; a reset waits for it.
+#[test]
+fn what_comes_while_a_commit_is_on_its_way_comes_behind_it() {
+    let store = Arc::new(Slow { pause: Duration::from_millis(200), ..Slow::default() });
+    let tracker = OffsetTracker::with_strategy(Arc::clone(&store), CommitStrategy::Manual);
+    tracker.record("a", sequence(5)).unwrap();
+    thread::scope(|scope| {
+        let commit = scope.spawn(|| tracker.commit("a").unwrap());
+        thread::sleep(Duration::from_millis(50));
+        tracker.record("a", sequence(6)).unwrap();
+        commit.join().unwrap();
+        assert_eq!(tracker.get_all_pending(), BTreeMap::from([("a".to_owned(), sequence(6))]));
+        assert_eq!(store.get("a").unwrap(), Some(sequence(5)));
+        let commit = scope.spawn(|| tracker.commit("a").unwrap());
+        thread::sleep(Duration::from_millis(50));
+        tracker.reset("a", sequence(2)).unwrap();
+        commit.join().unwrap();
+    });
+    assert_eq!(store.get("a").unwrap(), Some(sequence(2)), "the reset was last");
+    assert!(tracker.get_all_pending().is_empty());
+}
+
+/// A store that panics or fails holds nobody up.
+#[test]
+fn a_commit_that_fails_or_panics_is_tried_by_the_next() {
+    struct Fails(std::sync::atomic::AtomicU64);
+    impl OffsetStore for Fails {
+        fn get(&self, _: &str) -> Result<Option<Offset>, OffsetError> {
+            Ok(None)
+        }
+        fn commit(&self, _: &str, _: &Offset) -> Result<Option<Offset>, OffsetError> {
+            match self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+                0 => panic!("on purpose"),
+                1 => Err(OffsetError::Lock { file: "/lock".into() }),
+                _ => Ok(None),
+            }
+        }
+        fn commit_all(&self, _: &BTreeMap<String, Offset>) -> Result<BTreeMap<String, Option<Offset>>, OffsetError> {
+            Ok(BTreeMap::new())
+        }
+        fn reset(&self, _: &str, _: &Offset) -> Result<Option<Offset>, OffsetError> {
+            Ok(None)
+        }
+        fn get_all(&self) -> Result<BTreeMap<String, Offset>, OffsetError> {
+            Ok(BTreeMap::new())
+        }
+        fn clear(&self, _: &str) -> Result<Option<Offset>, OffsetError> {
+            Ok(None)
+        }
+        fn clear_all(&self) -> Result<BTreeMap<String, Offset>, OffsetError> {
+            Ok(BTreeMap::new())
+        }
+    }
+    let tracker = OffsetTracker::new(Fails(0.into()));
+    let record = |number| tracker.record("a", sequence(number));
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| record(1))).is_err());
+    assert!(matches!(record(2).unwrap_err(), OffsetError::Lock { .. }));
+    assert_eq!(tracker.get_all_pending().len(), 1, "it is recorded all the same");
+    record(3).unwrap();
+    assert!(tracker.get_all_pending().is_empty());
+}
+
 fn any_offset() -> impl Strategy<Value = Offset> {
     let time = (0_i64..4_000_000_000, 0_u32..1_000_000_000)
         .prop_map(|(seconds, nanos)| Offset::Timestamp(DateTime::<Utc>::from_timestamp(seconds, nanos).unwrap()));

@@ -1,4 +1,14 @@
 //! How far a consumer is in each of its sources, and when that is committed.
+//!
+//! ```text
+//! record -- lower than what is pending, or else stored? --> pending -- due --> wanted
+//!                                                                               |
+//!                      all that waited are told <-- one commit of all that is wanted, by one of those who wait
+//! ```
+//!
+//! Invariants: the store is told by one caller at a time, who has the turn; so what is committed and what is reset have
+//! an order. What was asked of the store while nobody had the turn counts only if nothing has changed meanwhile. What
+//! is recorded while a commit is on its way stays pending behind it.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -8,7 +18,7 @@ use super::error::OffsetError;
 use super::offset::Offset;
 use super::store::{OffsetStore, advance};
 use crate::clock::{Clock, SystemClock};
-use crate::wake::{Arc, Mutex};
+use crate::wake::{Arc, Condvar, Mutex};
 
 /// When what was recorded is committed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,7 +59,8 @@ pub enum OutOfRangePolicy {
     End,
 }
 
-/// Tracks sources over an [`OffsetStore`]. `Send + Sync`; threads may share one.
+/// Tracks sources over an [`OffsetStore`]. `Send + Sync`; threads may share one, and then share its commits: what is
+/// due while one is on its way goes with the next, in one step.
 ///
 /// ```
 /// use oncelog::{CommitStrategy, InMemoryOffsetStore, Offset, OffsetTracker};
@@ -71,10 +82,20 @@ pub struct OffsetTracker<S: OffsetStore> {
     out_of_range: OutOfRangePolicy,
     interval: Option<Duration>,
     clock: Arc<dyn Clock>,
-    sources: Mutex<BTreeMap<String, Source>>,
-    /// Held while the store is asked or told and what is known here follows it: so nothing that is recorded, committed
-    /// or reset at the same time comes between. Taken before `sources`.
-    order: Mutex<()>,
+    state: Mutex<State>,
+    /// The turn is free, or something was committed.
+    turned: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    sources: BTreeMap<String, Source>,
+    /// Somebody has the turn to tell the store.
+    is_taken: bool,
+    /// Numbers what is recorded.
+    changes: u64,
+    /// How often a source was reset or forgotten.
+    resets: u64,
 }
 
 /// What is known of a source beside the store.
@@ -86,7 +107,16 @@ struct Source {
     since: Duration,
     /// Records since the last commit by count.
     count: u64,
+    /// The number of the last record.
+    recorded: u64,
+    /// Records up to this number are committed.
+    committed: u64,
+    /// Somebody waits for its commit.
+    is_wanted: bool,
 }
+
+/// What one commit is to make of sources, each with the number of the record it is.
+type Wanted = BTreeMap<String, (Offset, u64)>;
 
 impl<S: OffsetStore> OffsetTracker<S> {
     /// Commits each record.
@@ -97,17 +127,8 @@ impl<S: OffsetStore> OffsetTracker<S> {
     /// Commits as `strategy` says.
     pub fn with_strategy(store: S, strategy: CommitStrategy) -> OffsetTracker<S> {
         let (reset_policy, out_of_range) = (OffsetResetPolicy::default(), OutOfRangePolicy::default());
-        let (clock, sources) = (SystemClock::shared(), Mutex::default());
-        OffsetTracker {
-            store,
-            strategy,
-            reset_policy,
-            out_of_range,
-            interval: None,
-            clock,
-            sources,
-            order: Mutex::default(),
-        }
+        let (clock, state, turned) = (SystemClock::shared(), Mutex::default(), Condvar::new());
+        OffsetTracker { store, strategy, reset_policy, out_of_range, interval: None, clock, state, turned }
     }
 
     /// Sets where a source begins for which nothing is stored.
@@ -151,7 +172,7 @@ impl<S: OffsetStore> OffsetTracker<S> {
     /// # Errors
     /// `SourceNotFound`: nothing is stored, and the policy is `None`. Those of the store.
     pub fn get_offset(&self, source: &str) -> Result<Offset, OffsetError> {
-        if let Some(Source { pending: Some(pending), .. }) = self.sources.lock().get(source) {
+        if let Some(Source { pending: Some(pending), .. }) = self.state.lock().sources.get(source) {
             return Ok(pending.clone());
         }
         match (self.store.get(source)?, self.reset_policy) {
@@ -188,26 +209,41 @@ impl<S: OffsetStore> OffsetTracker<S> {
     /// `InvalidOffset`: lower than what was recorded or committed before, or no place; nothing has changed. Those of
     /// the store: it is recorded, and committed by a later call.
     pub fn record(&self, source: &str, next: Offset) -> Result<(), OffsetError> {
-        let due = self.note(source, next)?;
-        if due {
-            self.commit(source)?;
+        if let Some(number) = self.note(source, next)? {
+            self.settle(BTreeMap::from([(source.to_owned(), number)]))?;
         }
         self.commit_due()
     }
 
-    /// Whether the record that was noted is to be committed.
-    fn note(&self, source: &str, next: Offset) -> Result<bool, OffsetError> {
-        let _in_order = self.order.lock();
-        let pending = self.sources.lock().get(source).and_then(|known| known.pending.clone());
-        let is_first = pending.is_none();
-        let before = if is_first { self.store.get(source)? } else { pending };
-        advance(source, before.as_ref(), &next)?;
-        let mut sources = self.sources.lock();
-        let known = sources.entry(source.to_owned()).or_default();
-        if is_first {
+    /// Records; gives the number of the record if it is to be committed.
+    fn note(&self, source: &str, next: Offset) -> Result<Option<u64>, OffsetError> {
+        loop {
+            let seen = {
+                let mut state = self.state.lock();
+                if let Some(Source { pending: Some(pending), .. }) = state.sources.get(source) {
+                    advance(source, Some(pending), &next)?;
+                    return Ok(self.is_recorded(&mut state, source, next));
+                }
+                state.seen(source)
+            };
+            let stored = self.store.get(source)?;
+            let mut state = self.state.lock();
+            if state.seen(source) == seen {
+                advance(source, stored.as_ref(), &next)?;
+                return Ok(self.is_recorded(&mut state, source, next));
+            }
+            // Somebody was faster, and may have committed more.
+        }
+    }
+
+    fn is_recorded(&self, state: &mut State, source: &str, next: Offset) -> Option<u64> {
+        state.changes += 1;
+        let number = state.changes;
+        let known = state.sources.entry(source.to_owned()).or_default();
+        if known.pending.is_none() {
             known.since = self.clock.monotonic();
         }
-        known.pending = Some(next);
+        (known.pending, known.recorded) = (Some(next), number);
         known.count += 1;
         let due = match self.strategy {
             CommitStrategy::Auto => true,
@@ -217,7 +253,7 @@ impl<S: OffsetStore> OffsetTracker<S> {
         if due {
             known.count = 0;
         }
-        Ok(due)
+        due.then_some(number)
     }
 
     /// Commits what has been pending for as long as [`OffsetTracker::commit_interval`] says, in one step.
@@ -235,16 +271,8 @@ impl<S: OffsetStore> OffsetTracker<S> {
     /// # Errors
     /// `InvalidOffset`: somebody else has committed more through the store. Those of the store; it stays pending.
     pub fn commit(&self, source: &str) -> Result<(), OffsetError> {
-        let _in_order = self.order.lock();
-        self.commit_in_order(source)
-    }
-
-    fn commit_in_order(&self, source: &str) -> Result<(), OffsetError> {
-        let pending = self.sources.lock().get(source).and_then(|known| known.pending.clone());
-        let Some(pending) = pending else { return Ok(()) };
-        self.store.commit(source, &pending)?;
-        self.is_committed(source);
-        Ok(())
+        let pending = self.state.lock().pending(|name, _| name == source);
+        self.settle(pending)
     }
 
     /// Commits what is pending of all sources, in one step.
@@ -256,32 +284,55 @@ impl<S: OffsetStore> OffsetTracker<S> {
     }
 
     fn commit_those(&self, which: impl Fn(&Source) -> bool) -> Result<(), OffsetError> {
-        let _in_order = self.order.lock();
-        let pending: BTreeMap<String, Offset> = {
-            let sources = self.sources.lock();
-            let which = sources.iter().filter(|(_, known)| which(known));
-            which.filter_map(|(source, known)| Some((source.clone(), known.pending.clone()?))).collect()
-        };
-        if pending.is_empty() {
-            return Ok(());
-        }
-        match self.store.commit_all(&pending) {
-            Ok(_) => pending.keys().for_each(|source| self.is_committed(source)),
-            // Somebody else has overtaken one of them, which must not hold up the others.
-            Err(OffsetError::InvalidOffset(_)) => {
-                let each: Vec<_> = pending.keys().map(|source| self.commit_in_order(source)).collect();
-                return each.into_iter().find(Result::is_err).unwrap_or(Ok(()));
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(())
+        let pending = self.state.lock().pending(|_, known| which(known));
+        self.settle(pending)
     }
 
-    /// Takes it out of what is pending.
-    fn is_committed(&self, source: &str) {
-        if let Some(known) = self.sources.lock().get_mut(source) {
-            known.pending = None;
+    /// Waits until the records of these numbers are committed: by somebody who has the turn, or with all that others
+    /// wait for by then, by this caller.
+    fn settle(&self, mut records: BTreeMap<String, u64>) -> Result<(), OffsetError> {
+        loop {
+            let (turn, wanted) = {
+                let mut state = self.state.lock();
+                loop {
+                    records.retain(|source, number| state.want(source, *number));
+                    if records.is_empty() {
+                        return Ok(());
+                    }
+                    if !state.is_taken {
+                        break;
+                    }
+                    state = self.turned.wait(state);
+                }
+                (Turn::take(self, &mut state), state.take_wanted())
+            };
+            let mut refused = self.tell_store(&wanted)?;
+            let mut state = self.state.lock();
+            for (source, (_, number)) in wanted.iter().filter(|(source, _)| !refused.contains_key(*source)) {
+                state.is_committed(source, *number);
+            }
+            drop(state);
+            drop(turn);
+            // What others waited for they try themselves, and are told.
+            if let Some(refusal) = records.keys().find_map(|source| refused.remove(source)) {
+                return Err(refusal);
+            }
         }
+    }
+
+    /// Commits in one step; where that is refused, since somebody else has overtaken one of them through the store,
+    /// each by itself. Gives what was refused then.
+    fn tell_store(&self, wanted: &Wanted) -> Result<BTreeMap<String, OffsetError>, OffsetError> {
+        if wanted.len() > 1 {
+            let offsets = wanted.iter().map(|(source, (offset, _))| (source.clone(), offset.clone()));
+            match self.store.commit_all(&offsets.collect()) {
+                Ok(_) => return Ok(BTreeMap::new()),
+                Err(OffsetError::InvalidOffset(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let each = wanted.iter().map(|(source, (offset, _))| (source, self.store.commit(source, offset)));
+        Ok(each.filter_map(|(source, told)| Some((source.clone(), told.err()?))).collect())
     }
 
     /// Sets a source, back or forth, and drops what was pending for it.
@@ -289,10 +340,7 @@ impl<S: OffsetStore> OffsetTracker<S> {
     /// # Errors
     /// As [`OffsetStore::reset`]; then nothing is dropped.
     pub fn reset(&self, source: &str, offset: Offset) -> Result<(), OffsetError> {
-        let _in_order = self.order.lock();
-        self.store.reset(source, &offset)?;
-        self.sources.lock().remove(source);
-        Ok(())
+        self.alone(source, || self.store.reset(source, &offset))
     }
 
     /// Forgets a source, and what was pending for it.
@@ -300,9 +348,22 @@ impl<S: OffsetStore> OffsetTracker<S> {
     /// # Errors
     /// As [`OffsetStore::clear`]; then nothing is dropped.
     pub fn clear(&self, source: &str) -> Result<(), OffsetError> {
-        let _in_order = self.order.lock();
-        self.store.clear(source)?;
-        self.sources.lock().remove(source);
+        self.alone(source, || self.store.clear(source))
+    }
+
+    /// Tells the store when nobody else does, and forgets what is known of the source.
+    fn alone<T>(&self, source: &str, tell: impl FnOnce() -> Result<T, OffsetError>) -> Result<(), OffsetError> {
+        let _turn = {
+            let mut state = self.state.lock();
+            while state.is_taken {
+                state = self.turned.wait(state);
+            }
+            Turn::take(self, &mut state)
+        };
+        tell()?;
+        let mut state = self.state.lock();
+        state.resets += 1;
+        state.sources.remove(source);
         Ok(())
     }
 
@@ -317,8 +378,8 @@ impl<S: OffsetStore> OffsetTracker<S> {
     /// What was recorded and is not committed.
     #[must_use]
     pub fn get_all_pending(&self) -> BTreeMap<String, Offset> {
-        let sources = self.sources.lock();
-        sources.iter().filter_map(|(source, known)| Some((source.clone(), known.pending.clone()?))).collect()
+        let state = self.state.lock();
+        state.sources.iter().filter_map(|(source, known)| Some((source.clone(), known.pending.clone()?))).collect()
     }
 
     /// Commits what is pending, unless the strategy is [`CommitStrategy::Manual`], and ends. Dropping does the same,
@@ -328,7 +389,7 @@ impl<S: OffsetStore> OffsetTracker<S> {
     /// As [`OffsetTracker::commit`].
     pub fn close(self) -> Result<(), OffsetError> {
         let closed = self.shut();
-        self.sources.lock().clear();
+        self.state.lock().sources.clear();
         closed
     }
 
@@ -337,6 +398,65 @@ impl<S: OffsetStore> OffsetTracker<S> {
             CommitStrategy::Manual => Ok(()),
             CommitStrategy::Auto | CommitStrategy::Periodic(_) => self.commit_all(),
         }
+    }
+}
+
+impl State {
+    /// What changes with each record, commit or reset of the source.
+    fn seen(&self, source: &str) -> (u64, u64) {
+        (self.resets, self.sources.get(source).map_or(0, |known| known.recorded))
+    }
+
+    /// The numbers of the records that are pending.
+    fn pending(&self, which: impl Fn(&str, &Source) -> bool) -> BTreeMap<String, u64> {
+        let pending = self.sources.iter().filter(|(source, known)| known.pending.is_some() && which(source, known));
+        pending.map(|(source, known)| (source.clone(), known.recorded)).collect()
+    }
+
+    /// Notes that somebody waits for the commit of the record; `false`: it is committed, or dropped by a reset.
+    fn want(&mut self, source: &str, number: u64) -> bool {
+        match self.sources.get_mut(source) {
+            Some(known) if known.committed < number => {
+                known.is_wanted = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn take_wanted(&mut self) -> Wanted {
+        let wanted = |(source, known): (&String, &mut Source)| {
+            let pending = std::mem::take(&mut known.is_wanted).then(|| known.pending.clone()).flatten()?;
+            Some((source.clone(), (pending, known.recorded)))
+        };
+        self.sources.iter_mut().filter_map(wanted).collect()
+    }
+
+    /// The record is committed, and all before it; what was recorded since stays pending.
+    fn is_committed(&mut self, source: &str, number: u64) {
+        if let Some(known) = self.sources.get_mut(source) {
+            known.committed = number;
+            if known.recorded == number {
+                known.pending = None;
+            }
+        }
+    }
+}
+
+/// The turn to tell the store, given back when it is dropped; also by a panic of the store.
+struct Turn<'t, S: OffsetStore>(&'t OffsetTracker<S>);
+
+impl<'t, S: OffsetStore> Turn<'t, S> {
+    fn take(tracker: &'t OffsetTracker<S>, state: &mut State) -> Turn<'t, S> {
+        state.is_taken = true;
+        Turn(tracker)
+    }
+}
+
+impl<S: OffsetStore> Drop for Turn<'_, S> {
+    fn drop(&mut self) {
+        self.0.state.lock().is_taken = false;
+        self.0.turned.notify_all();
     }
 }
 
