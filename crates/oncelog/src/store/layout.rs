@@ -6,7 +6,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::heir::Inherits;
 use super::manifest::ManifestFile;
 use crate::chance::Chance;
 use crate::codec::{CheckSite, Input, crc32c, same};
@@ -184,8 +183,9 @@ impl Layout {
     }
 
     /// Removes the files that the opening `epoch` has made, as far as that goes: nothing may name them yet. The
-    /// directories that it has used are `partitions`.
-    pub(super) fn remove_epoch(&self, disk: &dyn Disk, epoch: Epoch, inherits: Inherits, partitions: &[PathBuf]) {
+    /// directories that it has used are `partitions`. `shared` is the epoch of the table file that the manifest names, if
+    /// somebody else may still write to it: see [`Inherits`](super::heir::Inherits).
+    pub(super) fn remove_epoch(&self, disk: &dyn Disk, epoch: Epoch, shared: Option<Epoch>, partitions: &[PathBuf]) {
         let list = |dir: &Path| disk.list(dir).unwrap_or_default();
         let segments = partitions.iter().flat_map(|partition| list(partition));
         let (journal, state, aside) = (list(&self.journal), list(&self.state), list(&self.aside));
@@ -196,7 +196,8 @@ impl Layout {
             .filter_map(|path| Some((TableFileName::of_path(&path)?, path)))
             .partition(|(name, _)| name.epoch == epoch);
         // One newer than what the manifest names says that another may still live: one such name stays.
-        let says_so = inherits == Inherits::Copy && others.len() < 2;
+        let is_said = |named| others.iter().any(|(other, _)| other.epoch > named);
+        let says_so = shared.is_some_and(|named| !is_said(named));
         for (_, path) in of_tables {
             let _ = if says_so {
                 disk.open(&path, OpenMode::Write).and_then(|file| file.set_len(0))
@@ -270,5 +271,38 @@ fn sync_parent(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => disk.sync_dir(parent, SyncSite::StoreDir),
         Some(_) => disk.sync_dir(Path::new("."), SyncSite::StoreDir),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::MemoryDisk;
+
+    /// An opening that suspects another gives back what it took, but for a name that makes the next one suspect it too.
+    #[test]
+    fn a_name_that_says_that_another_may_live_stays() {
+        let layout = Layout::of(Path::new("/s"), MAIN);
+        let name = |epoch| TableFileName { epoch: Epoch(epoch), salt: 7 };
+        // Which epochs have left a table file beside that of epoch 9, and what is left of it then.
+        let left = |others: &[u64], shared| {
+            let disk = MemoryDisk::default();
+            for dir in [&layout.dir, &layout.owners, &layout.owner, &layout.state] {
+                disk.create_dir(dir).unwrap();
+            }
+            for epoch in others.iter().chain(&[9]) {
+                let file = disk.open(&name(*epoch).path(&layout.state), OpenMode::CreateNew).unwrap();
+                file.write_all_at(b"rows", 0).unwrap();
+            }
+            layout.remove_epoch(&disk, Epoch(9), shared, &[]);
+            let found = disk.list(&layout.state).unwrap();
+            assert!(others.iter().all(|epoch| found.contains(&name(*epoch).path(&layout.state))), "not its own");
+            let own = name(9).path(&layout.state);
+            found.contains(&own).then(|| disk.open(&own, OpenMode::Read).unwrap().len().unwrap())
+        };
+        assert_eq!(left(&[5], None), None, "nobody is suspected");
+        assert_eq!(left(&[5], Some(Epoch(5))), Some(0), "the name alone");
+        assert_eq!(left(&[3, 5], Some(Epoch(5))), Some(0), "one that is older, and was not swept away, says nothing");
+        assert_eq!(left(&[5, 7], Some(Epoch(5))), None, "another says so already");
     }
 }

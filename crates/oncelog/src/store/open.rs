@@ -55,6 +55,7 @@ pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Sto
     let page = make_page(&options, &layout, store, epoch)?;
     let (found, fence) = manifest.take_epoch(&disk, chance.name())?;
 
+    let shared = found.trim.as_ref().filter(|_| inherits == Inherits::Copy).map(|(_, root)| root.file.epoch);
     let mut opened = None;
     let opening = Opening::new(options, layout.clone(), chance, (store, epoch, fence, page), (&found, inherits));
     let recovered = opening.and_then(|mut opening| {
@@ -73,7 +74,7 @@ pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Sto
             let used = opened.as_ref().map(|(topics, _): &Loaded| topics.all_loaded()).unwrap_or_default();
             let partitions = used.iter().flat_map(|topic| &topic.partitions);
             let dirs: Vec<_> = partitions.map(|partition| partition.dir().to_owned()).collect();
-            layout.remove_epoch(&*disk, epoch, inherits, &dirs);
+            layout.remove_epoch(&*disk, epoch, shared, &dirs);
         }
     })?;
     let core = with_sweep(core)?;
