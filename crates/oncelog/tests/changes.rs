@@ -2,11 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and makes its own files")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use oncelog::disk::MemoryDisk;
 use oncelog::{
-    Compression, ConsumerStyle, ErrorKind, LogOffset, PartitionId, Store, StoreOptions, StoreReader, TableDef,
-    TopicChange, TopicDef, U64, Utf8, Whence,
+    Compression, ConsumerStyle, ErrorKind, LogOffset, Outcome, PartitionId, Processor, Store, StoreOptions,
+    StoreReader, TableDef, TopicChange, TopicDef, U64, Utf8, Whence,
 };
 
 const LINES: TopicDef<Utf8, Utf8> = TopicDef::new("lines");
@@ -60,6 +61,41 @@ fn an_altered_topic_is_written_in_the_new_way() {
     store.producer(LINES).unwrap().append("k", &line).unwrap();
     let all = store.consumer(LINES, ConsumerStyle::NonTx(Whence::Oldest)).unwrap();
     assert_eq!(all.map(|record| record.unwrap().value.unwrap()).filter(|value| *value == line).count(), 23);
+}
+
+/// Two inputs of a processor share a table by the number of their partitions. Neither can get another: not by a change,
+/// not by a definition, and not by being made anew.
+#[test]
+fn the_partitions_of_a_topic_are_not_altered() {
+    const ORDERS: TopicDef<Utf8, Utf8> = TopicDef::new("orders").partitions(3);
+    const REFUNDS: TopicDef<Utf8, Utf8> = TopicDef::new("refunds").partitions(3);
+    const OPEN: TableDef<Utf8, Utf8> = TableDef::new("open");
+    let store = Store::in_memory().unwrap();
+    let start = |refunds: TopicDef<Utf8, Utf8>| {
+        let both = Processor::new("both", ORDERS).input(refunds, |_, _| Ok(Outcome::Commit)).table(OPEN);
+        both.start(&store, |order, tx| {
+            tx.table(OPEN)?.put(order.key()?, order.value()?)?;
+            Ok(Outcome::Commit)
+        })
+    };
+    let run = start(REFUNDS).unwrap();
+    store.producer(ORDERS).unwrap().append("ann", "250").unwrap();
+    assert!(run.wait_caught_up(Duration::from_secs(60)).unwrap());
+    let to = |partitions| TopicChange::default().partitions(partitions);
+    for change in [to(4), to(1), to(0), to(4).compression(Compression::Lz4)] {
+        let refused = store.alter_topic("refunds", &change).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Invalid);
+        assert!(refused.to_string().contains("\"refunds\" has 3 partitions"), "{refused}");
+    }
+    store.alter_topic("refunds", &to(3).file_roll_size(4096)).unwrap();
+    assert_eq!(store.describe_topic("refunds").unwrap().len(), 3);
+    run.stop().unwrap();
+    assert_eq!(start(REFUNDS.partitions(4)).err().unwrap().kind(), ErrorKind::Invalid);
+    // Made anew with another number it no longer fits the table, nor the other input.
+    store.delete_topic("refunds").unwrap();
+    store.producer(REFUNDS.partitions(4)).unwrap();
+    assert_eq!(start(REFUNDS).err().unwrap().kind(), ErrorKind::Invalid);
+    assert_eq!(start(REFUNDS.partitions(4)).err().unwrap().kind(), ErrorKind::Invalid);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! change is one row, and a crash leaves the old way or the new one.
 
 use super::{Core, Store};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::record::Compression;
 use crate::topic::TopicSpec;
 use crate::transaction::EngineTx;
@@ -26,6 +26,7 @@ use crate::transaction::system::{self, CatalogueKey};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct TopicChange {
+    partitions: Option<u32>,
     compression: Option<Compression>,
     file_roll_size: Option<u64>,
 }
@@ -41,12 +42,27 @@ impl TopicChange {
         TopicChange { file_roll_size: Some(bytes), ..self }
     }
 
-    fn apply(&self, spec: &TopicSpec) -> TopicSpec {
-        TopicSpec {
+    /// Asks for so many partitions, which is refused as `Invalid` unless the topic has so many: with another number its
+    /// keys would go to other partitions, and no longer meet what came before them or the rows that processors keep for
+    /// them.
+    pub fn partitions(self, partitions: u32) -> TopicChange {
+        TopicChange { partitions: Some(partitions), ..self }
+    }
+
+    fn apply(&self, spec: &TopicSpec) -> Result<TopicSpec> {
+        if let Some(asked) = self.partitions.filter(|asked| *asked != spec.partitions) {
+            let TopicSpec { name, partitions, .. } = spec;
+            let what = format!(
+                "topic {name:?} has {partitions} partitions for good, not {asked}: its keys would go elsewhere, away from \
+                 the rows of tables that are kept by partition. Make another topic and copy the records"
+            );
+            return Err(Error::invalid(what));
+        }
+        Ok(TopicSpec {
             compression: self.compression.unwrap_or(spec.compression),
             file_roll_size: self.file_roll_size.unwrap_or(spec.file_roll_size),
             ..spec.clone()
-        }
+        })
     }
 }
 
@@ -55,8 +71,8 @@ impl Store {
     /// stays as it is.
     ///
     /// # Errors
-    /// `NotFound`: no such topic, or none of this owner; `Invalid`: no topic can be so, or not in this build; `Full`,
-    /// `InDoubt`, `Closed`.
+    /// `NotFound`: no such topic, or none of this owner; `Invalid`: no topic can be so, or not in this build, or another
+    /// number of partitions; nothing has changed. `Full`, `InDoubt`, `Closed`.
     pub fn alter_topic(&self, topic: &str, change: &TopicChange) -> Result<()> {
         self.core().alter_topic(topic, change)
     }
@@ -67,7 +83,7 @@ impl Core {
         self.check_open()?;
         let _one_at_a_time = self.creating.lock();
         let topic = self.topic(name)?;
-        let spec = change.apply(&topic.spec);
+        let spec = change.apply(&topic.spec)?;
         spec.check()?;
         spec.check_built_in(ErrorKind::Invalid)?;
         let mut tx = self.begin();
