@@ -2,8 +2,10 @@
 //!
 //! A process id alone names nobody: it is given again. So a process is named by id, start time, boot, and the id
 //! namespace in which the id counts; only when all agree is it waited for or killed, through a pidfd, which stays on
-//! that one process. Elsewhere than on Linux a process has an id only, and can neither be waited for nor killed.
+//! that one process. Who has locked a file and has not said so is asked of the kernel. Elsewhere than on Linux a process
+//! has an id only, and can neither be found, waited for nor killed.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::error::Result;
@@ -76,6 +78,18 @@ mod linux {
         pub(crate) fn own() -> Process {
             let pid = std::process::id();
             Process { pid, started: stat(pid).map_or(0, |(_, started)| started), boot: boot(), namespace: namespace() }
+        }
+
+        /// The process that has the file at `path` locked for itself alone, as far as the kernel tells: it says nothing
+        /// of other containers, and without privilege nothing of other users.
+        pub(crate) fn that_locks(path: &Path) -> Option<Process> {
+            let file = identity(path)?;
+            let mut pids = read("/proc/locks")?.lines().filter_map(locker).collect::<Vec<u32>>();
+            pids.sort_unstable();
+            pids.dedup();
+            // A process may have this file open and another one locked: the descriptor that has the lock is looked for.
+            let pid = pids.into_iter().find(|pid| has_locked(*pid, file))?;
+            Some(Process { pid, started: stat(pid)?.1, ..Process::own() })
         }
 
         /// Whether it still lives.
@@ -152,6 +166,32 @@ mod linux {
         Some((state, fields.nth(18)?.parse().ok()?))
     }
 
+    /// Who has the lock that a line of the kernel's is about, if it is one of ours: of an open file, for one alone, and
+    /// not only waited for.
+    fn locker(line: &str) -> Option<u32> {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let is_ours = fields.next() == Some("FLOCK") && fields.nth(1) == Some("WRITE");
+        is_ours.then(|| fields.next()?.parse().ok()).flatten()
+    }
+
+    fn has_locked(pid: u32, file: (u64, u64)) -> bool {
+        let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+        open.flatten().any(|open| {
+            let name = open.file_name();
+            let about = || read(&format!("/proc/{pid}/fdinfo/{}", name.to_string_lossy()));
+            // Through the link, so of the file itself, whatever it is called now.
+            identity(&open.path()) == Some(file)
+                && about().is_some_and(|about| {
+                    about.lines().filter_map(|line| line.strip_prefix("lock:")).any(|lock| locker(lock) == Some(pid))
+                })
+        })
+    }
+
+    fn identity(path: &Path) -> Option<(u64, u64)> {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+    }
+
     fn boot() -> [u8; 16] {
         let text = read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let digits: Vec<u8> = text.chars().filter_map(|c| u8::try_from(c.to_digit(16)?).ok()).collect();
@@ -178,6 +218,11 @@ mod elsewhere {
         /// The process that asks.
         pub(crate) fn own() -> Process {
             Process { pid: std::process::id(), started: 0, boot: [0; 16], namespace: 0 }
+        }
+
+        /// The process that has the file locked.
+        pub(crate) fn that_locks(_path: &Path) -> Option<Process> {
+            None
         }
 
         /// Whether it still lives.
@@ -255,6 +300,26 @@ mod tests {
         assert!(!process.may_act(&own));
         let (one, other) = (Process::simulated(1), Process::simulated(2));
         assert!(one.may_act(&one) && !one.may_act(&other));
+    }
+
+    #[test]
+    fn finds_who_has_locked_a_file_and_nobody_else() {
+        let home = tempfile::tempdir().unwrap();
+        let open = |name: &str| {
+            let options = std::fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).clone();
+            options.open(home.path().join(name)).unwrap()
+        };
+        let (one, other) = (home.path().join("one"), home.path().join("other"));
+        let (file, beside) = (open("one"), open("other"));
+        assert_eq!(Process::that_locks(&one), None);
+        // The other is open here too, and only this one locked.
+        file.lock().unwrap();
+        assert_eq!((Process::that_locks(&one), Process::that_locks(&other)), (Some(Process::own()), None));
+        file.unlock().unwrap();
+        // One among several is not this lock.
+        beside.lock_shared().unwrap();
+        assert_eq!((Process::that_locks(&one), Process::that_locks(&other)), (None, None));
+        assert_eq!(Process::that_locks(&home.path().join("none")), None);
     }
 
     #[test]

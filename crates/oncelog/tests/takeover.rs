@@ -1,6 +1,11 @@
 //! One process after another on the same owner: stopped, waited for, killed, and told that it is over.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and looks at the clock")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a test may fail by panic, looks at the clock, and has a child that prints"
+)]
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -24,6 +29,52 @@ fn the_other_process() {
         let mut out = std::io::stdout().lock();
         writeln!(out, "acked {offset}").unwrap();
         out.flush().unwrap();
+    }
+}
+
+const SILENT: &str = "ONCELOG_TAKEOVER_SILENT_DIR";
+
+/// Not a test of its own: a process that has the lock and has not come to say so.
+#[test]
+fn the_silent_process() {
+    let Ok(dir) = std::env::var(SILENT) else { return };
+    let manifest = std::fs::File::options().read(true).write(true).open(Path::new(&dir).join("owners/main/MANIFEST"));
+    let manifest = manifest.unwrap();
+    manifest.lock().unwrap();
+    println!("locked");
+    std::thread::sleep(Duration::from_secs(600));
+    drop(manifest);
+}
+
+#[test]
+fn one_that_was_stopped_before_it_said_that_it_has_the_lock_is_found() {
+    for another_is_named in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let acked = if another_is_named {
+            let other = Other::start(dir.path());
+            other.signal(Signal::KILL);
+            other.end()
+        } else {
+            Store::open(dir.path()).unwrap().close().unwrap();
+            0
+        };
+        let mut silent = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "the_silent_process", "--nocapture", "--test-threads=1"])
+            .env(SILENT, dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(silent.stdout.take().unwrap()).lines();
+        assert!(said.any(|line| line.unwrap().contains("locked")));
+        kill_process(Pid::from_raw(i32::try_from(silent.id()).unwrap()).unwrap(), Signal::STOP).unwrap();
+        let locked = Store::open(dir.path()).unwrap_err();
+        assert_eq!((locked.kind(), locked.holder_pid()), (ErrorKind::Locked, Some(silent.id())), "{locked}");
+        let taken = Store::options().takeover().open(dir.path());
+        // Also where it was not found.
+        let _ = silent.kill();
+        let ended = silent.wait().unwrap();
+        assert!(!ended.success());
+        assert!(count(&taken.unwrap()) >= acked);
     }
 }
 
@@ -78,6 +129,9 @@ impl Other {
 
 fn count(store: &Store) -> u64 {
     let mut next = 0u64;
+    if store.topics().unwrap().is_empty() {
+        return 0;
+    }
     let snapshot = store.snapshot().unwrap();
     let read = snapshot.read("ticks", PartitionId(0), LogOffset(0), |record| {
         assert_eq!(record.value, Some(&next.to_le_bytes()[..]), "each once, in order");

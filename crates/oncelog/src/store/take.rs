@@ -1,7 +1,8 @@
 //! Taking the lock of an owner that another process may have: at once, as a standby, or by ending the other.
 //!
 //! A standby is woken by the end of the other process. That one may also let go and live on, so it looks again a few
-//! times a second. A stopped process keeps its lock: only [`StoreOptions::takeover`] gets past it.
+//! times a second. A stopped process keeps its lock: only [`StoreOptions::takeover`] gets past it, also where it was
+//! stopped before it had named itself in the manifest.
 
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use super::layout::Layout;
 use super::manifest::ManifestFile;
 use super::options::StoreOptions;
 use crate::disk::OpenMode;
-use crate::error::{ErrorKind, Result};
-use crate::process::Process;
+use crate::error::{Error, ErrorKind, Result};
+use crate::process::{Life, Process};
 
 /// The longest that a lock which was let go of is not noticed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -30,23 +31,42 @@ pub(super) fn take(options: &StoreOptions, layout: &Layout) -> Result<ManifestFi
     let lock = || ManifestFile::lock(disk, &layout.manifest, OpenMode::Write);
     let until = clock.monotonic().saturating_add(options.standby);
     loop {
-        let locked = match lock() {
-            Err(error) if error.kind() == ErrorKind::Locked => error,
+        match lock() {
+            Err(error) if error.kind() == ErrorKind::Locked => {}
             taken => return taken,
-        };
-        let holder = ManifestFile::holder(disk, &layout.manifest)?;
+        }
+        let holder = holder(options, layout)?;
         let left = until.saturating_sub(clock.monotonic());
         if !left.is_zero() {
             wait(options, holder, left.min(LOOK_INTERVAL));
         } else if options.takeover {
-            let holder = holder.filter(|holder| !holder.is_own()).ok_or(locked)?;
+            let holder = holder.filter(|holder| !holder.is_own()).ok_or_else(|| locked(layout, holder))?;
             tracing::warn!(pid = holder.pid, owner = layout.name, "taking the owner over: its process is killed");
             holder.kill(KILL_LIMIT).map_err(|error| error.in_file(&layout.manifest))?;
             return freed(options, layout, &holder);
         } else {
-            return Err(locked);
+            return Err(locked(layout, holder));
         }
     }
+}
+
+/// Who has the lock: whom the manifest names, unless that process has ended. One that was stopped before it could say so
+/// is asked of the kernel.
+fn holder(options: &StoreOptions, layout: &Layout) -> Result<Option<Process>> {
+    let named = ManifestFile::holder(&*options.disk, &layout.manifest)?;
+    if named.is_some_and(|named| named.life() != Life::Ended) || !options.disk.is_of_machine() {
+        return Ok(named);
+    }
+    Ok(Process::that_locks(&layout.manifest).or(named))
+}
+
+fn locked(layout: &Layout, holder: Option<Process>) -> Error {
+    let holder = holder.filter(|holder| holder.life() != Life::Ended);
+    let what = match holder {
+        Some(_) => "another process has this store open",
+        None => "another process has this store open, and which one cannot be seen from here: end it by hand, or wait",
+    };
+    Error::locked(&layout.manifest, what, holder.map(|holder| holder.pid))
 }
 
 fn wait(options: &StoreOptions, holder: Option<Process>, limit: Duration) {
