@@ -2,8 +2,8 @@
 //!
 //! A process id alone names nobody: it is given again. So a process is named by id, start time, boot, and the id
 //! namespace in which the id counts; only when all agree is it waited for or killed, through a pidfd, which stays on
-//! that one process. Who has locked a file and has not said so is asked of the kernel. Elsewhere than on Linux a process
-//! has an id only, and can neither be found, waited for nor killed.
+//! that one process. Who has locked a file and has not said so is asked of the kernel. Elsewhere than on Linux a
+//! process has an id only, and can neither be found, waited for nor killed.
 
 use std::path::Path;
 use std::time::Duration;

@@ -53,8 +53,8 @@ impl TopicChange {
         if let Some(asked) = self.partitions.filter(|asked| *asked != spec.partitions) {
             let TopicSpec { name, partitions, .. } = spec;
             let what = format!(
-                "topic {name:?} has {partitions} partitions for good, not {asked}: its keys would go elsewhere, away from \
-                 the rows of tables that are kept by partition. Make another topic and copy the records"
+                "topic {name:?} has {partitions} partitions for good, not {asked}: its keys would go elsewhere, away \
+                 from the rows of tables that are kept by partition. Make another topic and copy the records"
             );
             return Err(Error::invalid(what));
         }
@@ -71,8 +71,8 @@ impl Store {
     /// stays as it is.
     ///
     /// # Errors
-    /// `NotFound`: no such topic, or none of this owner; `Invalid`: no topic can be so, or not in this build, or another
-    /// number of partitions; nothing has changed. `Full`, `InDoubt`, `Closed`.
+    /// `NotFound`: no such topic, or none of this owner; `Invalid`: no topic can be so, or not in this build, or
+    /// another number of partitions; nothing has changed. `Full`, `InDoubt`, `Closed`.
     pub fn alter_topic(&self, topic: &str, change: &TopicChange) -> Result<()> {
         self.core().alter_topic(topic, change)
     }

@@ -183,8 +183,8 @@ impl Layout {
     }
 
     /// Removes the files that the opening `epoch` has made, as far as that goes: nothing may name them yet. The
-    /// directories that it has used are `partitions`. `shared` is the epoch of the table file that the manifest names, if
-    /// somebody else may still write to it: see [`Inherits`](super::heir::Inherits).
+    /// directories that it has used are `partitions`. `shared` is the epoch of the table file that the manifest names,
+    /// if somebody else may still write to it: see [`Inherits`](super::heir::Inherits).
     pub(super) fn remove_epoch(&self, disk: &dyn Disk, epoch: Epoch, shared: Option<Epoch>, partitions: &[PathBuf]) {
         let list = |dir: &Path| disk.list(dir).unwrap_or_default();
         let segments = partitions.iter().flat_map(|partition| list(partition));

@@ -50,8 +50,8 @@ pub(super) fn take(options: &StoreOptions, layout: &Layout) -> Result<ManifestFi
     }
 }
 
-/// Who has the lock: whom the manifest names, unless that process has ended. One that was stopped before it could say so
-/// is asked of the kernel.
+/// Who has the lock: whom the manifest names, unless that process has ended. One that was stopped before it could say
+/// so is asked of the kernel.
 fn holder(options: &StoreOptions, layout: &Layout) -> Result<Option<Process>> {
     let named = ManifestFile::holder(&*options.disk, &layout.manifest)?;
     if named.is_some_and(|named| named.life() != Life::Ended) || !options.disk.is_of_machine() {
