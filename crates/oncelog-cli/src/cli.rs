@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{completions, consume, dump, group, man, produce, stats, table, topic, verify};
+use crate::commands::{completions, consume, doctor, dump, group, man, produce, repair, stats, table, topic, verify};
 use crate::demo::DemoArguments;
 
 /// Exactly-once event processing in one Rust program.
@@ -40,6 +40,10 @@ pub(crate) enum Command {
     Stats(stats::StatsArguments),
     /// Check every checksum and every invariant of a store
     Verify(verify::VerifyArguments),
+    /// Make a damaged store one that can be opened, with all that is good in it
+    Repair(repair::RepairArguments),
+    /// Whether this place and this machine can keep a store
+    Doctor(doctor::DoctorArguments),
     /// Segment files: what is in them
     Segment(dump::SegmentArguments),
     /// Journals: what an opening would replay

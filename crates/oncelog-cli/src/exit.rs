@@ -142,7 +142,10 @@ fn of_kind(error: &oncelog::Error) -> (u8, Option<String>) {
     match error.kind() {
         ErrorKind::NotFound => (NOT_FOUND, None),
         ErrorKind::Invalid => (USAGE, None),
-        ErrorKind::Corrupt => (CORRUPT, hint("`oncelog verify` tells all that is damaged; restore from a backup")),
+        ErrorKind::Corrupt => (
+            CORRUPT,
+            hint("`oncelog verify` tells all that is damaged; restore from a backup, or see `oncelog repair`"),
+        ),
         ErrorKind::UnsupportedVersion => (CORRUPT, hint("use the version of oncelog that wrote it, or a newer one")),
         ErrorKind::Locked => (LOCKED, Some(when_locked(error))),
         ErrorKind::Full => (FAILURE, hint("free some space on that file system and call again; nothing was written")),

@@ -29,7 +29,7 @@ use clap::Parser as _;
 use clap::error::ErrorKind;
 
 use cli::{Cli, Command};
-use commands::{completions, consume, dump, group, man, produce, stats, table, topic, verify};
+use commands::{completions, consume, doctor, dump, group, man, produce, repair, stats, table, topic, verify};
 use demo::WorkerArguments;
 use exit::Failure;
 
@@ -54,6 +54,8 @@ fn run() -> Result<Result<(), Failure>, clap::Error> {
         Command::Table(arguments) => table::run(arguments),
         Command::Stats(arguments) => stats::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
+        Command::Repair(arguments) => repair::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Segment(arguments) => dump::segment(arguments),
         Command::Journal(arguments) => dump::journal(arguments),
         Command::Demo(arguments) => demo::run(&arguments),

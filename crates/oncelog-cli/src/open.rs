@@ -77,7 +77,8 @@ fn not_opened(dir: &Path, error: oncelog::Error) -> Failure {
     ))
 }
 
-fn no_store(dir: &Path, error: oncelog::Error) -> Failure {
+/// A failure, and where there is no store how to name one.
+pub(crate) fn no_store(dir: &Path, error: oncelog::Error) -> Failure {
     let is_missing = error.kind() == ErrorKind::NotFound && error.file() == Some(dir);
     let failure = Failure::from(error);
     if is_missing {

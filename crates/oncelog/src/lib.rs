@@ -79,7 +79,7 @@ pub mod guide {}
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
-pub use codec::{Bytes, Codec, CodecError, Pair, PairRow, Postcard, U64, Utf8};
+pub use codec::{Bytes, Codec, CodecError, Pair, PairRow, Postcard, U64, Utf8, route_of};
 #[cfg(oncelog_mutants)]
 pub use codec::{CheckSite, skip_check};
 pub use consumer::{ConsumerStyle, FailurePolicy, GapPolicy, Outcome, RetryPolicy, Visibility, Whence};
@@ -103,9 +103,9 @@ pub use offsets::{
 };
 pub use record::{Compression, Header, Headers, Record, RecordView};
 pub use store::{
-    BatchInfo, ConsumerProgress, FrameInfo, LostOffsets, OwnerInfo, PartitionInfo, ReaderCursor, ReaderOptions,
-    ReaderSnapshot, RecoveryReport, SegmentInfo, Snapshot, Store, StoreMode, StoreOffsets, StoreOptions, StoreReader,
-    StoreStats, TopicChange, TopicInfo, TornTailReport, Verification,
+    BatchInfo, ConsumerProgress, FrameInfo, LostOffsets, Mend, OwnerInfo, PartitionInfo, ReaderCursor, ReaderOptions,
+    ReaderSnapshot, RecoveryReport, RepairPlan, RepairReport, SegmentInfo, Snapshot, Store, StoreMode, StoreOffsets,
+    StoreOptions, StoreReader, StoreStats, TopicChange, TopicInfo, TornTailReport, Verification,
 };
 pub use table::{Direction, ScanRange, StateBackend, StateBatch, TableSpec, Visit};
 pub use topic::TopicSpec;

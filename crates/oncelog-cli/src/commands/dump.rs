@@ -28,7 +28,8 @@ enum SegmentVerb {
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  oncelog segment dump oncelog-data/topics/orders/000000/*.segment\n\n\
                         Batches behind the end that the store knows mean nothing; `oncelog consume` shows those that \
-                        count.")]
+                        count. Bytes behind the last batch that are none are remarked: half written, or left by a \
+                        crash. Exit code 4 where a batch is damaged that the store counts on.")]
 struct SegmentDumpArguments {
     /// The files
     #[arg(required = true, value_name = "FILE")]
@@ -73,6 +74,9 @@ struct Segment {
     opening: u64,
     base_offset: u64,
     end: u64,
+    /// What is behind the end, where it is no batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    behind: Option<String>,
     batches: Vec<Batch>,
 }
 
@@ -140,6 +144,7 @@ pub(crate) fn segment(arguments: SegmentArguments) -> Result<(), Failure> {
             opening: info.epoch.0,
             base_offset: info.base_offset.0,
             end: info.end,
+            behind: info.behind.clone(),
             batches: info.batches.iter().map(at).collect(),
         });
     }
@@ -148,7 +153,8 @@ pub(crate) fn segment(arguments: SegmentArguments) -> Result<(), Failure> {
 
 impl Segment {
     fn text(&self) -> String {
-        let Segment { file, store, topic_id, partition, opening, base_offset, end, batches } = self;
+        let Segment { file, store, topic_id, partition, opening, base_offset, end, behind, batches } = self;
+        let behind = behind.as_ref().map_or_else(String::new, |what| format!("behind       means nothing: {what}\n"));
         let row = |batch: &Batch| {
             let position = batch.position.unwrap_or_default().to_string();
             let numbers =
@@ -158,7 +164,7 @@ impl Segment {
         let rows: Vec<Vec<String>> = batches.iter().map(row).collect();
         format!(
             "file         {file}\nstore        {store}\ntopic id     {topic_id}\npartition    {partition}\n\
-             opening      {opening}\nbase offset  {base_offset}\nend          byte {end}\n\n{}\n",
+             opening      {opening}\nbase offset  {base_offset}\nend          byte {end}\n{behind}\n{}\n",
             out::columns(&["POSITION", "BYTES", "RECORDS", "FIRST", "NEXT", "MAX TIMESTAMP"], &rows)
         )
     }

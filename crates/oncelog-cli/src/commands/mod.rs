@@ -2,10 +2,12 @@
 
 pub(crate) mod completions;
 pub(crate) mod consume;
+pub(crate) mod doctor;
 pub(crate) mod dump;
 pub(crate) mod group;
 pub(crate) mod man;
 pub(crate) mod produce;
+pub(crate) mod repair;
 pub(crate) mod stats;
 pub(crate) mod table;
 pub(crate) mod topic;

@@ -91,7 +91,8 @@ pub(crate) fn run(arguments: &VerifyArguments) -> Result<(), Failure> {
 }
 
 fn damaged(what: &str) -> Failure {
-    Failure::new(exit::CORRUPT, what).hint("restore from a backup; what is named above is no longer what was written")
+    Failure::new(exit::CORRUPT, what)
+        .hint("restore from a backup; where there is none, `oncelog repair` tells what can be kept")
 }
 
 impl Verified {

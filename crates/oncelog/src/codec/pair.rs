@@ -6,7 +6,7 @@
 use std::borrow::{Borrow, Cow};
 use std::marker::PhantomData;
 
-use super::value::{Codec, CodecError};
+use super::value::{Bytes, Codec, CodecError, Postcard, U64, Utf8};
 
 /// Keys of two parts, which sort by the first and then by the second. **The first alone decides the partition**, and
 /// the shard of a table, exactly as if it were the whole key: a processor over a topic keyed by `A` can keep as many
@@ -77,6 +77,47 @@ where
     }
 }
 
+/// What [`Codec::route`] of the codec with that id, as a topic or table stores it, says of an encoded key: for whoever
+/// knows a topic and not its types. `None`: the id is that of a user's own codec, which only its program can ask.
+///
+/// ```
+/// # use std::borrow::Cow;
+/// assert_eq!(oncelog::route_of("utf8", b"ann"), Some(Cow::Borrowed(&b"ann"[..])));
+/// assert_eq!(oncelog::route_of("pair(utf8,u64-be)", b"ann\0\0\0\0\0\0\0\0\0\x07"), Some(Cow::Borrowed(&b"ann"[..])));
+/// assert_eq!(oncelog::route_of("orders-2", b"ann"), None);
+/// ```
+#[must_use]
+pub fn route_of<'k>(codec_id: &str, encoded: &'k [u8]) -> Option<Cow<'k, [u8]>> {
+    let whole = [Bytes::ID, Utf8::ID, U64::ID, Postcard::<()>::ID];
+    if whole.contains(&codec_id) {
+        return Some(Cow::Borrowed(encoded));
+    }
+    let first_id = first_id(codec_id)?;
+    match split(encoded) {
+        Some((first, _)) if first.contains(&0) => {
+            let first = unescaped(first);
+            Some(Cow::Owned(route_of(first_id, &first)?.into_owned()))
+        }
+        Some((first, _)) => route_of(first_id, first),
+        None => route_of(first_id, &[]).map(|_| Cow::Borrowed(encoded)),
+    }
+}
+
+/// The id of the first part, of the id of a pair: up to the comma that is in no inner pair.
+fn first_id(codec_id: &str) -> Option<&str> {
+    let inner = codec_id.strip_prefix("pair(")?.strip_suffix(')')?;
+    let mut depth = 0usize;
+    for (at, byte) in inner.bytes().enumerate() {
+        match byte {
+            b'(' => depth += 1,
+            b')' => depth = depth.checked_sub(1)?,
+            b',' if depth == 0 => return inner.get(..at),
+            _ => {}
+        }
+    }
+    None
+}
+
 /// What the encodings of all pairs with this first part begin with, and of no others.
 pub(crate) fn encode_first<A: Codec>(first: &A::Value, out: &mut Vec<u8>) -> Result<(), CodecError> {
     let mut bytes = Vec::new();
@@ -126,7 +167,6 @@ fn unescaped(first: &[u8]) -> Cow<'_, [u8]> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::value::{Bytes, U64, Utf8};
     use super::*;
     use proptest::prelude::*;
 
@@ -166,6 +206,10 @@ mod tests {
         #[test]
         fn any_bytes_decode_without_panic(bytes in part()) {
             let _ = (Key::decode(&bytes), Key::route(&bytes).len());
+            // Whoever knows only the id is told the same.
+            prop_assert_eq!(route_of(&Key::id(), &bytes), Some(Key::route(&bytes)));
+            type Nested = Pair<Pair<Bytes, U64>, Utf8>;
+            prop_assert_eq!(route_of(&Nested::id(), &bytes), Some(Nested::route(&bytes)));
         }
     }
 

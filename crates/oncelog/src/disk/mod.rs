@@ -91,10 +91,17 @@ pub enum SyncSite {
     OffsetDir,
     /// The directory of a file of offsets, before what was read there is shown.
     OffsetRead,
+    /// What a repair keeps of bytes that it is about to give up.
+    Aside,
+    /// The directory of what a repair keeps.
+    AsideDir,
+    /// A segment that a repair has mended, before a trim point says so; and all that an earlier attempt has left.
+    Mended,
 }
 
 impl SyncSite {
-    /// Every site of a store, for tests that drop each in turn.
+    /// Every site of a store at work, for tests that drop each in turn. Those of offset files and of repairs have tests
+    /// of their own.
     pub const ALL: [SyncSite; 16] = [
         SyncSite::JournalGroup,
         SyncSite::JournalRotate,

@@ -11,6 +11,17 @@ use crate::wake::{Arc, AtomicBool, Ordering};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;
 
+impl RealDisk {
+    /// The kind of network file system that a directory is on, if it is known to be on one: a store is refused there,
+    /// as its locks may not hold what they promise. `None` too where the system does not tell (not Linux).
+    ///
+    /// # Errors
+    /// What the system says, as that there is no such directory.
+    pub fn network_file_system(dir: &Path) -> io::Result<Option<&'static str>> {
+        super::machine::network_file_system(dir)
+    }
+}
+
 struct RealFile {
     file: File,
     /// It has taken the lock.

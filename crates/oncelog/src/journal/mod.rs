@@ -26,6 +26,7 @@ mod group;
 #[cfg(all(test, any(loom, shuttle)))]
 mod models;
 mod replay;
+mod salvage;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -36,10 +37,11 @@ use std::path::PathBuf;
 use crate::error::Result;
 use crate::wake::Arc;
 
-pub(crate) use file::{FileName, JournalPosition};
+pub(crate) use file::{FILE_HEAD_BYTES, FileName, JournalPosition};
 pub(crate) use frame::{HEAD_BYTES as FRAME_HEAD_BYTES, frame_bytes as frame_room};
 pub(crate) use group::{Apply, Journal};
 pub(crate) use replay::{TornTail, replay};
+pub(crate) use salvage::{Cut, behind, salvage};
 pub(crate) use ticket::Ticket;
 pub(crate) use writer::{Durability, Placed};
 

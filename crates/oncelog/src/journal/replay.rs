@@ -33,7 +33,7 @@ pub(crate) struct Replayed {
 
 const ASIDE_BYTES_MAX: usize = 1 << 20;
 /// A file holds one transaction at least; those are at most 1 GiB.
-const FILE_BYTES_MAX: u64 = 2 << 30;
+pub(super) const FILE_BYTES_MAX: u64 = 2 << 30;
 
 /// Hands every frame's LSN and body from `start` on to `each`, in order: to the end, or up to frame `until`, which is
 /// known to be durable. What is behind that may be being written, and is not judged.
@@ -49,26 +49,39 @@ pub(crate) fn replay(
     mut each: impl FnMut(Lsn, &[u8]) -> Result<()>,
 ) -> Result<Replayed> {
     let mut done = Replayed { frames: 0, frames_bytes: 0, end: start, torn: None };
+    let open = |at: &JournalPosition| JournalFile::open(disk, dir, store, at.file, at.salt, OpenMode::Read);
+    replay_into(&mut done, (disk, dir, store), until, open, &mut each)?;
+    Ok(done)
+}
+
+/// As [`replay`], from where `done` ends; what was replayed before an error is in it.
+pub(super) fn replay_into(
+    done: &mut Replayed,
+    (disk, dir, store): (&dyn Disk, &Path, StoreId),
+    until: Option<Lsn>,
+    open: impl Fn(&JournalPosition) -> Result<JournalFile>,
+    each: &mut dyn FnMut(Lsn, &[u8]) -> Result<()>,
+) -> Result<()> {
     let last = until.unwrap_or(Lsn(u64::MAX));
     loop {
         let at = done.end;
         if at.next_lsn > last {
-            return Ok(done);
+            return Ok(());
         }
-        let file = JournalFile::open(disk, dir, store, at.file, at.salt, OpenMode::Read)?;
+        let file = open(&at)?;
         let whole = file
             .file
             .read_whole(file.bytes.min(FILE_BYTES_MAX))
             .map_err(|e| Error::io(&file.path, "read the journal", e))?;
-        match replay_file(&whole, &mut done, last, &mut each)? {
+        match replay_file(&whole, done, last, each)? {
             Some((name, salt)) => {
                 done.end = JournalPosition { file: name, salt, position: FILE_HEAD_BYTES, ..done.end };
             }
-            None if done.end.next_lsn > last => return Ok(done),
+            None if done.end.next_lsn > last => return Ok(()),
             None if until.is_some() => return Err(was_durable(&file, done.end)),
             None => {
                 done.torn = judge_end(disk, dir, store, &file, &whole, done.end)?;
-                return Ok(done);
+                return Ok(());
             }
         }
     }
@@ -83,7 +96,7 @@ fn replay_file(
     whole: &[u8],
     done: &mut Replayed,
     last: Lsn,
-    each: &mut impl FnMut(Lsn, &[u8]) -> Result<()>,
+    each: &mut dyn FnMut(Lsn, &[u8]) -> Result<()>,
 ) -> Result<Option<(FileName, u64)>> {
     while done.end.next_lsn <= last
         && let Some((head, body)) = frame_at(whole, done.end.salt, done.end.position)

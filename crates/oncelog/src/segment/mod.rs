@@ -18,6 +18,7 @@ pub(crate) mod fuzz;
 mod head;
 mod index;
 mod read;
+mod salvage;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +30,7 @@ pub(crate) use files::{OpenFiles, Standing};
 pub(crate) use follow::Follower;
 pub(crate) use head::{SEGMENT_HEAD_BYTES, SegmentHead, segment_path};
 pub(crate) use read::BatchReader;
+pub(crate) use salvage::{Salvaged, copy_run, last_offset, salvage};
 
 use crate::disk::{DiskFile, OpenMode, SyncSite};
 use crate::error::{Error, ErrorKind, Result};
@@ -316,6 +318,12 @@ impl Segment {
     /// The trim point says this of it now.
     pub(crate) fn is_recorded(&self, end: SegmentEnd) {
         *self.recorded.lock() = Some(end);
+    }
+
+    /// As [`Segment::shrink`], if there is anything behind the end.
+    pub(crate) fn cut_leftover(self: &Arc<Self>) -> Result<()> {
+        let len = self.file()?.len().map_err(|error| Error::io(&self.path, "measure a segment", error))?;
+        if len > self.end().position { self.shrink() } else { Ok(()) }
     }
 
     /// Gives back room taken beyond the end, once no more will be written.

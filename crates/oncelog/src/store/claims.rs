@@ -53,7 +53,7 @@ impl Name<'_> {
         }
     }
 
-    fn claim(&self, core: &Core) -> Claim {
+    pub(super) fn claim(&self, core: &Core) -> Claim {
         let (id, name) = match self {
             Name::Table(name, id) => (id.0, *name),
             Name::Consumer(name) => (0, *name),

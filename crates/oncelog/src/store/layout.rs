@@ -205,9 +205,10 @@ impl Layout {
                 disk.remove(&path)
             };
         }
-        // NUMBER-EPOCH.segment, LSN-EPOCH.torn
+        // NUMBER-EPOCH.segment, LSN-EPOCH.torn; what a repair has kept has names of its own.
         let named = format!("{:010}", epoch.0);
-        let of_others = segments.chain(aside).filter(|path| {
+        let torn = aside.into_iter().filter(|path| path.extension().is_some_and(|kind| kind == "torn"));
+        let of_others = segments.chain(torn).filter(|path| {
             let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
             stem.split('-').nth(1) == Some(&named)
         });

@@ -155,7 +155,7 @@ impl Core {
     }
 }
 
-fn read_progress_key(key: &[u8]) -> Option<(&str, TopicId, PartitionId)> {
+pub(super) fn read_progress_key(key: &[u8]) -> Option<(&str, TopicId, PartitionId)> {
     let mut input = Input::new(key);
     let consumer = std::str::from_utf8(input.bytes()?).ok()?;
     let (topic, partition) = system::read_partition_key(input.take(8)?)?;

@@ -10,6 +10,7 @@ use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
+use super::repair::Mends;
 use crate::chance::Chance;
 use crate::disk::SyncSite;
 use crate::error::{Error, ErrorKind, Result};
@@ -42,6 +43,8 @@ pub(super) struct TopicLoader {
     pub(super) swept: Mutex<Vec<PathBuf>>,
     /// Where a topic is shown before anybody can append to it, once the owner serves.
     pub(super) board: Mutex<Option<Arc<Board>>>,
+    /// Set in a repair.
+    pub(super) mends: Option<Arc<Mends>>,
 }
 
 impl LoadTopics for TopicLoader {
@@ -61,7 +64,11 @@ impl TopicLoader {
         let spec: TopicSpec = system::decode_row(&row)?;
         spec.check().map_err(|error| self.malformed(&error.to_string()))?;
         let dir = topic_dir(&self.topics, &spec.name);
-        self.check_claim(&dir, id)?;
+        if let Err(error) = self.check_claim(&dir, id) {
+            let mends = self.mends.as_ref().filter(|_| error.kind() == ErrorKind::Corrupt);
+            let Some(mends) = mends else { return Err(error) };
+            mends.claim(&dir, &self.claim_of(id, &spec), error)?;
+        }
         let partitions = (0..spec.partitions).map(|number| self.partition(id, PartitionId(number), &spec, &dir));
         let partitions = partitions.collect::<Result<Vec<Arc<Partition>>>>()?;
         if let Some(board) = &*self.board.lock() {
@@ -92,6 +99,11 @@ impl TopicLoader {
         Ok(())
     }
 
+    fn claim_of(&self, topic: TopicId, spec: &TopicSpec) -> Claim {
+        let TopicSpec { name, partitions, key_codec, value_codec, .. } = spec.clone();
+        Claim { store: self.store, topic, partitions, owner: self.owner.clone(), name, key_codec, value_codec }
+    }
+
     fn partition(&self, topic: TopicId, id: PartitionId, spec: &TopicSpec, dir: &Path) -> Result<Arc<Partition>> {
         let (state, rows) = self.trim_point(topic, id)?;
         let orderly_since = Epoch(self.orderly_since.load(Ordering::SeqCst));
@@ -106,6 +118,12 @@ impl TopicLoader {
         };
         let view = Arc::clone(&self.view);
         let partition = Partition::recovered(topic, id, maker, view, state, &rows, continues);
+        if let Some(mends) = &self.mends {
+            // Nothing goes before the trim point that ends the repair.
+            mends.partition_dir(dir, partition.dir())?;
+            self.keep_copies(&partition, orderly_since, mends)?;
+            return Ok(Arc::new(partition));
+        }
         if !continues && let Err(error) = partition.cut_tail(orderly_since) {
             // Only space is at stake: a segment that is damaged is told when it is read.
             tracing::warn!(%error, "the tail of an old segment stays");
@@ -115,7 +133,7 @@ impl TopicLoader {
     }
 
     /// What the trim point says of a partition. Rows that are not there: nothing was ever written to it.
-    fn trim_point(&self, topic: TopicId, id: PartitionId) -> Result<(PartitionState, Vec<SegmentRow>)> {
+    pub(super) fn trim_point(&self, topic: TopicId, id: PartitionId) -> Result<(PartitionState, Vec<SegmentRow>)> {
         let lsn = self.view.pin(|| self.view.visible());
         let key = system::partition_key(topic, id);
         let partitions = self.tables.shard(system::PARTITIONS, system::SHARD);
@@ -131,18 +149,10 @@ impl TopicLoader {
     /// missing that a row names, somebody has been at work there, and nothing is touched.
     fn sweep(&self, partition: &Partition, orderly_since: Epoch) -> Result<()> {
         let dir = partition.dir();
-        let mut found = self.files.disk.list(dir).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Error::corrupt(dir, 0, "the directory of a partition is gone"),
-            _ => Error::io(dir, "list a partition", error),
-        })?;
-        let named = partition.segment_paths();
-        if !named.iter().all(|path| found.contains(path)) {
+        let (strays, complete) = self.strays(partition, orderly_since)?;
+        if !complete {
             return Ok(());
         }
-        found.sort();
-        let stray = |path: &PathBuf| SegmentHead::epoch_of(path).is_some_and(|epoch| epoch < orderly_since);
-        let kept = |path: &PathBuf| named.contains(&path.with_extension("segment"));
-        let strays: Vec<_> = found.into_iter().filter(|path| stray(path) && !kept(path)).collect();
         if strays.is_empty() {
             return Ok(());
         }
@@ -157,5 +167,31 @@ impl TopicLoader {
             .map_err(|error| Error::sync(dir, "sync a partition", error))?;
         self.swept.lock().extend(strays);
         Ok(())
+    }
+
+    /// Segment files and indexes that no row names and that an older opening left, in order; and whether the files are
+    /// there that rows name.
+    fn strays(&self, partition: &Partition, orderly_since: Epoch) -> Result<(Vec<PathBuf>, bool)> {
+        let dir = partition.dir();
+        let mut found = self.files.disk.list(dir).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::corrupt(dir, 0, "the directory of a partition is gone"),
+            _ => Error::io(dir, "list a partition", error),
+        })?;
+        let named = partition.segment_paths();
+        let complete = named.iter().all(|path| found.contains(path));
+        found.sort();
+        let stray = |path: &PathBuf| SegmentHead::epoch_of(path).is_some_and(|epoch| epoch < orderly_since);
+        let kept = |path: &PathBuf| named.contains(&path.with_extension("segment"));
+        found.retain(|path| stray(path) && !kept(path));
+        Ok((found, complete))
+    }
+
+    /// What the next opening will remove may be copies of frames that a damaged journal no longer has.
+    fn keep_copies(&self, partition: &Partition, orderly_since: Epoch, mends: &Mends) -> Result<()> {
+        if let Some((path, end)) = partition.tail(orderly_since) {
+            mends.keep_copies_of_frames(&path, end)?;
+        }
+        let (strays, _) = self.strays(partition, orderly_since)?;
+        strays.iter().try_for_each(|path| mends.keep_copies_of_frames(path, 0))
     }
 }

@@ -208,8 +208,14 @@ impl ManifestFile {
     }
 
     /// Takes the next epoch, durably; from now on whoever had the one before is fenced off. Gives what is true, which
-    /// may be more than was read before: the last that a zombie wrote. The second copy is for [`Fence::settle`].
-    pub(super) fn take_epoch(&mut self, disk: &Arc<dyn Disk>, opening: u64) -> Result<(Manifest, Arc<Fence>)> {
+    /// may be more than was read before: the last that a zombie wrote. The second copy is for [`Fence::settle`]. The
+    /// owner is in `state` from then on.
+    pub(super) fn take_epoch(
+        &mut self,
+        disk: &Arc<dyn Disk>,
+        opening: u64,
+        state: State,
+    ) -> Result<(Manifest, Arc<Fence>)> {
         let before = self.now.clone().ok_or_else(Error::closed)?;
         let epoch = Epoch(before.epoch.0 + 1);
         let file = self.file.clone().ok_or_else(Error::closed)?;
@@ -217,7 +223,7 @@ impl ManifestFile {
         self.fence = Some(Arc::clone(&fence));
         let mut next = before.clone();
         next.generation += 1;
-        (next.epoch, next.opening, next.state) = (epoch, opening, State::Open);
+        (next.epoch, next.opening, next.state) = (epoch, opening, state);
         self.write_unsettled(next)?;
         fence.is_unsettled();
         fence.begin();
@@ -273,6 +279,30 @@ impl ManifestFile {
         self.check_fence()?;
         self.first[pair] = second;
         self.now = Some(next);
+        Ok(())
+    }
+
+    /// Writes a damaged copy anew where the other of its pair is whole. For a repair; `keep` is told the place of each
+    /// before it is written over.
+    ///
+    /// # Errors
+    /// What `keep` fails with.
+    pub(super) fn mend_copies(&mut self, mut keep: impl FnMut(std::ops::Range<u64>) -> Result<()>) -> Result<()> {
+        let copies = read_copies(self.file()?, &self.path)?;
+        for (pair, places) in copies.iter().zip(PAIRS) {
+            let (whole, stays, damaged) = match pair {
+                [Copy::Damaged, Copy::Whole(whole)] => (whole, places[1], places[0]),
+                [Copy::Whole(whole), Copy::Damaged] => (whole, places[0], places[1]),
+                _ => continue,
+            };
+            keep(damaged as u64..(damaged + COPY_BYTES) as u64)?;
+            // As it was read it may be in memory only.
+            self.write_copy(whole, stays)?;
+            self.sync_first()?;
+            let written = if whole.written == Written::First { Written::Second } else { Written::First };
+            self.write_copy(&Manifest { written, ..whole.clone() }, damaged)?;
+            self.file()?.sync(SyncSite::ManifestSecond).map_err(|error| self.doing(error))?;
+        }
         Ok(())
     }
 

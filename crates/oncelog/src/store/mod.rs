@@ -36,6 +36,7 @@ mod options;
 mod owner;
 mod page;
 mod reader;
+mod repair;
 mod report;
 mod rows;
 mod snapshot;
@@ -56,6 +57,7 @@ pub use reader::{
     BatchInfo, FrameInfo, OwnerInfo, ReaderCursor, ReaderOptions, ReaderSnapshot, SegmentInfo, StoreReader, TopicInfo,
     Verification,
 };
+pub use repair::{Mend, RepairPlan, RepairReport};
 pub use report::{LostOffsets, RecoveryReport, StoreStats, TornTailReport};
 pub use snapshot::Snapshot;
 
@@ -161,6 +163,27 @@ impl Store {
     /// `NotFound`: there is no store; `Locked`: it is open; `Corrupt`, `Unavailable`.
     pub fn adopt(dir: impl AsRef<Path>) -> Result<StoreId> {
         copies::adopt(&StoreOptions::new(), dir.as_ref())
+    }
+
+    /// What [`Store::repair`] would do. Writes nothing, and takes the locks of all owners while it looks.
+    ///
+    /// # Errors
+    /// `NotFound`: there is no store; `Locked`: a process has it open; `Unavailable`: a file cannot be read;
+    /// `UnsupportedVersion`.
+    pub fn plan_repair(dir: impl AsRef<Path>) -> Result<RepairPlan> {
+        StoreOptions::new().plan_repair(dir)
+    }
+
+    /// Makes a damaged store one that can be opened again, with all that is good in it. What is not is cut out, kept in
+    /// `owners/OWNER/aside`, and told: offsets that are lost are a typed gap to readers, and never given out again.
+    /// What cannot be mended is left as it is and told too. Restore a backup rather, if there is one.
+    ///
+    /// A crash at any instant leaves the damage or the mended store; call again.
+    ///
+    /// # Errors
+    /// As [`Store::plan_repair`]; `Full`: no space to keep what is cut out.
+    pub fn repair(dir: impl AsRef<Path>) -> Result<RepairReport> {
+        StoreOptions::new().repair(dir)
     }
 
     /// Options for opening a store.

@@ -53,7 +53,9 @@ pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Sto
     let epoch = Epoch(found.epoch.0 + 1);
     // Before the manifest names the opening: whoever finds the opening there finds its page.
     let page = make_page(&options, &layout, store, epoch)?;
-    let (found, fence) = manifest.take_epoch(&disk, chance.name())?;
+    // A repair appends nothing before its trim point: should it end before, what was closed in order still is.
+    let state = if options.mends.is_some() { found.state } else { State::Open };
+    let (found, fence) = manifest.take_epoch(&disk, chance.name(), state)?;
 
     let shared = found.trim.as_ref().filter(|_| inherits == Inherits::Copy).map(|(_, root)| root.file.epoch);
     let mut opened = None;
@@ -120,22 +122,22 @@ fn with_sweep(core: Arc<Core>) -> Result<Arc<Core>> {
 }
 
 /// An owner on its way from the trim point to serving.
-struct Opening {
-    options: StoreOptions,
-    layout: Layout,
-    store: StoreId,
+pub(super) struct Opening {
+    pub(super) options: StoreOptions,
+    pub(super) layout: Layout,
+    pub(super) store: StoreId,
     identity: StoreId,
     only_copy: Option<RuntimeLock>,
-    epoch: Epoch,
+    pub(super) epoch: Epoch,
     fence: Arc<Fence>,
-    chance: Arc<Chance>,
-    view: Arc<View>,
-    backend: Arc<TableStore>,
-    tables: Arc<Tables>,
-    loader: Arc<TopicLoader>,
-    topics: Arc<Topics>,
+    pub(super) chance: Arc<Chance>,
+    pub(super) view: Arc<View>,
+    pub(super) backend: Arc<TableStore>,
+    pub(super) tables: Arc<Tables>,
+    pub(super) loader: Arc<TopicLoader>,
+    pub(super) topics: Arc<Topics>,
     page: Option<OwnerPage>,
-    report: RecoveryReport,
+    pub(super) report: RecoveryReport,
 }
 
 impl Opening {
@@ -157,7 +159,16 @@ impl Opening {
             Some((at, root)) if inherits == Inherits::Copy => {
                 TableStore::copy(&home, root, Lsn(at.next_lsn.0 - 1), epoch)?
             }
-            Some((at, root)) => TableStore::open(&home, root, Lsn(at.next_lsn.0 - 1), OpenMode::Write)?,
+            Some((at, root)) => match TableStore::open(&home, root, Lsn(at.next_lsn.0 - 1), OpenMode::Write) {
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    // Before the first frame there is no row, and the journal has all frames.
+                    let mends = options.mends.as_ref().filter(|_| at.next_lsn == Lsn(1));
+                    let Some(mends) = mends else { return Err(error) };
+                    mends.tables(&home, &root.file, &error)?;
+                    TableStore::create(&home, TableFileName { epoch, salt: chance.next_u64() })?
+                }
+                opened => opened?,
+            },
             None => TableStore::create(&home, TableFileName { epoch, salt: chance.next_u64() })?,
         });
         let view = Arc::new(View::default());
@@ -178,6 +189,7 @@ impl Opening {
             orderly_since: AtomicU64::new(epoch.0),
             swept: Mutex::default(),
             board: Mutex::default(),
+            mends: options.mends.clone(),
         });
         let topics = Arc::new(Topics::new(Arc::clone(&loader) as Arc<dyn LoadTopics>));
         let report = RecoveryReport::default();
@@ -201,7 +213,9 @@ impl Opening {
     }
 
     fn recover(mut self, manifest: ManifestFile, found: &Manifest) -> Result<Core> {
-        let clean = found.state == State::Closed;
+        let mends = self.options.mends.clone();
+        // What is mended goes to new places, as after a crash.
+        let clean = found.state == State::Closed && mends.is_none();
         self.report.clean = clean;
         if let Some((at, _)) = &found.trim {
             self.view.publish(Lsn(at.next_lsn.0 - 1));
@@ -227,9 +241,15 @@ impl Opening {
                 Journal::open(disk, Arc::clone(&self.chance), self.store, self.epoch, options, *at, applier)?
             }
             _ => {
-                let next_lsn = self.replay(&mut applier, found)?;
+                let next_lsn = match &mends {
+                    Some(mends) => self.replay_mending(&mut applier, found, mends)?,
+                    None => self.replay(&mut applier, found)?,
+                };
                 if !self.options.beside_owner {
                     self.skip_bounds(&mut applier, Lsn(next_lsn.0 - 1))?;
+                }
+                if let Some(mends) = &mends {
+                    self.mend_segments(mends, Lsn(next_lsn.0 - 1))?;
                 }
                 self.note_unclean(Lsn(next_lsn.0 - 1))?;
                 Journal::create(disk, Arc::clone(&self.chance), self.store, self.epoch, options, next_lsn, applier)?
@@ -256,7 +276,7 @@ impl Opening {
     }
 
     /// Applies the frames after the trim point; gives the LSN of the next frame.
-    fn replay(&mut self, applier: &mut Applier, found: &Manifest) -> Result<Lsn> {
+    pub(super) fn replay(&mut self, applier: &mut Applier, found: &Manifest) -> Result<Lsn> {
         let Some((start, _)) = &found.trim else { return Ok(Lsn(1)) };
         let mut replayer = Replayer::new(&self.tables, &self.topics, &self.view, applier);
         let (disk, until) = (&*self.options.disk, self.options.replay_until);
@@ -272,7 +292,7 @@ impl Opening {
         Ok(replayed.end.next_lsn)
     }
 
-    fn keep_aside(&self, torn: &TornTail, lsn: Lsn) -> Result<TornTailReport> {
+    pub(super) fn keep_aside(&self, torn: &TornTail, lsn: Lsn) -> Result<TornTailReport> {
         let kept_in = self.layout.aside.join(format!("{:020}-{:010}.torn", lsn.0, self.epoch.0));
         let written =
             self.options.disk.open(&kept_in, OpenMode::Create).and_then(|file| file.write_all_at(&torn.bytes, 0));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Store;
 use super::layout::MAIN;
 use super::owner::check_owner_name;
+use super::repair::Mends;
 use crate::clock::{Clock, SystemClock};
 use crate::disk::{Disk, RealDisk};
 use crate::error::{Error, Result};
@@ -30,6 +31,8 @@ pub struct StoreOptions {
     pub(super) beside_owner: bool,
     /// Frames behind it are not believed.
     pub(super) replay_until: Option<Lsn>,
+    /// What is damaged is mended on the way, as far as that goes.
+    pub(super) mends: Option<Arc<Mends>>,
     pub(super) journal_file_bytes: u64,
     pub(super) trim_bytes: u64,
     pub(super) record_bytes_max: usize,
@@ -73,6 +76,7 @@ impl StoreOptions {
             only_looks: false,
             beside_owner: false,
             replay_until: None,
+            mends: None,
             journal_file_bytes: 16 << 20,
             trim_bytes: 64 << 20,
             record_bytes_max: (16 << 20) + (64 << 10),

@@ -342,6 +342,22 @@ impl Partition {
         }
     }
 
+    /// The file of the segment that [`Partition::cut_tail`] cuts, and where.
+    pub(crate) fn tail(&self, epoch: Epoch) -> Option<(PathBuf, u64)> {
+        let segments = self.segments.read();
+        let last = segments.iter().rev().find(|segment| segment.head.epoch < epoch);
+        last.map(|segment| (segment.path.clone(), segment.end().position))
+    }
+
+    /// Gives back what lies behind the ends of all segments that are written no more: a repair that was ended may have
+    /// left it there.
+    pub(crate) fn cut_leftovers(&self) -> Result<()> {
+        let active = self.turn().active.as_ref().map(|active| Arc::clone(&active.segment));
+        let segments = self.segments.read().clone();
+        let sealed = segments.iter().filter(|segment| active.as_ref().is_none_or(|one| !Arc::ptr_eq(one, segment)));
+        sealed.into_iter().try_for_each(|segment| segment.cut_leftover())
+    }
+
     /// Gives back what lies behind the end of the segment that was written last before a crash: bytes that recovery has
     /// written anew elsewhere, and room taken ahead. Only after the trim point is durable.
     pub(crate) fn cut_tail(&self, epoch: Epoch) -> Result<()> {

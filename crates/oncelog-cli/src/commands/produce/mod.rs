@@ -32,6 +32,10 @@ use load::Load;
                         tail -f access.log | oncelog produce access --create\n  \
                         oncelog produce orders lines.txt --key-delimiter : --producer-id nightly\n  \
                         oncelog consume orders --format json | oncelog produce copy --create --format json\n\n\
+                        A key goes to the partition to which the library's producers send it: by Kafka's hash of the \
+                        key as its codec writes it; of a pair the first part alone decides. Of a codec that is a \
+                        program's own all of the key decides, as it does unless that program says otherwise: then name \
+                        the partition. Records without a key go round.\n\n\
                         With --producer-id a load can be interrupted, or run twice: each line is stored once. Line n \
                         is sequence n; a checksum of the lines that are stored is kept in the table \
                         oncelog-loads-OWNER, and an input whose earlier lines have changed is refused.")]
@@ -192,6 +196,8 @@ struct Appending<'a> {
     engine: &'a dyn Engine,
     topic: TopicId,
     partitions: u32,
+    /// Of the topic: what of a key decides its partition.
+    key_codec: String,
     partition: Option<PartitionId>,
     keep_partitions: bool,
     sync: Sync,
@@ -214,6 +220,7 @@ impl<'a> Appending<'a> {
             engine,
             topic,
             partitions: spec.partitions,
+            key_codec: spec.key_codec.clone(),
             partition: arguments.partition.map(PartitionId),
             keep_partitions: arguments.keep_partitions,
             sync: arguments.sync,
@@ -239,8 +246,9 @@ impl<'a> Appending<'a> {
         };
         let headers = record.headers();
         let (key, value) = (record.key.as_deref(), record.value.as_deref());
-        let new =
-            NewRecord { key, value, headers: &headers, timestamp_ms: record.timestamp_ms, ..NewRecord::default() };
+        let route = key.and_then(|key| oncelog::route_of(&self.key_codec, key));
+        let timestamp_ms = record.timestamp_ms;
+        let new = NewRecord { key, route: route.as_deref(), value, headers: &headers, timestamp_ms };
         open.tx.append(self.topic, partition, new)?;
         open.records += 1;
         self.open = Some(open);

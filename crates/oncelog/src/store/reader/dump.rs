@@ -7,11 +7,12 @@ use super::StoreReader;
 use super::live::{Found, Live};
 use super::owner::OwnerReader;
 use crate::disk::{Disk, RealDisk};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, LogOffset, Lsn, PartitionId, ShardId, StoreId, TableId, TopicId};
 use crate::journal;
 use crate::record::BatchHead;
-use crate::segment::Follower;
+use crate::segment::{Follower, SegmentHead, last_offset};
+use crate::topic;
 use crate::transaction::{Effect, effects};
 
 /// A segment file.
@@ -32,6 +33,8 @@ pub struct SegmentInfo {
     pub batches: Vec<BatchInfo>,
     /// Where they end. What is behind means nothing.
     pub end: u64,
+    /// Why the bytes behind the end are no batch, where there are any: half written, or left over from a crash.
+    pub behind: Option<String>,
 }
 
 /// A record batch in a segment or in a frame.
@@ -74,7 +77,9 @@ impl BatchInfo {
 }
 
 impl SegmentInfo {
-    /// Reads a segment file, up to where no batch follows. The checksums of each batch are compared.
+    /// Reads a segment file, up to where no batch follows. The checksums of each batch are compared. Bytes that are no
+    /// batch are damage where the store around the file says that there is a record, or, where there is no store, where
+    /// a good batch follows; else they are remarked in [`SegmentInfo::behind`].
     ///
     /// # Errors
     /// `NotFound`; `Corrupt`: it is no segment, another than its name says, or a batch is damaged; `Unavailable`.
@@ -86,19 +91,58 @@ impl SegmentInfo {
 fn read_segment(disk: &dyn Disk, path: &Path) -> Result<SegmentInfo> {
     let missing = || {
         let what = format!("there is no file {}", path.display());
-        crate::error::Error::new(crate::error::ErrorKind::NotFound, what)
+        Error::new(ErrorKind::NotFound, what)
     };
     let mut segment = Follower::open(disk, path, |_| true)?.ok_or_else(missing)?;
     let head = *segment.head();
     let (mut next, mut batches) = (head.base_offset, Vec::new());
-    while let Some(offsets) = segment.advance(next, LogOffset(u64::MAX))? {
-        let batch = segment.current()?;
-        batches.push(BatchInfo::of(batch.head(), segment.current_position()));
-        next = offsets.end;
-    }
+    let behind = loop {
+        match next_batch(&mut segment, next) {
+            Ok(Some(batch)) => {
+                next = batch.next;
+                batches.push(batch);
+            }
+            Ok(None) => break None,
+            Err(error) if error.kind() == ErrorKind::Corrupt && next >= known_end(disk, path, &head)? => {
+                break Some(error.to_string());
+            }
+            Err(error) => return Err(error),
+        }
+    };
     let end = batches.last().map_or(crate::segment::SEGMENT_HEAD_BYTES, |last: &BatchInfo| last.position + last.bytes);
     let (store, topic, partition) = (head.store, head.topic, head.partition);
-    Ok(SegmentInfo { store, topic, partition, epoch: head.epoch, base_offset: head.base_offset, batches, end })
+    let (epoch, base_offset) = (head.epoch, head.base_offset);
+    Ok(SegmentInfo { store, topic, partition, epoch, base_offset, batches, end, behind })
+}
+
+fn next_batch(segment: &mut Follower, next: LogOffset) -> Result<Option<BatchInfo>> {
+    if segment.advance(next, LogOffset(u64::MAX))?.is_none() {
+        return Ok(None);
+    }
+    let batch = segment.current()?;
+    Ok(Some(BatchInfo::of(batch.head(), segment.current_position())))
+}
+
+/// The offset below which the records of a segment are there for certain.
+fn known_end(disk: &dyn Disk, path: &Path, head: &SegmentHead) -> Result<LogOffset> {
+    match end_in_store(disk, path, head) {
+        Some(end) => Ok(end),
+        // On its own: what is followed by a good batch was not being written.
+        None => Ok(last_offset(disk, path)?.map_or(head.base_offset, |(_, end)| end)),
+    }
+}
+
+/// As the store around the file says, if there is one that can be read.
+fn end_in_store(disk: &dyn Disk, path: &Path, head: &SegmentHead) -> Option<LogOffset> {
+    let partition = path.parent()?;
+    let topic_dir = partition.parent()?;
+    let reader = StoreReader::open(topic_dir.parent()?.parent()?).ok()?;
+    let claim = topic::find_claim(disk, topic_dir).ok()??;
+    let (_, end) = reader.offsets(&claim.name, head.partition).ok()?;
+    let pieces = topic::pieces(disk, partition).ok()?;
+    // One that does not count is the rest of a crash.
+    let Some(at) = pieces.iter().position(|piece| piece.path == path) else { return Some(head.base_offset) };
+    Some(pieces.get(at + 1).map_or(end, |next| end.min(next.base)))
 }
 
 impl StoreReader {
@@ -145,9 +189,8 @@ fn frame_info(lsn: Lsn, body: &[u8]) -> Result<FrameInfo> {
     for effect in effects(body)? {
         match effect {
             Effect::Batch { topic, partition, bytes } => {
-                let head = BatchHead::peek(bytes).map_err(|error| {
-                    crate::error::Error::new(crate::error::ErrorKind::Corrupt, format!("frame {lsn}: {error}"))
-                })?;
+                let head = BatchHead::peek(bytes)
+                    .map_err(|error| Error::new(ErrorKind::Corrupt, format!("frame {lsn}: {error}")))?;
                 batches.push((topic, partition, BatchInfo::of(&head, 0)));
             }
             Effect::Row { table, shard, key, value } => rows.push((table, shard, key.to_vec(), value.map(<[u8]>::len))),

@@ -39,6 +39,7 @@ pub(super) use foreign::ForeignTopic;
 pub use look::OwnerInfo;
 pub use snapshot::ReaderSnapshot;
 pub use verify::Verification;
+pub(super) use verify::read_rows;
 pub(super) use watcher::{Watcher, Watchers};
 
 use super::layout::{Layout, MAIN};

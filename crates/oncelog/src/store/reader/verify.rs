@@ -277,28 +277,10 @@ fn verify_manifest(owner: &OwnerReader, found: &mut Verification) -> Result<()> 
 /// All rows, and that they say what can be.
 fn verify_rows(state: &Store, found: &mut Verification) -> Result<()> {
     let core = state.core();
-    let mut tables: Vec<(TableId, u32)> = (0..=system::STAMPS.0).map(|id| (TableId(id), 1)).collect();
     for (id, spec) in state.tables()? {
         core.check_claim_of(&Name::Table(&spec.name, id))?;
-        tables.push((id, spec.shards));
     }
-    let visible = core.pin_visible();
-    for (table, shards) in tables {
-        for shard in (0..shards).map(ShardId) {
-            let rows = core.tables.shard(table, shard);
-            let mut from = std::ops::Bound::Unbounded;
-            loop {
-                let start = from.as_ref().map(Vec::as_slice);
-                let range = ScanRange { limit: PAGE_ROWS, ..ScanRange::between(start, std::ops::Bound::Unbounded) };
-                let page = rows.scan(range, visible.lsn())?;
-                found.rows += page.len() as u64;
-                match page.into_iter().nth(PAGE_ROWS - 1) {
-                    Some((key, _)) => from = std::ops::Bound::Excluded(key),
-                    None => break,
-                }
-            }
-        }
-    }
+    found.rows += read_rows(state)?;
     for progress in state.consumers()? {
         let Ok((_, end)) = state.offsets(&progress.topic, progress.partition) else { continue };
         // Another owner's topic may be seen as of an earlier moment.
@@ -313,6 +295,31 @@ fn verify_rows(state: &Store, found: &mut Verification) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Reads all rows; gives how many there are.
+pub(in crate::store) fn read_rows(state: &Store) -> Result<u64> {
+    let core = state.core();
+    let mut tables: Vec<(TableId, u32)> = (0..=system::STAMPS.0).map(|id| (TableId(id), 1)).collect();
+    tables.extend(state.tables()?.into_iter().map(|(id, spec)| (id, spec.shards)));
+    let (visible, mut found) = (core.pin_visible(), 0);
+    for (table, shards) in tables {
+        for shard in (0..shards).map(ShardId) {
+            let rows = core.tables.shard(table, shard);
+            let mut from = std::ops::Bound::Unbounded;
+            loop {
+                let start = from.as_ref().map(Vec::as_slice);
+                let range = ScanRange { limit: PAGE_ROWS, ..ScanRange::between(start, std::ops::Bound::Unbounded) };
+                let page = rows.scan(range, visible.lsn())?;
+                found += page.len() as u64;
+                match page.into_iter().nth(PAGE_ROWS - 1) {
+                    Some((key, _)) => from = std::ops::Bound::Excluded(key),
+                    None => break,
+                }
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Every batch of a partition. Behind what is damaged it goes on with the next segment.

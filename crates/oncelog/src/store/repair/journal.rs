@@ -1,0 +1,200 @@
+//! Mending a journal: its frames up to the damage, and no offset behind it that may have been given out.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use super::super::manifest::{Manifest, State};
+use super::super::open::Opening;
+use super::notes::{Kept, Mends};
+use crate::error::{ErrorKind, Result};
+use crate::ids::{LogOffset, Lsn, PartitionId, TopicId};
+use crate::journal::{self, Cut};
+use crate::record::BatchHead;
+use crate::table::ScanRange;
+use crate::topic::{self, TopicSpec};
+use crate::transaction::system::{self, CatalogueKey, NextIds};
+use crate::transaction::{Applier, Effect, Replayer, effects};
+use crate::wake::Arc;
+
+/// Further on than any partition can have come in frames that cannot be read.
+const SKIPPED_OFFSETS: u64 = 1 << 32;
+
+/// What frames behind a cut say that must not be said again.
+#[derive(Default)]
+struct Given {
+    /// The offset behind the last record.
+    ends: BTreeMap<(TopicId, PartitionId), LogOffset>,
+    ids: Vec<NextIds>,
+    made: BTreeMap<TopicId, String>,
+}
+
+impl Given {
+    /// A frame that does not hold together says what it says up to there.
+    fn add(&mut self, body: &[u8]) {
+        for effect in effects(body).unwrap_or_default() {
+            match effect {
+                Effect::Batch { topic, partition, bytes } => {
+                    let Ok(head) = BatchHead::peek(bytes) else { continue };
+                    let end = self.ends.entry((topic, partition)).or_default();
+                    *end = head.next_offset().max(*end);
+                }
+                Effect::Row { table: system::CATALOGUE, key, value: Some(value), .. } => {
+                    match CatalogueKey::decode(key) {
+                        Some(CatalogueKey::NextIds) => self.ids.extend(system::decode_row::<NextIds>(value).ok()),
+                        Some(CatalogueKey::Topic(id)) => {
+                            let spec = system::decode_row::<TopicSpec>(value).ok();
+                            self.made.extend(spec.map(|spec| (id, spec.name)));
+                        }
+                        _ => {}
+                    }
+                }
+                Effect::Row { .. } | Effect::Stamp { .. } => {}
+            }
+        }
+    }
+}
+
+impl Opening {
+    /// As a replay, and where the journal is damaged up to there. Gives the LSN of the next frame.
+    pub(in crate::store) fn replay_mending(
+        &mut self,
+        applier: &mut Applier,
+        found: &Manifest,
+        mends: &Mends,
+    ) -> Result<Lsn> {
+        let Some((start, _)) = &found.trim else { return Ok(Lsn(1)) };
+        let (disk, dir) = (Arc::clone(&self.options.disk), self.layout.journal.clone());
+        let error = match journal::replay(&*disk, &dir, self.store, *start, None, |_, _| Ok(())) {
+            Ok(_) => return self.replay(applier, found),
+            Err(error) if error.kind() == ErrorKind::Corrupt => error,
+            Err(error) => return Err(error),
+        };
+        let file = start.file.path(&dir);
+        if found.state == State::Closed {
+            // Everything is at the trim point.
+            let kept = mends.keep_whole(&file)?;
+            mends.note(&file, format!("{error}: begun anew, no frame in it counts"), kept);
+            return Ok(start.next_lsn);
+        }
+        // Before topics are put together: what they sweep away may be copies of what is lost here.
+        let (_, cut) = journal::salvage(&*disk, &dir, self.store, *start, |_, _| Ok(()))?;
+        if cut.is_some() {
+            mends.cut_journal();
+        }
+        let mut replayer = Replayer::new(&self.tables, &self.topics, &self.view, applier);
+        let (replayed, cut) = journal::salvage(&*disk, &dir, self.store, *start, |lsn, body| {
+            replayer.frame(lsn, body).map_err(|error| error.in_file(&dir))
+        })?;
+        replayer.finish()?;
+        (self.report.frames, self.report.frames_bytes) = (replayed.frames, replayed.frames_bytes);
+        let end = replayed.end.next_lsn;
+        match cut {
+            Some(cut) => self.leave_behind(applier, cut, mends),
+            None => {
+                let file = error.file().unwrap_or(&file).to_owned();
+                let kept = mends.keep(&file, 0..journal::FILE_HEAD_BYTES)?;
+                mends.note(&file, format!("{error}: its frames are whole and were taken"), kept);
+                if let Some(torn) = &replayed.torn {
+                    self.report.torn = Some(self.keep_aside(torn, end)?);
+                }
+                Ok(end)
+            }
+        }
+    }
+
+    /// Gives up what is behind the cut, and goes on where nothing can have been given out.
+    fn leave_behind(&mut self, applier: &mut Applier, cut: Cut, mends: &Mends) -> Result<Lsn> {
+        let (disk, dir) = (Arc::clone(&self.options.disk), self.layout.journal.clone());
+        let mut given = Given::default();
+        let behind = journal::behind(&*disk, &dir, self.store, &cut.at, |body| given.add(body))?;
+        let (error, frames, from) = (&cut.error, behind.frames, cut.at.next_lsn);
+        let what = format!(
+            "{error}: transactions from LSN {from} on are given up, {frames} of which can still be read; tables, \
+             progress and stamps are as they were before"
+        );
+        let damaged = cut.error.file().map_or_else(|| cut.at.file.path(&dir), std::path::Path::to_owned);
+        mends.note(&damaged, what, Kept::default());
+        for (file, bytes) in behind.files {
+            let kept = mends.keep(&file, bytes)?;
+            mends.note(&file, "no longer part of the journal", kept);
+        }
+        self.view.publish(behind.last);
+        self.skip_offsets(applier, behind.last, &given, mends)?;
+        self.skip_ids(behind.last, &given)?;
+        for (id, name) in &given.made {
+            if self.catalogue_has(*id, behind.last)? {
+                continue;
+            }
+            let what = format!("topic {name:?} was made behind the damage: it is gone with its records");
+            mends.note(&topic::topic_dir(&self.layout.topics, name), what, Kept::default());
+        }
+        Ok(behind.last.next())
+    }
+
+    fn catalogue_has(&self, id: TopicId, lsn: Lsn) -> Result<bool> {
+        let rows = self.tables.shard(system::CATALOGUE, system::SHARD);
+        Ok(rows.get(&CatalogueKey::Topic(id).encode(), lsn)?.is_some())
+    }
+
+    /// All topics of the catalogue.
+    pub(super) fn catalogued(&self, lsn: Lsn) -> Result<Vec<(TopicId, TopicSpec)>> {
+        let rows = self.tables.shard(system::CATALOGUE, system::SHARD);
+        let (first, last) = (CatalogueKey::Topic(TopicId(0)).encode(), CatalogueKey::Topic(TopicId(u32::MAX)).encode());
+        let range = ScanRange::between(Bound::Included(&first), Bound::Included(&last));
+        let found = rows.scan(range, lsn)?.into_iter().filter_map(|(key, row)| match CatalogueKey::decode(&key) {
+            Some(CatalogueKey::Topic(id)) => Some(system::decode_row(&row).map(|spec| (id, spec))),
+            _ => None,
+        });
+        found.collect()
+    }
+
+    /// A frame that cannot be read may have appended to any partition.
+    fn skip_offsets(&mut self, applier: &mut Applier, lsn: Lsn, given: &Given, mends: &Mends) -> Result<()> {
+        for (id, spec) in self.catalogued(lsn)? {
+            let topic = match self.topics.get(id) {
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    mends.leave(error);
+                    continue;
+                }
+                topic => topic?,
+            };
+            for partition in &topic.partitions {
+                let mut turn = partition.turn();
+                let given = given.ends.get(&(id, partition.id)).copied().unwrap_or_default();
+                let seen = given.max(mends.copied(id, partition.id)).max(turn.next_offset);
+                if seen > turn.next_offset {
+                    mends.lose(&spec.name, partition.id, turn.next_offset..seen);
+                }
+                let next = seen.plus(SKIPPED_OFFSETS);
+                mends.skip(&spec.name, partition.id, seen..next);
+                turn.skip_to(next);
+                partition.set_end(lsn, next);
+                applier.touch(partition);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ids of topics and tables are not given again either: claims are durable before the frames that know them.
+    fn skip_ids(&mut self, lsn: Lsn, given: &Given) -> Result<()> {
+        let rows = self.tables.shard(system::CATALOGUE, system::SHARD);
+        let key = CatalogueKey::NextIds.encode();
+        let known: Option<NextIds> = rows.get(&key, lsn)?.map(|row| system::decode_row(&row)).transpose()?;
+        let mut ids = known
+            .into_iter()
+            .chain(given.ids.iter().copied())
+            .reduce(|one, other| NextIds { topic: one.topic.max(other.topic), table: one.table.max(other.table) });
+        for (dir, is_topic) in [(&self.layout.topics, true), (&self.layout.tables, false)] {
+            for place in self.options.disk.list(dir).unwrap_or_default() {
+                let Ok(Some(claim)) = topic::find_claim(&*self.options.disk, &place) else { continue };
+                let Some(ids) = ids.as_mut().filter(|_| claim.owner == self.layout.name) else { continue };
+                let next = if is_topic { &mut ids.topic } else { &mut ids.table };
+                *next = (*next).max(claim.topic.0.saturating_add(1));
+            }
+        }
+        if let Some(ids) = ids.filter(|ids| known != Some(*ids)) {
+            rows.turn().put(key, Some(system::encode_row(&ids)?.into()), lsn);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,174 @@
+//! Mending segments: the good batches stay, before the damage in their file, behind it in files of their own.
+//!
+//! All files of a segment keep its epoch, as readers in other processes go by it: what a later opening has begun
+//! counts in place of what an earlier one has behind it.
+
+use std::path::Path;
+
+use super::super::open::Opening;
+use super::is_no_file;
+use super::notes::{Kept, Mends};
+use crate::disk::{Disk, OpenMode, SyncSite};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Lsn, TopicId};
+use crate::segment::{self, SEGMENT_HEAD_BYTES, Salvaged, SegmentEnd, SegmentHead};
+use crate::topic::{Partition, SegmentRow};
+use crate::transaction::system;
+
+impl Opening {
+    /// Looks through all segments of the trim point. The rows that it changes become true with the next one.
+    pub(in crate::store) fn mend_segments(&mut self, mends: &Mends, lsn: Lsn) -> Result<()> {
+        for (id, spec) in self.catalogued(lsn)? {
+            let topic = match self.topics.get(id) {
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    mends.leave(error);
+                    continue;
+                }
+                topic => topic?,
+            };
+            for partition in &topic.partitions {
+                let (_, rows) = self.loader.trim_point(id, partition.id)?;
+                for (number, row) in rows.iter().enumerate() {
+                    let last = number + 1 == rows.len();
+                    self.mend_segment(mends, lsn, (id, &spec.name, partition), row, last)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn mend_segment(
+        &self,
+        mends: &Mends,
+        lsn: Lsn,
+        (topic, name, partition): (TopicId, &str, &Partition),
+        row: &SegmentRow,
+        last: bool,
+    ) -> Result<()> {
+        let disk = &*self.options.disk;
+        let head = SegmentHead {
+            store: self.store,
+            topic,
+            partition: partition.id,
+            base_offset: row.base_offset,
+            epoch: row.epoch,
+            salt: row.salt,
+        };
+        let end =
+            SegmentEnd { position: row.end_position, offset: row.end_offset, max_timestamp_ms: row.max_timestamp_ms };
+        let path = head.path(partition.dir());
+        let mut found = segment::salvage(disk, &path, &head, end)?;
+        if found.is_none() && find_elsewhere(disk, partition.dir(), &head, &path, mends)? {
+            found = segment::salvage(disk, &path, &head, end)?;
+        }
+        let Some(found) = found else {
+            mends.note(&path, "a segment is gone", Kept::default());
+            mends.lose(name, partition.id, row.base_offset..row.end_offset);
+            return self.put(topic, partition, lsn, (&head, None));
+        };
+        if found.is_whole(end) {
+            if found.behind > 0 && !last {
+                let what = "bytes behind the end of a segment that is written no more: cut off";
+                let kept = mends.keep(&path, end.position..u64::MAX)?;
+                mends.note(&path, what, kept);
+            }
+            return Ok(());
+        }
+        for offsets in found.lost(&head, end) {
+            mends.lose(name, partition.id, offsets);
+        }
+        if !found.head {
+            let kept = mends.keep(&path, 0..SEGMENT_HEAD_BYTES)?;
+            mends.note(&path, "the head of a segment is damaged: written anew as the trim point knows it", kept);
+        }
+        for bytes in &found.bad {
+            let kept = mends.keep(&path, bytes.clone())?;
+            let what = format!("damaged from byte {} to {}", bytes.start, bytes.end);
+            mends.note(&path, what, kept);
+        }
+        self.keep_runs(mends, lsn, (topic, partition), (&head, &path), &found)
+    }
+
+    /// Makes the good runs the segments of the log. A run at the beginning stays where it is.
+    fn keep_runs(
+        &self,
+        mends: &Mends,
+        lsn: Lsn,
+        (topic, partition): (TopicId, &Partition),
+        (head, path): (&SegmentHead, &Path),
+        found: &Salvaged,
+    ) -> Result<()> {
+        let (disk, dir) = (&*self.options.disk, partition.dir());
+        let stays = found.runs.first().filter(|run| run.bytes.start == SEGMENT_HEAD_BYTES);
+        if mends.acts() && !found.head && stays.is_some() {
+            let doing = |error| Error::io(path, "write the head of a segment", error);
+            let file = disk.open(path, OpenMode::Write).map_err(doing)?;
+            file.write_all_at(&head.encode(), 0).map_err(doing)?;
+            file.sync(SyncSite::Mended).map_err(|error| Error::sync(path, "sync a segment", error))?;
+        }
+        let kept_end = stays.map(|run| SegmentEnd {
+            position: run.bytes.end,
+            offset: run.offsets.end,
+            max_timestamp_ms: run.max_timestamp_ms,
+        });
+        self.put(topic, partition, lsn, (head, kept_end))?;
+        for run in found.runs.iter().skip(usize::from(stays.is_some())) {
+            let part = SegmentHead { base_offset: run.offsets.start, salt: self.chance.next_u64(), ..*head };
+            let position = SEGMENT_HEAD_BYTES + (run.bytes.end - run.bytes.start);
+            let end = if mends.acts() {
+                segment::copy_run(disk, dir, (path, head.salt), run, &part)?
+            } else {
+                SegmentEnd { position, offset: run.offsets.end, max_timestamp_ms: run.max_timestamp_ms }
+            };
+            self.put(topic, partition, lsn, (&part, Some(end)))?;
+        }
+        if mends.acts() {
+            let synced = disk.sync_dir(dir, SyncSite::SegmentDir);
+            synced.map_err(|error| Error::sync(dir, "sync a partition", error))?;
+        }
+        Ok(())
+    }
+
+    /// What the next trim point says of a segment; `None`: nothing, it is no longer part of the log.
+    fn put(
+        &self,
+        topic: TopicId,
+        partition: &Partition,
+        lsn: Lsn,
+        (head, end): (&SegmentHead, Option<SegmentEnd>),
+    ) -> Result<()> {
+        let row = end.map(|end| SegmentRow {
+            base_offset: head.base_offset,
+            epoch: head.epoch,
+            salt: head.salt,
+            end_position: end.position,
+            end_offset: end.offset,
+            max_timestamp_ms: end.max_timestamp_ms,
+        });
+        let row = row.map(|row| system::encode_row(&row)).transpose()?;
+        let key = system::segment_key(topic, partition.id, head.base_offset);
+        self.tables.shard(system::SEGMENTS, system::SHARD).turn().put(key, row.map(bytes::Bytes::from), lsn);
+        Ok(())
+    }
+}
+
+/// Looks for the segment under another name in its directory, and gives it its own.
+fn find_elsewhere(disk: &dyn Disk, dir: &Path, head: &SegmentHead, path: &Path, mends: &Mends) -> Result<bool> {
+    let doing = |error| Error::io(dir, "look for a segment", error);
+    for other in disk.list(dir).map_err(doing)? {
+        let file = match disk.open(&other, OpenMode::Read) {
+            Err(error) if is_no_file(&error) => continue,
+            opened => opened.map_err(doing)?,
+        };
+        match head.check(&*file, &other) {
+            Ok(()) => drop(file),
+            Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
+            Err(_) => continue,
+        }
+        mends.note(path, format!("is there as {}: given its name again", other.display()), Kept::default());
+        disk.rename(&other, path).map_err(doing)?;
+        disk.sync_dir(dir, SyncSite::SegmentDir).map_err(|error| Error::sync(dir, "sync a partition", error))?;
+        return Ok(true);
+    }
+    Ok(false)
+}
