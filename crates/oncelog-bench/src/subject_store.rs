@@ -33,7 +33,7 @@ struct Counts {
 /// The options of a subject: those that a store has unless told otherwise.
 pub(crate) fn options(size: Size) -> StoreOptions {
     match size {
-        Size::Full => StoreOptions::new(),
+        Size::Full | Size::Part(_) => StoreOptions::new(),
         Size::Quick => StoreOptions::new().journal_file_bytes(JOURNAL_FILE_BYTES_QUICK),
     }
 }

@@ -37,6 +37,8 @@ impl fmt::Display for Subject {
 pub(crate) enum Size {
     /// Enough to measure.
     Full,
+    /// So many thousandths of that, for who has only some seconds.
+    Part(u32),
     /// Enough to see that it runs.
     Quick,
 }
@@ -46,6 +48,7 @@ impl Size {
     pub(crate) fn pick(self, full: usize, quick: usize) -> usize {
         match self {
             Size::Full => full,
+            Size::Part(thousandths) => (full.saturating_mul(thousandths as usize) / 1000).max(quick),
             Size::Quick => quick,
         }
     }

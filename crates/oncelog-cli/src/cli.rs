@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{completions, consume, doctor, dump, group, man, produce, repair, stats, table, topic, verify};
+use crate::commands::{
+    bench, completions, consume, doctor, dump, group, man, produce, repair, stats, table, topic, verify,
+};
 use crate::demo::DemoArguments;
 
 /// Exactly-once event processing in one Rust program.
@@ -44,6 +46,8 @@ pub(crate) enum Command {
     Repair(repair::RepairArguments),
     /// Whether this place and this machine can keep a store
     Doctor(doctor::DoctorArguments),
+    /// How fast this disk is, and what Oncelog makes of it
+    Bench(bench::BenchArguments),
     /// Segment files: what is in them
     Segment(dump::SegmentArguments),
     /// Journals: what an opening would replay

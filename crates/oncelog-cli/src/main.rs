@@ -29,7 +29,7 @@ use clap::Parser as _;
 use clap::error::ErrorKind;
 
 use cli::{Cli, Command};
-use commands::{completions, consume, doctor, dump, group, man, produce, repair, stats, table, topic, verify};
+use commands::{bench, completions, consume, doctor, dump, group, man, produce, repair, stats, table, topic, verify};
 use demo::WorkerArguments;
 use exit::Failure;
 
@@ -56,6 +56,7 @@ fn run() -> Result<Result<(), Failure>, clap::Error> {
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Repair(arguments) => repair::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Segment(arguments) => dump::segment(arguments),
         Command::Journal(arguments) => dump::journal(arguments),
         Command::Demo(arguments) => demo::run(&arguments),

@@ -150,3 +150,19 @@ fn the_doctor_looks_with_a_store_and_without_and_leaves_nothing() {
     shell.fails("doctor", 1, "1 check failed");
     shell.fails("doctor --store oncelog-data/STORE", 1, "is a file");
 }
+
+#[test]
+fn the_bench_measures_and_leaves_nothing() {
+    let shell = Shell::new();
+    shell.fails("bench --dir nowhere", 3, "no directory nowhere");
+    shell.fails("bench --size 7", 2, "24..=32768");
+    let told: serde_json::Value = serde_json::from_str(&shell.ok("bench --seconds 1 --output json")).unwrap();
+    let rows = told["workloads"].as_array().unwrap();
+    assert_eq!(rows.len(), 4, "{told}");
+    for row in rows {
+        let figures = ["disk_per_second", "oncelog_per_second", "ratio"].map(|name| row[name].as_f64().unwrap());
+        assert!(figures.iter().all(|figure| *figure > 0.0), "{row}");
+        assert!(row["what"] != "other", "{row}");
+    }
+    assert_eq!(fs::read_dir(shell.path("")).unwrap().count(), 0);
+}

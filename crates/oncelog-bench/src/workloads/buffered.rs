@@ -94,6 +94,12 @@ impl Workload for Buffered {
 }
 
 impl Buffered {
+    /// The same with other records; of large ones fewer, so that the bytes stay about the same.
+    pub(super) fn of(self, record_bytes: usize) -> Buffered {
+        let calls = (self.calls * self.record_bytes / record_bytes.max(1)).max(self.calls_quick);
+        Buffered { record_bytes, calls, ..self }
+    }
+
     fn yardstick(&self, subject: Subject, dir: &Path, records: &Records, calls: usize) -> Result<Figures> {
         let frame = FRAME_HEAD_BYTES + self.record_bytes;
         let mut log = LogFile::create(dir, subject, (calls + warm_up(calls)) * self.batch * frame)?;

@@ -20,6 +20,7 @@ const RECORD_BYTES: usize = 100;
 pub(super) struct Durable {
     name: &'static str,
     about: &'static str,
+    record_bytes: usize,
     threads: usize,
     /// Operations of each thread.
     calls: usize,
@@ -30,6 +31,7 @@ pub(super) struct Durable {
 pub(super) const THREADS_1: Durable = Durable {
     name: "durable-1",
     about: "durable append, 100 B, one record a call, 1 thread; one call of 4 timed",
+    record_bytes: RECORD_BYTES,
     threads: 1,
     calls: 5000,
     sample: 4,
@@ -38,6 +40,7 @@ pub(super) const THREADS_1: Durable = Durable {
 pub(super) const THREADS_8: Durable = Durable {
     name: "durable-8",
     about: "the same from 8 threads; one call of 8 timed",
+    record_bytes: RECORD_BYTES,
     threads: 8,
     calls: 2000,
     sample: 8,
@@ -46,6 +49,7 @@ pub(super) const THREADS_8: Durable = Durable {
 pub(super) const THREADS_64: Durable = Durable {
     name: "durable-64",
     about: "the same from 64 threads; one call of 16 timed",
+    record_bytes: RECORD_BYTES,
     threads: 64,
     calls: 1500,
     sample: 16,
@@ -65,7 +69,7 @@ impl Workload for Durable {
     }
 
     fn run(&self, subject: Subject, dir: &Path, size: Size) -> Result<Figures> {
-        let records = Records::of(RECORD_BYTES);
+        let records = Records::of(self.record_bytes);
         let calls = size.pick(self.calls, self.sample);
         match subject {
             Subject::Oncelog => {
@@ -79,12 +83,19 @@ impl Workload for Durable {
                 })
             }
             yardstick => {
-                let bytes = self.threads * (calls + warm_up(calls)) * (FRAME_HEAD_BYTES + RECORD_BYTES);
+                let bytes = self.threads * (calls + warm_up(calls)) * (FRAME_HEAD_BYTES + self.record_bytes);
                 let log = GroupLog::new(LogFile::create(dir, yardstick, bytes)?);
                 let timed = self.measure(calls, &records, &|key, value| log.append(key, value))?;
                 Ok(timed.with_syncs(log.syncs()))
             }
         }
+    }
+}
+
+impl Durable {
+    /// The same with other records.
+    pub(super) fn of(self, record_bytes: usize) -> Durable {
+        Durable { record_bytes, ..self }
     }
 }
 

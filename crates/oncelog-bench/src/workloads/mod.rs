@@ -30,3 +30,13 @@ pub(crate) fn all() -> Vec<Box<dyn Workload>> {
         Box::new(once::HUNDREDS),
     ]
 }
+
+/// Those of a short run, with records of that size.
+pub(crate) fn of_short_run(record_bytes: usize) -> Vec<Box<dyn Workload>> {
+    vec![
+        Box::new(durable::THREADS_1.of(record_bytes)),
+        Box::new(durable::THREADS_8.of(record_bytes)),
+        Box::new(buffered::BATCHES_100.of(record_bytes)),
+        Box::new(read::RECORDS_100.of(record_bytes)),
+    ]
+}

@@ -106,6 +106,14 @@ impl Workload for Reading {
     }
 }
 
+impl Reading {
+    /// The same with other records; of large ones fewer, so that the bytes stay about the same.
+    pub(super) fn of(self, record_bytes: usize) -> Reading {
+        let batches = (self.batches * self.record_bytes / record_bytes.max(1)).max(4);
+        Reading { record_bytes, batches, ..self }
+    }
+}
+
 /// All passes, each of which must see what is there.
 fn times(passes: usize, expected: Seen, mut one: impl FnMut(usize, &mut Seen) -> Result<Duration>) -> Result<Timed> {
     let mut elapsed = Duration::ZERO;
