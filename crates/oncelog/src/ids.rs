@@ -173,6 +173,24 @@ pub(crate) fn escape_name(name: &str) -> String {
     out
 }
 
+/// The name that [`escape_name`] made `escaped` of; `None` where it made it of none.
+#[must_use]
+pub(crate) fn unescape_name(escaped: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(escaped.len());
+    let mut rest = escaped.as_bytes();
+    while let Some((&byte, behind)) = rest.split_first() {
+        rest = behind;
+        if byte == b'%' {
+            let (digits, behind) = rest.split_first_chunk::<2>()?;
+            bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+            rest = behind;
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok().filter(|name| escape_name(name) == escaped)
+}
+
 /// Whether `name` can name a topic, table or consumer; if not, why.
 pub(crate) fn name_complaint(name: &str) -> Option<&'static str> {
     if name.is_empty() {
@@ -208,6 +226,16 @@ mod tests {
             assert_eq!((first.owner(), last.owner()), (owner, owner));
             assert_eq!(first.next().map(TopicId::owner), Some(owner));
             assert_eq!(last.next(), None);
+        }
+    }
+
+    #[test]
+    fn escaped_names_come_back_and_nothing_else_does() {
+        for name in ["orders", "v1.orders", "../../x", "..", "/etc", "a\0b", "Orders", "%41", "é", ""] {
+            assert_eq!(unescape_name(&escape_name(name)).as_deref(), Some(name));
+        }
+        for spelled in ["Orders", "%41x%", "%4", "%2e", "%61", "%+1", ".hidden", "%FF", "a b"] {
+            assert_eq!(unescape_name(spelled), None, "{spelled}");
         }
     }
 

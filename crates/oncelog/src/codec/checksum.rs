@@ -35,11 +35,15 @@ pub enum CheckSite {
     Fence,
     /// The index beside a segment.
     IndexFile,
+    /// The head of a checkpoint.
+    CheckpointHead,
+    /// A whole checkpoint.
+    CheckpointBody,
 }
 
 #[cfg(oncelog_mutants)]
 impl CheckSite {
-    /// Every site, for tests that skip each in turn.
+    /// Every site of a store, for tests that skip each in turn.
     pub const ALL: [CheckSite; 13] = [
         CheckSite::JournalFile,
         CheckSite::FrameHead,

@@ -97,6 +97,12 @@ pub enum SyncSite {
     AsideDir,
     /// A segment that a repair has mended, before a trim point says so; and all that an earlier attempt has left.
     Mended,
+    /// A checkpoint, before it takes its name.
+    CheckpointFile,
+    /// The directory of a checkpoint.
+    CheckpointDir,
+    /// The directory of checkpoints, before what was read there is shown.
+    CheckpointRead,
 }
 
 impl SyncSite {

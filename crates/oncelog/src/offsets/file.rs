@@ -58,7 +58,7 @@ impl FileOffsetStore {
             return Err(OffsetError::InvalidOffset(format!("{} is not the path of a file", path.display())));
         }
         let lock = with_suffix(&path, ".lock");
-        let store = FileOffsetStore { ground: Ground { disk, clock, patience: PATIENCE }, path, lock };
+        let store = FileOffsetStore { ground: Ground::of_offsets(disk, clock), path, lock };
         store.read()?;
         Ok(store)
     }
@@ -109,8 +109,6 @@ impl FileOffsetStore {
         Ok(answer)
     }
 }
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 impl OffsetStore for FileOffsetStore {
     fn get(&self, source: &str) -> Result<Option<Offset>, OffsetError> {

@@ -51,7 +51,6 @@ pub struct LockFileOffsetStore {
     dir: PathBuf,
 }
 
-const PATIENCE: Duration = Duration::from_secs(30);
 const LOCK: &str = ".lock";
 const COMMIT: &str = ".commit";
 /// Longer than any number. An offset of one's own that does not fit is refused.
@@ -80,7 +79,7 @@ impl LockFileOffsetStore {
     ) -> Result<LockFileOffsetStore, OffsetError> {
         let base = base_dir.as_ref();
         let dir = base.join(dir_name(consumer_name)?);
-        let store = LockFileOffsetStore { ground: Ground { disk, clock, patience: PATIENCE }, dir };
+        let store = LockFileOffsetStore { ground: Ground::of_offsets(disk, clock), dir };
         // Each by itself: one that is there may have been made by somebody who was killed before the sync.
         store.ground.make_dir(base)?;
         store.ground.make_dir(&store.dir)?;

@@ -20,7 +20,7 @@ mod locked;
 mod memory;
 mod numeric;
 mod offset;
-mod replace;
+pub(crate) mod replace;
 mod store;
 mod text;
 mod tracker;
