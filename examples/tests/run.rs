@@ -155,6 +155,38 @@ fn serve(dir: &Path) -> (Child, String) {
 }
 
 /// One request, and the answer's status and body.
+#[test]
+fn remote_checkpoints_count_each_number_once_through_kills_and_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = env!("CARGO_BIN_EXE_remote-checkpoints");
+    let stored = || {
+        let files = std::fs::read_dir(dir.path().join("checkpoints/numbers")).into_iter().flatten();
+        let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+        files.retain(|file| file.extension().is_some_and(|end| end == "checkpoint"));
+        files.sort();
+        files
+    };
+    for round in 1..4 {
+        let arguments = [path(dir.path()), "100000000"];
+        let mut child = Command::new(program).args(arguments).stdout(Stdio::null()).spawn().unwrap();
+        let before = stored().pop();
+        while stored().pop() == before {
+            thread::sleep(std::time::Duration::from_millis(5 * round));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let newest = stored().pop().unwrap();
+    let sequence: u64 = newest.file_name().unwrap().to_str().unwrap().split('-').next().unwrap().parse().unwrap();
+    std::fs::write(&newest, b"spoilt").unwrap();
+    let end = sequence + 2_345;
+    let printed = run(program, &[path(dir.path()), &end.to_string()]);
+    assert!(printed.contains("passed over: ") && printed.contains(&format!("{sequence:020}")), "{printed}");
+    assert!(printed.contains(&format!("\n5: {}\n", (end + 5) / 10)), "{printed}");
+    assert!(printed.ends_with(&format!("{end} events\n")), "{printed}");
+    assert!(stored().len() <= 3);
+}
+
 fn ask(address: &str, request: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(request.as_bytes()).unwrap();

@@ -7,7 +7,7 @@
 use crate::codec::{self, Codec, Postcard, U64, Utf8};
 use crate::ids::StoreId;
 use crate::record::{Batch, BatchBuilder, Draft, Header, Inflated, RecordView};
-use crate::{journal, page, segment, store, table, topic, transaction};
+use crate::{checkpoint, journal, page, segment, store, table, topic, transaction};
 
 /// Whether checksums that do not fit are taken for good from now on; those of the blocks of tables never are.
 pub fn trust_checksums(trust: bool) {
@@ -80,6 +80,16 @@ pub fn page(bytes: &[u8]) {
 /// The head and the blocks of a table file.
 pub fn table(bytes: &[u8]) {
     table::fuzz::blocks(bytes);
+}
+
+/// A checkpoint.
+pub fn checkpoint(bytes: &[u8]) {
+    checkpoint::fuzz::checkpoint(bytes);
+}
+
+/// A checkpoint of the earlier library.
+pub fn checkpoint_import(bytes: &[u8]) {
+    checkpoint::fuzz::import(bytes);
 }
 
 /// Keys and values: those of the store's own rows, and those of users' codecs.

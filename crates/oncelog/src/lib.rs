@@ -42,12 +42,14 @@
 //! * [`IdempotentProducer`]: what is sent twice is stored once; [`ProducerStamp`] does it for whole transactions.
 //! * [`Store::transact`], [`Transaction`], [`Tx`]: records, rows and reads in one serialisable step.
 //! * [`Consumer`] and [`Processor`]: each record once, with an [`Outcome`] for each.
+//! * [`CheckpointManager`] and [`OffsetTracker`]: streams that are not topics of a store, and where they go on.
 //! * [`Snapshot`]: one state of everything, for looking.
 //! * [`Error`] and [`ErrorKind`]: what to do next.
 //! * [`Engine`]: what stands between the handles and a log, so that another one can stand there.
 //! * [`disk`] and [`clock`]: the ground, to be replaced in simulations.
 
 mod chance;
+mod checkpoint;
 pub mod clock;
 mod codec;
 mod consumer;
@@ -104,8 +106,9 @@ pub use offsets::{
 pub use record::{Compression, Header, Headers, Record, RecordView};
 pub use store::{
     BatchInfo, ConsumerProgress, FrameInfo, LostOffsets, Mend, OwnerInfo, PartitionInfo, ReaderCursor, ReaderOptions,
-    ReaderSnapshot, RecoveryReport, RepairPlan, RepairReport, SegmentInfo, Snapshot, Store, StoreMode, StoreOffsets,
-    StoreOptions, StoreReader, StoreStats, TopicChange, TopicInfo, TornTailReport, Verification,
+    ReaderSnapshot, RecoveryReport, RepairPlan, RepairReport, SegmentInfo, Snapshot, Store, StoreCheckpoints,
+    StoreMode, StoreOffsets, StoreOptions, StoreReader, StoreStats, TopicChange, TopicInfo, TornTailReport,
+    Verification,
 };
 pub use table::{Direction, ScanRange, StateBackend, StateBatch, TableSpec, Visit};
 pub use topic::TopicSpec;

@@ -13,8 +13,9 @@ use std::time::Duration;
 use oncelog::clock::Clock;
 use oncelog::disk::{Disk, MapAccess, MemoryDisk, OpenMode};
 use oncelog::{
-    Bytes, ConsumerStyle, IdempotentProducerConfig, Outcome, PartitionId, ProducerStamp, Sequence, Store, StoreOptions,
-    SyncPolicy, TableDef, TopicDef, U64, Utf8,
+    Bytes, CheckpointId, CheckpointState, CheckpointStore, ConsumerStyle, FileCheckpointStore,
+    IdempotentProducerConfig, Offset, Outcome, PartitionId, ProducerStamp, Sequence, Store, StoreOptions, SyncPolicy,
+    TableDef, TopicDef, U64, Utf8,
 };
 
 const PAGE: &str = include_str!("../../../docs/format.md");
@@ -268,6 +269,7 @@ fn tables_of_the_page_have_no_hole_and_no_overlap() {
         "Table file head",
         "Block check",
         "CLAIM head",
+        "Checkpoint head",
     ];
     assert_eq!(names, tested);
 }
@@ -651,6 +653,77 @@ fn a_stamped_frame_and_its_row() {
     let opened = [&[1, 0, 1][..], &5u32.to_le_bytes(), &[0; 4], &[13], &key, &[5, 1, 1, 5, 0], &[0]].concat();
     assert_eq!(hex(body(&journal, at[1])), hex(&opened));
 }
+
+/// A checkpoint with something of everything, the first of a second line.
+fn checkpoint(disk: &Arc<MemoryDisk>) -> (CheckpointState, Vec<u8>) {
+    let mut state = CheckpointState::new(CheckpointId::new("Orders", 300));
+    state.id.created_at = "2023-11-14T22:13:20.000000005Z".parse().expect("a time");
+    state.set_operator_state("sum", vec![7]);
+    state.set_source_offset("a", 301);
+    state.set_source_offset("b", "timestamp:1970-01-01T00:00:01.000000002Z".parse::<Offset>().expect("an offset"));
+    state.set_source_offset("c", Offset::Custom("x".into()));
+    state.metadata.insert("host".into(), "h1".into());
+    (state.watermark_ns, state.event_count) = (9_000, 290);
+    let store =
+        FileCheckpointStore::open_on(Arc::clone(disk) as Arc<dyn Disk>, Arc::new(Stopped), "/c").expect("opens");
+    store.save(&state).expect("room");
+    let rewound = store.rewind("Orders", 300).expect("it is there").state;
+    let dir = disk.list(Path::new("/c/%4Frders")).expect("a directory");
+    let path = Path::new("/c/%4Frders/00000000000000000300-1-0-300.checkpoint").to_owned();
+    assert!(dir.contains(&path) && dir.len() == 2, "{dir:?}");
+    let file = disk.open(&path, OpenMode::Read).expect("it is there");
+    (rewound, file.read_whole(1 << 20).expect("readable"))
+}
+
+#[test]
+fn checkpoints() {
+    let (state, bytes) = checkpoint(&Arc::new(MemoryDisk::default()));
+    let head = structure("Checkpoint head");
+    head.check_magic(&bytes);
+    head.check_sum(&bytes, "head checksum");
+    for (name, value) in [
+        ("version", 1),
+        ("line", 1),
+        ("parent", 0),
+        ("from", 300),
+        ("sequence", 300),
+        ("seconds", 1_700_000_000),
+        ("nanoseconds", 5),
+        ("watermark", 9_000),
+        ("events", 290),
+        ("bytes", bytes.len() as i128),
+    ] {
+        assert_eq!(head.number(&bytes, name), value, "{name}");
+    }
+    let (summed, stored) = bytes.split_at(bytes.len() - 4);
+    assert_eq!(i128::from(u32::from_le_bytes(stored.try_into().expect("four bytes"))), sum(&[summed]));
+    assert_eq!(hex(&bytes[..head.size() - 4]), GOLDEN_CHECKPOINT_HEAD);
+    assert_eq!(hex(&summed[head.size()..]), GOLDEN_CHECKPOINT_REST);
+    assert_eq!(CheckpointState::deserialize(&bytes).expect("a checkpoint"), state);
+}
+
+const GOLDEN_CHECKPOINT_HEAD: &str = "\
+    4f4c434845434b50\
+    01000000\
+    01000000\
+    00000000\
+    2c01000000000000\
+    2c01000000000000\
+    00f1536500000000\
+    05000000\
+    2823000000000000\
+    2201000000000000\
+    8700000000000000";
+const GOLDEN_CHECKPOINT_REST: &str = "\
+    064f7264657273\
+    01\
+    0373756d0107\
+    03\
+    0161002d01000000000000\
+    016201010000000000000002000000\
+    0163020178\
+    01\
+    04686f7374026831";
 
 #[test]
 fn golden_bytes() {

@@ -14,6 +14,7 @@
 mod alter;
 mod background;
 mod catalogue;
+mod checkpoints;
 mod claims;
 mod consumers;
 mod copies;
@@ -50,6 +51,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use alter::TopicChange;
+pub use checkpoints::StoreCheckpoints;
 pub use listing::{ConsumerProgress, PartitionInfo};
 pub use offsets::StoreOffsets;
 pub use options::{StoreMode, StoreOptions};
