@@ -20,7 +20,7 @@ use specimen::{Specimen, damage};
 /// One kind of bytes, and who reads it.
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 10] = [
+const TARGETS: [Target; 12] = [
     ("batch", fuzzing::batch),
     ("frame", fuzzing::frame),
     ("journal", fuzzing::journal),
@@ -31,6 +31,8 @@ const TARGETS: [Target; 10] = [
     ("page", fuzzing::page),
     ("table", fuzzing::table),
     ("values", fuzzing::values),
+    ("checkpoint", fuzzing::checkpoint),
+    ("checkpoint-import", fuzzing::checkpoint_import),
 ];
 
 /// A store that was closed in order, and one that was not.

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::{fs, io};
 
+use oncelog::{CheckpointId, CheckpointState, Offset};
+
 use crate::specimen::Specimen;
 
 const JOURNAL_HEAD_BYTES: usize = 512;
@@ -34,7 +36,7 @@ pub(crate) fn write(dir: &Path, specimens: &[Specimen; 2]) -> io::Result<()> {
     let copies = |file: &Vec<u8>| MANIFEST_COPIES.map(|at| file[at..at + 1024].to_vec()).concat();
     let mut whole: Vec<_> = segments.iter().flat_map(|file| batches(&file[SEGMENT_HEAD_BYTES..])).collect();
     whole.extend(whole.iter().filter_map(|batch| bomb(batch)).next());
-    let targets: [(&str, Vec<Vec<u8>>); 10] = [
+    let targets: [(&str, Vec<Vec<u8>>); 12] = [
         ("batch", whole),
         ("frame", journals.iter().flat_map(|file| frames(&file[JOURNAL_HEAD_BYTES..])).collect()),
         ("segment", beside.collect()),
@@ -45,6 +47,8 @@ pub(crate) fn write(dir: &Path, specimens: &[Specimen; 2]) -> io::Result<()> {
         ("page", vec![page()]),
         ("table", files(".table").into_iter().map(|file| file[..file.len().min(16 << 10)].to_vec()).collect()),
         ("values", VALUES.map(<[u8]>::to_vec).to_vec()),
+        ("checkpoint", vec![checkpoint()]),
+        ("checkpoint-import", vec![earlier_checkpoint()]),
     ];
     for (target, inputs) in targets {
         assert!(!inputs.is_empty(), "no seeds for {target}");
@@ -121,6 +125,24 @@ fn page() -> Vec<u8> {
     (words[10], words[16]) = (1, 2);
     words[64..72].copy_from_slice(&[1 << 32, 2, 20, 1, 10, 0, 0, 0]);
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// A checkpoint with something of everything.
+fn checkpoint() -> Vec<u8> {
+    let mut state = CheckpointState::new(CheckpointId::new("stream", 300));
+    state.set_operator_state("sum", vec![1, 2, 3]);
+    for (source, offset) in [("a", "7"), ("b", "custom:x"), ("c", "timestamp:2026-01-01T00:00:00Z")] {
+        state.set_source_offset(source, offset.parse::<Offset>().expect("an offset"));
+    }
+    state.metadata.insert("host".to_owned(), "one".to_owned());
+    state.serialize().expect("a state")
+}
+
+/// The same of the earlier library: three numbers, an operator, a source.
+fn earlier_checkpoint() -> Vec<u8> {
+    let numbers = [300u64, 9, 290].map(u64::to_le_bytes).concat();
+    let (one, three, offset) = (1u32.to_le_bytes(), 3u32.to_le_bytes(), 7u64.to_le_bytes());
+    [&numbers[..], &one, &three, b"sum", &three, &[1, 2, 3], &one, &one, b"a", &offset].concat()
 }
 
 fn write_all(dir: &Path, inputs: impl Iterator<Item = Vec<u8>>) -> io::Result<()> {

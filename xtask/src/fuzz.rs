@@ -11,8 +11,21 @@ use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 
 /// The targets, as `fuzz/src/main.rs` knows them.
-const TARGETS: [&str; 11] =
-    ["store", "batch", "frame", "journal", "segment", "index", "manifest", "claim", "page", "table", "values"];
+const TARGETS: [&str; 13] = [
+    "store",
+    "batch",
+    "frame",
+    "journal",
+    "segment",
+    "index",
+    "manifest",
+    "claim",
+    "page",
+    "table",
+    "values",
+    "checkpoint",
+    "checkpoint-import",
+];
 
 /// So many targets run at the same time.
 const AT_ONCE: usize = 2;
