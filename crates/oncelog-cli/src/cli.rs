@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    bench, completions, consume, doctor, dump, group, man, produce, repair, stats, table, topic, verify,
+    bench, checkpoint, completions, consume, doctor, dump, group, man, produce, repair, stats, table, topic, verify,
 };
 use crate::demo::DemoArguments;
 
@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Group(group::GroupArguments),
     /// Tables: list, look up, scan
     Table(table::TableArguments),
+    /// Checkpoints of streams: list, look at, make, go back, prune
+    Checkpoint(checkpoint::CheckpointArguments),
     /// What there is in a store, in numbers
     Stats(stats::StatsArguments),
     /// Check every checksum and every invariant of a store

@@ -29,7 +29,9 @@ use clap::Parser as _;
 use clap::error::ErrorKind;
 
 use cli::{Cli, Command};
-use commands::{bench, completions, consume, doctor, dump, group, man, produce, repair, stats, table, topic, verify};
+use commands::{
+    bench, checkpoint, completions, consume, doctor, dump, group, man, produce, repair, stats, table, topic, verify,
+};
 use demo::WorkerArguments;
 use exit::Failure;
 
@@ -52,6 +54,7 @@ fn run() -> Result<Result<(), Failure>, clap::Error> {
         Command::Consume(arguments) => consume::run(&arguments),
         Command::Group(arguments) => group::run(arguments),
         Command::Table(arguments) => table::run(arguments),
+        Command::Checkpoint(arguments) => checkpoint::run(arguments),
         Command::Stats(arguments) => stats::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Repair(arguments) => repair::run(&arguments),

@@ -81,6 +81,18 @@ pub mod guide {}
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
+/// So is that of the pages for those who come from elsewhere.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/migrate/checkpoints.md")]
+struct MigrateCheckpoints;
+
+#[cfg(feature = "object-store")]
+pub use checkpoint::ObjectCheckpointStore;
+pub use checkpoint::{
+    CheckpointEntry, CheckpointId, CheckpointManager, CheckpointOperator, CheckpointState, CheckpointStore,
+    DamagedCheckpoint, FileCheckpointStore, InMemoryCheckpointStore, LatestCheckpoint, Lineage, OperatorState,
+    Recovered,
+};
 pub use codec::{Bytes, Codec, CodecError, Pair, PairRow, Postcard, U64, Utf8, route_of};
 #[cfg(oncelog_mutants)]
 pub use codec::{CheckSite, skip_check};

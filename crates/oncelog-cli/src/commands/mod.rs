@@ -1,6 +1,7 @@
 //! What the command can do, one file for each noun: its arguments, and what is done with them.
 
 pub(crate) mod bench;
+pub(crate) mod checkpoint;
 pub(crate) mod completions;
 pub(crate) mod consume;
 pub(crate) mod doctor;

@@ -2,8 +2,8 @@
 //!
 //! The new bytes go to a file beside it, which is synced before it takes the name, and the directory after; where that
 //! fails before the new name, it is taken away again. The lock is on a file of its own, which is never removed or
-//! renamed: others may hold it open. Who reads takes no lock, and may find a name whose directory is not synced yet; so it
-//! syncs the directory before it answers.
+//! renamed: others may hold it open. Who reads takes no lock, and may find a name whose directory is not synced yet; so
+//! it syncs the directory before it answers.
 
 use std::io;
 use std::path::{Path, PathBuf};
