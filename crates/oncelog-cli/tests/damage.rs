@@ -88,6 +88,8 @@ fn a_half_written_end_of_a_segment_is_remarked_and_damage_is_damage() {
     let whole = fs::read(&path).unwrap();
     let name = path.strip_prefix(shell.path("")).unwrap().display().to_string();
     assert!(!shell.ok(&format!("segment dump {name}")).contains("behind"));
+    shell.fails("segment dump oncelog-data/STORE", 2, "no segment file");
+    shell.fails("segment dump oncelog-data", 2, "no segment file");
     // The beginning of another batch, and then nothing.
     fs::write(&path, [&whole[..], &whole[80..120]].concat()).unwrap();
     let told = shell.ok(&format!("segment dump {name}"));
@@ -128,6 +130,12 @@ fn keys_go_where_typed_producers_put_them() {
         found.into_iter().map(|record| (record["key"].to_string(), record["partition"].clone())).collect::<Vec<_>>()
     };
     assert_eq!(places(&shell.ok("consume copy --format json")), places(&all));
+    shell.fails_on(
+        "produce copy --key-delimiter :",
+        "ann:here\n",
+        1,
+        "line 1: its key is no encoding of pair(utf8,u64-be)",
+    );
 }
 
 #[test]

@@ -394,12 +394,22 @@ fn every_kind_of_damage_is_mended_and_the_rest_stays() {
             assert_eq!(kept, mend.cut_bytes, "{}: {mend}", case.name);
         }
         check(case, &before, &shown(&disk), done, "");
+        check_beside_owner(&disk, case.name);
         assert!(plan(&disk).is_empty(), "{}: {:?}", case.name, plan(&disk));
         check_appends(&disk, &before, case.name);
         disk.power_cut();
         let reader = StoreReader::options().disk(Arc::new(disk.clone())).open(DIR).unwrap();
         assert!(reader.verify(|_| {}).unwrap().is_sound(), "{}", case.name);
     }
+}
+
+/// Readers in other processes find segments by their names, and see the same as the owner.
+fn check_beside_owner(disk: &SimDisk, when: &str) {
+    let before = shown(disk);
+    let store = options(disk).open(DIR).unwrap();
+    let unlike = shown(disk).unlike(&before);
+    assert_eq!(unlike, None, "{when}: beside the owner");
+    store.close().unwrap();
 }
 
 #[test]
@@ -574,4 +584,68 @@ fn a_gap_is_told_once_with_its_range() {
     let mut consumer = store.consumer(LINES, ConsumerStyle::NonTx(Whence::Oldest)).unwrap();
     let error = consumer.by_ref().find_map(Result::err).unwrap();
     assert_eq!((error.kind(), error.gap()), (ErrorKind::Gap, Some(lost.offsets.clone())));
+}
+
+/// Topics that were made, deleted and made anew in frames behind the damage; and another owner, which has consumed what
+/// is lost.
+#[test]
+fn what_happened_behind_a_damaged_frame_does_not_come_back() {
+    const LATE: TopicDef<Utf8, Utf8> = TopicDef::new("late");
+    let disk = SimDisk::new(3);
+    let store = options(&disk).open(DIR).unwrap();
+    let lines = store.producer(LINES).unwrap();
+    store.producer(PACKED).unwrap().append(b"k", b"v").unwrap();
+    lines.append("k", "first").unwrap();
+    store.trim().unwrap();
+    let (file, position) = trim_point(&disk);
+    for n in 0..5 {
+        lines.append("k", &line(n)).unwrap();
+    }
+    store.producer(LATE).unwrap().append("k", "late").unwrap();
+    let late = store.topics().unwrap().into_iter().find(|(_, spec)| spec.name == "late").unwrap().0;
+    store.delete_topic("packed").unwrap();
+    store.transact(|tx| tx.table(COUNTS)?.put("behind", &1)).unwrap();
+    let other = options(&disk).attach(DIR, "other").unwrap();
+    let mut mail = other.consumer(LINES, ConsumerStyle::ClientTx("theirs".into())).unwrap();
+    assert_eq!(mail.try_process(None, |_, _| Ok(oncelog::Outcome::Commit)).unwrap(), 6);
+    drop(mail);
+    other.close().unwrap();
+    disk.process_kill();
+    drop((store, lines));
+    disk.power_cut();
+    // The first frame behind the trim point.
+    disk.flip_bit(&file, position + 60, 0).unwrap();
+    let report = repair(&disk).unwrap();
+    assert!(report.done.left.is_empty() && report.verification.is_sound(), "{report:?}");
+    let lost = |topic: &str| report.done.lost.iter().find(|lost| lost.topic == topic).map(|lost| lost.offsets.clone());
+    assert_eq!(lost("lines"), Some(LogOffset(1)..LogOffset(6)));
+    assert_eq!(lost("packed"), Some(LogOffset(0)..LogOffset(1)), "its files went with its deletion");
+    assert!(report.done.mends.iter().any(|mend| mend.what.contains("\"late\" was made behind the damage")));
+    check_beside_owner(&disk, "behind the damage");
+
+    let store = options(&disk).open(DIR).unwrap();
+    assert_eq!(store.tables().unwrap(), [], "the table was made behind the damage");
+    store.transact(|tx| tx.table(COUNTS)?.put("new", &1)).unwrap();
+    assert_eq!(store.snapshot().unwrap().scan(COUNTS, ..).unwrap(), [("new".to_owned(), 1)]);
+    // Made anew it inherits nothing, its id least of all.
+    let at = store.producer(LATE).unwrap().append("k", "anew").unwrap();
+    let anew = store.topics().unwrap().into_iter().find(|(_, spec)| spec.name == "late").unwrap().0;
+    assert!(at == LogOffset(0) && anew > late, "{at} {anew} {late}");
+    let first: Vec<_> = store.consumer(LATE, ConsumerStyle::NonTx(Whence::Oldest)).unwrap().collect();
+    assert_eq!(first.len(), 1);
+    let appended = store.producer(LINES).unwrap().append("k", "behind the gap").unwrap();
+    // Who had consumed what is lost is told of the gap, and gets what is new.
+    let other = options(&disk).attach(DIR, "other").unwrap();
+    let mut mail = other.consumer(LINES, ConsumerStyle::ClientTx("theirs".into())).unwrap();
+    let error = mail.try_process(None, |_, _| Ok(oncelog::Outcome::Commit)).unwrap_err();
+    assert_eq!(error.gap(), Some(LogOffset(6)..appended), "{error}");
+    mail.skip_gap().unwrap();
+    assert_eq!(mail.try_process(None, |_, _| Ok(oncelog::Outcome::Commit)).unwrap(), 1);
+    drop(mail);
+    other.close().unwrap();
+    store.close().unwrap();
+    disk.power_cut();
+    let reader = StoreReader::options().disk(Arc::new(disk.clone())).open(DIR).unwrap();
+    let found = reader.verify(|_| {}).unwrap();
+    assert!(found.is_sound(), "{:?}", found.damage);
 }

@@ -93,7 +93,7 @@ pub use checkpoint::{
     DamagedCheckpoint, FileCheckpointStore, InMemoryCheckpointStore, LatestCheckpoint, Lineage, OperatorState,
     Recovered,
 };
-pub use codec::{Bytes, Codec, CodecError, Pair, PairRow, Postcard, U64, Utf8, route_of};
+pub use codec::{Bytes, Codec, CodecError, Pair, PairRow, Postcard, U64, Utf8, may_be_of, route_of};
 #[cfg(oncelog_mutants)]
 pub use codec::{CheckSite, skip_check};
 pub use consumer::{ConsumerStyle, FailurePolicy, GapPolicy, Outcome, RetryPolicy, Visibility, Whence};

@@ -134,6 +134,10 @@ pub(crate) fn segment(arguments: SegmentArguments) -> Result<(), Failure> {
     let SegmentVerb::Dump(SegmentDumpArguments { files, output }) = arguments.verb;
     let mut segments = Vec::new();
     for file in files {
+        if file.exists() && file.extension().is_none_or(|kind| kind != "segment") {
+            let what = format!("{} is no segment file: their names end in .segment", file.display());
+            return Err(Failure::usage_of(what));
+        }
         let info = SegmentInfo::read(&file)?;
         let at = |batch: &BatchInfo| Batch { position: Some(batch.position), ..Batch::of(batch) };
         segments.push(Segment {

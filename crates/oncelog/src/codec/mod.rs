@@ -19,5 +19,5 @@ pub(crate) use checksum::trust_checksums;
 pub(crate) use checksum::{crc32c, crc32c_of};
 pub(crate) use input::{Input, put_bytes, put_varint, varint_len, zigzag, zigzag_back};
 pub(crate) use pair::encode_first;
-pub use pair::{Pair, PairRow, route_of};
+pub use pair::{Pair, PairRow, may_be_of, route_of};
 pub use value::{Bytes, Codec, CodecError, Postcard, U64, Utf8};

@@ -103,15 +103,39 @@ pub fn route_of<'k>(codec_id: &str, encoded: &'k [u8]) -> Option<Cow<'k, [u8]>> 
     }
 }
 
-/// The id of the first part, of the id of a pair: up to the comma that is in no inner pair.
+/// Whether bytes can be an encoding of the codec with that id, as far as it is known by it: of a codec that is a user's
+/// own all can.
+///
+/// ```
+/// assert!(oncelog::may_be_of("pair(utf8,u64-be)", b"ann\0\0\0\0\0\0\0\0\0\x07"));
+/// assert!(!oncelog::may_be_of("pair(utf8,u64-be)", b"ann"));
+/// ```
+#[must_use]
+pub fn may_be_of(codec_id: &str, bytes: &[u8]) -> bool {
+    if codec_id == Utf8::ID {
+        return std::str::from_utf8(bytes).is_ok();
+    }
+    if codec_id == U64::ID {
+        return bytes.len() == size_of::<u64>();
+    }
+    let Some((first_id, second_id)) = part_ids(codec_id) else { return true };
+    split(bytes).is_some_and(|(first, second)| may_be_of(first_id, &unescaped(first)) && may_be_of(second_id, second))
+}
+
+/// The id of the first part, of the id of a pair.
 fn first_id(codec_id: &str) -> Option<&str> {
+    part_ids(codec_id).map(|(first, _)| first)
+}
+
+/// The ids of both parts: they are parted by the comma that is in no inner pair.
+fn part_ids(codec_id: &str) -> Option<(&str, &str)> {
     let inner = codec_id.strip_prefix("pair(")?.strip_suffix(')')?;
     let mut depth = 0usize;
     for (at, byte) in inner.bytes().enumerate() {
         match byte {
             b'(' => depth += 1,
             b')' => depth = depth.checked_sub(1)?,
-            b',' if depth == 0 => return inner.get(..at),
+            b',' if depth == 0 => return Some((inner.get(..at)?, inner.get(at + 1..)?)),
             _ => {}
         }
     }
@@ -210,6 +234,7 @@ mod tests {
             prop_assert_eq!(route_of(&Key::id(), &bytes), Some(Key::route(&bytes)));
             type Nested = Pair<Pair<Bytes, U64>, Utf8>;
             prop_assert_eq!(route_of(&Nested::id(), &bytes), Some(Nested::route(&bytes)));
+            prop_assert_eq!(may_be_of(&Nested::id(), &bytes), Nested::decode(&bytes).is_ok());
         }
     }
 

@@ -133,7 +133,11 @@ impl Salvaged {
 /// As [`salvage`].
 pub(crate) fn last_offset(disk: &dyn Disk, path: &Path) -> Result<Option<(SegmentHead, LogOffset)>> {
     let file = disk.open(path, OpenMode::Read).map_err(|error| Error::io(path, "open a segment", error))?;
-    let Ok(head) = SegmentHead::read(&*file, path) else { return Ok(None) };
+    let head = match SegmentHead::read(&*file, path) {
+        Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
+        Err(_) => return Ok(None),
+        Ok(head) => head,
+    };
     let position = file.len().map_err(|error| Error::io(path, "measure a segment", error))?;
     let end = SegmentEnd { position, offset: LogOffset(u64::MAX), max_timestamp_ms: i64::MIN };
     let found = salvage(disk, path, &head, end)?;

@@ -216,5 +216,8 @@ fn check(codec: &str, what: &str, bytes: Option<&[u8]>) -> Result<(), String> {
     if codec == U64::ID && bytes.len() != 8 {
         return Err(format!("its {what} has {} bytes; {what}s of this topic are numbers of 8 bytes", bytes.len()));
     }
+    if !oncelog::may_be_of(codec, bytes) {
+        return Err(format!("its {what} is no encoding of {codec}, which is what {what}s of this topic are"));
+    }
     Ok(())
 }

@@ -6,11 +6,11 @@ use std::ops::Bound;
 use super::super::manifest::{Manifest, State};
 use super::super::open::Opening;
 use super::notes::{Kept, Mends};
-use crate::error::{ErrorKind, Result};
-use crate::ids::{LogOffset, Lsn, PartitionId, TopicId};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{LogOffset, Lsn, OwnerId, PartitionId, TopicId};
 use crate::journal::{self, Cut};
 use crate::record::BatchHead;
-use crate::table::ScanRange;
+use crate::table::{FIRST_USER_TABLE, ScanRange};
 use crate::topic::{self, TopicSpec};
 use crate::transaction::system::{self, CatalogueKey, NextIds};
 use crate::transaction::{Applier, Effect, Replayer, effects};
@@ -18,6 +18,8 @@ use crate::wake::Arc;
 
 /// Further on than any partition can have come in frames that cannot be read.
 const SKIPPED_OFFSETS: u64 = 1 << 32;
+/// More than such frames have made of topics or tables.
+const SKIPPED_IDS: u32 = 1 << 10;
 
 /// What frames behind a cut say that must not be said again.
 #[derive(Default)]
@@ -89,7 +91,7 @@ impl Opening {
         (self.report.frames, self.report.frames_bytes) = (replayed.frames, replayed.frames_bytes);
         let end = replayed.end.next_lsn;
         match cut {
-            Some(cut) => self.leave_behind(applier, cut, mends),
+            Some(cut) => self.leave_behind(applier, cut, found.number, mends),
             None => {
                 let file = error.file().unwrap_or(&file).to_owned();
                 let kept = mends.keep(&file, 0..journal::FILE_HEAD_BYTES)?;
@@ -103,7 +105,7 @@ impl Opening {
     }
 
     /// Gives up what is behind the cut, and goes on where nothing can have been given out.
-    fn leave_behind(&mut self, applier: &mut Applier, cut: Cut, mends: &Mends) -> Result<Lsn> {
+    fn leave_behind(&mut self, applier: &mut Applier, cut: Cut, owner: OwnerId, mends: &Mends) -> Result<Lsn> {
         let (disk, dir) = (Arc::clone(&self.options.disk), self.layout.journal.clone());
         let mut given = Given::default();
         let behind = journal::behind(&*disk, &dir, self.store, &cut.at, |body| given.add(body))?;
@@ -120,7 +122,7 @@ impl Opening {
         }
         self.view.publish(behind.last);
         self.skip_offsets(applier, behind.last, &given, mends)?;
-        self.skip_ids(behind.last, &given)?;
+        self.skip_ids(behind.last, &given, owner)?;
         for (id, name) in &given.made {
             if self.catalogue_has(*id, behind.last)? {
                 continue;
@@ -176,25 +178,33 @@ impl Opening {
     }
 
     /// Ids of topics and tables are not given again either: claims are durable before the frames that know them.
-    fn skip_ids(&mut self, lsn: Lsn, given: &Given) -> Result<()> {
+    fn skip_ids(&mut self, lsn: Lsn, given: &Given, owner: OwnerId) -> Result<()> {
         let rows = self.tables.shard(system::CATALOGUE, system::SHARD);
         let key = CatalogueKey::NextIds.encode();
         let known: Option<NextIds> = rows.get(&key, lsn)?.map(|row| system::decode_row(&row)).transpose()?;
-        let mut ids = known
-            .into_iter()
-            .chain(given.ids.iter().copied())
-            .reduce(|one, other| NextIds { topic: one.topic.max(other.topic), table: one.table.max(other.table) });
-        for (dir, is_topic) in [(&self.layout.topics, true), (&self.layout.tables, false)] {
-            for place in self.options.disk.list(dir).unwrap_or_default() {
-                let Ok(Some(claim)) = topic::find_claim(&*self.options.disk, &place) else { continue };
-                let Some(ids) = ids.as_mut().filter(|_| claim.owner == self.layout.name) else { continue };
-                let next = if is_topic { &mut ids.topic } else { &mut ids.table };
-                *next = (*next).max(claim.topic.0.saturating_add(1));
+        let mut ids = NextIds { topic: owner.first_topic().0, table: FIRST_USER_TABLE };
+        for other in known.iter().chain(&given.ids) {
+            (ids.topic, ids.table) = (ids.topic.max(other.topic), ids.table.max(other.table));
+        }
+        for (dir, next) in [(&self.layout.topics, &mut ids.topic), (&self.layout.tables, &mut ids.table)] {
+            let places = self.options.disk.list(dir).map_err(|error| Error::io(dir, "list the claims", error))?;
+            for place in places {
+                let claim = match topic::find_claim(&*self.options.disk, &place) {
+                    Err(error) if error.kind() == ErrorKind::Corrupt => continue,
+                    found => found?,
+                };
+                if let Some(claim) = claim.filter(|claim| claim.owner == self.layout.name) {
+                    *next = (*next).max(claim.topic.0.saturating_add(1));
+                }
             }
         }
-        if let Some(ids) = ids.filter(|ids| known != Some(*ids)) {
-            rows.turn().put(key, Some(system::encode_row(&ids)?.into()), lsn);
+        // Of frames that nobody can read the claims may be gone again, or damaged.
+        let further = TopicId(ids.topic.saturating_add(SKIPPED_IDS));
+        if further.owner() == owner {
+            ids.topic = further.0;
         }
+        ids.table = ids.table.saturating_add(SKIPPED_IDS);
+        rows.turn().put(key, Some(system::encode_row(&ids)?.into()), lsn);
         Ok(())
     }
 }
