@@ -328,6 +328,45 @@ fn a_hole_behind_the_last_record_is_a_gap_beside_an_owner_too() -> Result<()> {
     Ok(())
 }
 
+/// What recovery cuts off is not synced away: a power cut can bring it back behind the end that the owner's rows say.
+#[test]
+fn what_recovery_told_as_lost_stays_lost_when_its_bytes_come_back() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("store");
+    let store = options().open(&dir)?;
+    let alerts = store.producer(ALERTS)?.sync_policy(SyncPolicy::Os);
+    (0..5).try_for_each(|_| alerts.append("k", b"synced").map(drop))?;
+    store.flush()?;
+    let dead = home.path().join("dead");
+    copy(&dir, &dead);
+    (0..3).try_for_each(|_| alerts.append("k", b"not synced").map(drop))?;
+    store.flush()?;
+    let segment = Path::new("topics/alerts/000000").join(format!("{:020}-{:010}.segment", 0, 1));
+    let longer = std::fs::read(dir.join(&segment)).unwrap();
+    store.close()?;
+    Store::adopt(&dead)?;
+    let owner = options().open(&dead)?;
+    let (_, lost_until) = owner.offsets("alerts", ZERO)?;
+    let back = |end: usize| {
+        let file = std::fs::OpenOptions::new().write(true).open(dead.join(&segment)).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &longer[end..], end as u64).unwrap();
+    };
+    let end = std::fs::read(dead.join(&segment)).unwrap().len();
+    back(end);
+    for appended in [0, 1] {
+        (0..appended).try_for_each(|_| owner.producer(ALERTS)?.append("k", b"later").map(drop))?;
+        let reader = StoreReader::open(&dead)?;
+        let mut cursor = reader.cursor("alerts", Whence::Oldest)?;
+        assert_eq!(cursor.by_ref().take(5).filter(Result::is_ok).count(), 5);
+        assert_eq!(cursor.next().unwrap().unwrap_err().gap(), Some(LogOffset(5)..lost_until));
+        let mut within = reader.cursor("alerts", Whence::Position(LogOffset(6)))?;
+        assert_eq!(within.next().unwrap().unwrap_err().gap(), Some(LogOffset(6)..lost_until));
+        cursor.seek(ZERO, lost_until);
+        assert_eq!(cursor.count(), appended);
+    }
+    Ok(())
+}
+
 #[test]
 fn leftovers_of_a_topic_that_was_not_made_are_no_topic() -> Result<()> {
     let home = tempfile::tempdir().unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::super::rows::Whereabouts;
@@ -58,6 +58,15 @@ pub(super) enum Stopped {
     AtLimit,
     ByVisitor,
     Gap(Range<LogOffset>),
+}
+
+/// What the owner's trim point says of the next record.
+enum Judged {
+    Lost(Range<LogOffset>),
+    /// It must be in this file, or somewhere in this directory.
+    There(PathBuf),
+    /// The owner has come or gone: look again.
+    Moved,
 }
 
 impl Reading {
@@ -138,10 +147,20 @@ impl PartitionCursor {
                 }
                 Err(error) => return Err(error),
                 Ok((Polled::Gap(_), _)) if matches!(view, View::Live(_)) => match self.judge_gap(limit)? {
-                    Some(lost) => return Ok(Polled::Gap(lost)),
-                    // The owner has come or gone.
-                    None => self.owner.look_again()?,
+                    Judged::Lost(lost) => return Ok(Polled::Gap(lost)),
+                    Judged::There(file) => return Err(self.missing(&file)),
+                    Judged::Moved => self.owner.look_again()?,
                 },
+                Ok((Polled::Batch, Reading::Trail(mut trail))) if trail.is_doubted(self.next, &view) => {
+                    match self.judge_batch(&mut trail, limit)? {
+                        Judged::Lost(lost) => return Ok(Polled::Gap(lost)),
+                        Judged::There(_) => {
+                            self.reading = Some((view, Reading::Trail(trail)));
+                            return Ok(Polled::Batch);
+                        }
+                        Judged::Moved => self.owner.look_again()?,
+                    }
+                }
                 Ok((polled, reading)) => {
                     self.reading = Some((view, reading));
                     return Ok(polled);
@@ -161,17 +180,44 @@ impl PartitionCursor {
     }
 
     /// The files of a living owner do not hold the next record. Whether it is lost, or somebody has cut or taken away a
-    /// segment, is what the owner's trim point says; `None`: the owner was another one meanwhile.
-    ///
-    /// # Errors
-    /// `Corrupt`: the record must be there; names the segment.
-    fn judge_gap(&self, limit: LogOffset) -> Result<Option<Range<LogOffset>>> {
+    /// segment, is what the owner's trim point says.
+    fn judge_gap(&self, limit: LogOffset) -> Result<Judged> {
         let (topic, next) = (self.info.id, self.next);
         let start = self.owner.partition(topic, self.partition)?.map_or(next, |watched| watched.start);
         if next < start {
-            return Ok(Some(next..start));
+            return Ok(Judged::Lost(next..start));
         }
         let dir = partition_dir(&topic_dir(&self.owner.layout.topics, &self.info.name), self.partition);
+        Ok(match self.whereabouts()? {
+            None => Judged::Moved,
+            Some(Whereabouts::Nowhere { until }) => Judged::Lost(next..until.min(limit)),
+            Some(Whereabouts::In(row)) => Judged::There(segment_path(&dir, row.base_offset, row.epoch)),
+            Some(Whereabouts::Later) => Judged::There(dir),
+        })
+    }
+
+    /// The file of an earlier opening holds the next record at its end. A recovery may have told it as lost, and cut it
+    /// off, and the power that failed after that may have brought it back: what counts of such a file is what the
+    /// owner's trim point says. The trail keeps the answer.
+    fn judge_batch(&self, trail: &mut Trail, limit: LogOffset) -> Result<Judged> {
+        Ok(match self.whereabouts()? {
+            None => Judged::Moved,
+            Some(Whereabouts::Nowhere { until }) => Judged::Lost(self.next..until.min(limit)),
+            Some(Whereabouts::In(row)) => {
+                trail.trust(row.end_offset);
+                Judged::There(trail.path())
+            }
+            // Of this opening, which writes on behind the end of the one before.
+            Some(Whereabouts::Later) => {
+                trail.trust(LogOffset(u64::MAX));
+                Judged::There(trail.path())
+            }
+        })
+    }
+
+    /// What the trim point of a living owner says of the next record; `None`: the owner was another one meanwhile.
+    fn whereabouts(&self) -> Result<Option<Whereabouts>> {
+        let (topic, next) = (self.info.id, self.next);
         for _ in 0..ATTEMPTS {
             let view = self.owner.view()?;
             if matches!(view, View::Offline(_)) {
@@ -181,19 +227,17 @@ impl PartitionCursor {
             if self.owner.is_spoilt(&view)? {
                 return Ok(None);
             }
-            let missing = |file: &Path| {
-                let what = format!("record {next} is missing: the segment was cut short or taken away");
-                Err(Error::corrupt(file, 0, what))
-            };
             match asked {
                 Err(error) if error.kind() == ErrorKind::Conflict => {}
-                Err(error) => return Err(error),
-                Ok(Whereabouts::Nowhere { until }) => return Ok(Some(next..until.min(limit))),
-                Ok(Whereabouts::In(row)) => return missing(&segment_path(&dir, row.base_offset, row.epoch)),
-                Ok(Whereabouts::Later) => return missing(&dir),
+                asked => return asked.map(Some),
             }
         }
         Err(self.owner.restless())
+    }
+
+    fn missing(&self, file: &Path) -> Error {
+        let what = format!("record {} is missing: the segment was cut short or taken away", self.next);
+        Error::corrupt(file, 0, what)
     }
 
     /// The batch that [`PartitionCursor::advance`] found.

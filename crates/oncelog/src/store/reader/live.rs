@@ -1,9 +1,10 @@
 //! An owner that lives: its page, and the segments that it writes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::super::layout::Layout;
 use super::super::page::{Earlier, page_path};
+use super::owner::View;
 use crate::disk::{Disk, DiskFile, MapAccess, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, LogOffset, PartitionId, StoreId, TopicId};
@@ -109,6 +110,10 @@ struct Place {
     follower: Follower,
     /// Where the next one begins, if there was one when this was opened: records from there on do not count here.
     until: Option<LogOffset>,
+    /// The last one that its opening wrote: there may be records behind its end that a later opening knows as lost.
+    is_last: bool,
+    /// Records below it are known to count.
+    trusted: LogOffset,
 }
 
 /// Files come and go while they are looked at: so often it is looked again before something counts as wrong.
@@ -154,7 +159,7 @@ impl Trail {
 
     /// Finds the segment and the place in it; gives what is lost if there is none.
     fn approach(&mut self, limit: LogOffset) -> Result<Option<std::ops::Range<LogOffset>>> {
-        let dir = partition_dir(&topic_dir(&self.layout.topics, &self.name), self.partition);
+        let dir = self.dir();
         let mut looks = 0;
         loop {
             let next = self.next;
@@ -168,10 +173,15 @@ impl Trail {
             let behind = found.partition_point(|piece| piece.base <= self.next);
             let (here, after) = (behind.checked_sub(1).map(|at| &found[at]), found.get(behind));
             let until = after.map(|piece| piece.base);
-            let same = self.at.as_ref().is_some_and(|place| Some(&place.piece) == here && place.until == until);
+            let is_last = here.is_some_and(|here| after.is_none_or(|after| after.epoch > here.epoch));
+            let same = self.at.as_ref().is_some_and(|place| {
+                Some(&place.piece) == here && (place.until, place.is_last) == (until, is_last)
+            });
             looks += 1;
             match here {
-                Some(piece) if !same && looks < 2 * LOOKS => self.enter(piece.clone(), until, limit)?,
+                Some(piece) if !same && looks < 2 * LOOKS => {
+                    self.enter(piece.clone(), (until, is_last), limit)?;
+                },
                 _ if looks < LOOKS => self.at = None,
                 _ => {
                     // The segment ends before the record, at the end of a batch: lost with the power, where appends
@@ -182,7 +192,11 @@ impl Trail {
         }
     }
 
-    fn enter(&mut self, piece: Piece, until: Option<LogOffset>, limit: LogOffset) -> Result<()> {
+    fn dir(&self) -> PathBuf {
+        partition_dir(&topic_dir(&self.layout.topics, &self.name), self.partition)
+    }
+
+    fn enter(&mut self, piece: Piece, (until, is_last): (Option<LogOffset>, bool), limit: LogOffset) -> Result<()> {
         let (store, topic, partition) = (self.store, self.topic, self.partition);
         let ours = move |head: &crate::segment::SegmentHead| {
             (head.store, head.topic, head.partition) == (store, topic, partition)
@@ -190,7 +204,7 @@ impl Trail {
         self.at = match Follower::open(&*self.disk, &piece.path, ours)? {
             Some(mut follower) => {
                 follower.seek(self.next, limit)?;
-                Some(Place { piece, follower, until })
+                Some(Place { piece, follower, until, is_last, trusted: LogOffset(0) })
             }
             None => None,
         };
@@ -209,6 +223,26 @@ impl Trail {
                 Err(Error::corrupt(follower.path(), 0, what))
             }
         }
+    }
+
+    /// Whether the record that was found at `next` may be one that counts no more: at the end of what an opening before
+    /// that of `view` wrote.
+    pub(super) fn is_doubted(&self, next: LogOffset, view: &View) -> bool {
+        let View::Live(live) = view else { return false };
+        let doubted = |place: &Place| place.is_last && place.piece.epoch < live.epoch && next >= place.trusted;
+        self.at.as_ref().is_some_and(doubted)
+    }
+
+    /// Records below `until` count in the segment that it reads.
+    pub(super) fn trust(&mut self, until: LogOffset) {
+        if let Some(place) = &mut self.at {
+            place.trusted = until;
+        }
+    }
+
+    /// The segment that it reads, or else where its segments are.
+    pub(super) fn path(&self) -> PathBuf {
+        self.at.as_ref().map_or_else(|| self.dir(), |place| place.piece.path.clone())
     }
 
     /// The batch that the last poll found.
