@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     PageName, PageState, Place, Watched, at, begin_entry, clear_entry, complete, name_hash, publish, raise, read_state,
-    set_end, visible, write_name, write_state,
+    set_end, set_start, visible, write_name, write_state,
 };
 use crate::disk::SharedMap;
 use crate::error::Result;
@@ -91,6 +91,14 @@ impl Board {
             Some(number) => self.with(number, |entry| set_end(entry, lsn, end, visible(self.head.words()))),
             // Every topic is shown before it can be appended to.
             None => self.set_state(PageState::Partial),
+        }
+    }
+
+    /// The first offset of a partition that is kept, which never goes back. Nothing for one that is not shown.
+    pub(crate) fn set_start(&self, topic: TopicId, partition: PartitionId, start: LogOffset) {
+        let number = self.known.lock().entries.get(&(topic, partition)).copied();
+        if let Some(number) = number {
+            self.with(number, |entry| set_start(entry, start));
         }
     }
 

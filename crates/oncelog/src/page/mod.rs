@@ -318,6 +318,10 @@ fn end_at(entry: &[AtomicU64], lsn: Lsn) -> Option<LogOffset> {
     (is_still_there || !keeps(RaceSite::SlotIsStillThere)).then_some(end)
 }
 
+fn set_start(entry: &[AtomicU64], start: LogOffset) {
+    entry[of::START].fetch_max(start.0, Ordering::SeqCst);
+}
+
 fn start(entry: &[AtomicU64]) -> LogOffset {
     LogOffset(entry[of::START].load(Ordering::Relaxed))
 }

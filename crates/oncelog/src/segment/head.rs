@@ -38,11 +38,12 @@ impl SegmentHead {
         segment_path(dir, self.base_offset, self.epoch)
     }
 
-    /// The opening that made the segment whose file or index that is, by its name.
-    pub(crate) fn epoch_of(path: &Path) -> Option<Epoch> {
+    /// Where the segment begins whose file or index that is, and the opening that made it, by its name.
+    pub(crate) fn name_of(path: &Path) -> Option<(LogOffset, Epoch)> {
         let name = path.file_name()?.to_str()?;
         let stem = name.strip_suffix(".segment").or_else(|| name.strip_suffix(".index"))?;
-        stem.split_once('-')?.1.parse().ok().map(Epoch)
+        let (base, epoch) = stem.split_once('-')?;
+        Some((LogOffset(base.parse().ok()?), Epoch(epoch.parse().ok()?)))
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {

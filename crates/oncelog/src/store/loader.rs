@@ -180,7 +180,11 @@ impl TopicLoader {
         let named = partition.segment_paths();
         let complete = named.iter().all(|path| found.contains(path));
         found.sort();
-        let stray = |path: &PathBuf| SegmentHead::epoch_of(path).is_some_and(|epoch| epoch < orderly_since);
+        // Or that were removed before an orderly close, and could not be then.
+        let start = partition.start();
+        let stray = |path: &PathBuf| {
+            SegmentHead::name_of(path).is_some_and(|(base, epoch)| epoch < orderly_since || base < start)
+        };
         let kept = |path: &PathBuf| named.contains(&path.with_extension("segment"));
         found.retain(|path| stray(path) && !kept(path));
         Ok((found, complete))

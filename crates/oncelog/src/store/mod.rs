@@ -38,6 +38,7 @@ mod owner;
 mod page;
 mod reader;
 mod repair;
+mod remove;
 mod report;
 mod rows;
 mod snapshot;
@@ -124,6 +125,8 @@ pub(crate) struct Core {
     claimed: Mutex<BTreeSet<PathBuf>>,
     /// One trim at a time.
     trimming: Mutex<()>,
+    /// Old records are removed by one at a time; taken before `trimming`.
+    removing: Mutex<()>,
     /// When it was first seen that something written is not synced.
     unsynced_since: Mutex<Option<std::time::Duration>>,
     report: RecoveryReport,

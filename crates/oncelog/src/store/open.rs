@@ -367,6 +367,7 @@ impl Opening {
             consumers: Mutex::default(),
             claimed: Mutex::default(),
             trimming: Mutex::default(),
+            removing: Mutex::default(),
             unsynced_since: Mutex::default(),
             report: self.report,
             closed: AtomicBool::new(false),

@@ -114,7 +114,7 @@ impl Core {
         let range = ScanRange::between(Bound::Included(&key), Bound::Included(&last));
         let first = segments.scan(ScanRange { limit: 1, ..range }, lsn)?;
         let first = first.first().map(|(_, row)| system::decode_row::<SegmentRow>(row)).transpose()?;
-        Ok((first.map_or(LogOffset(0), |row| row.base_offset), state.next_offset))
+        Ok((first.map_or(state.start, |row| row.base_offset.max(state.start)), state.next_offset))
     }
 }
 

@@ -586,14 +586,10 @@ mod tests {
 
     /// The first segment is taken away while somebody has read some of it; gives where the next one starts.
     fn take_away(store: &Store) -> LogOffset {
-        let core = &store.inner.core;
-        core.trim(crate::store::manifest::State::Open).unwrap();
-        let topic = core.pipeline.topics.find("rolled").unwrap().unwrap();
-        let partition = topic.partition(PartitionId(0)).unwrap();
-        let first = partition.forget_first();
-        first.close();
-        core.disk.remove(&first.path).unwrap();
-        partition.start()
+        let topic = store.inner.core.topic("rolled").unwrap();
+        let second = topic.partition(PartitionId(0)).unwrap().bases()[1];
+        store.truncate_before("rolled", PartitionId(0), second).unwrap();
+        second
     }
 
     fn half_read(store: &Store, gaps: GapPolicy) -> Consumer<Bytes, Bytes> {

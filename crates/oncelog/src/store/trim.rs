@@ -17,7 +17,7 @@ use crate::ids::{Lsn, PartitionId, TopicId};
 use crate::journal::JournalPosition;
 use crate::segment::{Segment, SegmentEnd};
 use crate::table::{ScanRange, StateBatch};
-use crate::topic::{Partition, PartitionState, segment_row};
+use crate::topic::{Partition, PartitionState, Removal, segment_row};
 use crate::transaction::EngineTx;
 use crate::transaction::system;
 use crate::wake::{Arc, Ordering};
@@ -43,21 +43,22 @@ impl Core {
             let mut touched = applier.take_touched();
             let rows = gone.and_then(|(deleted, mut gone)| {
                 touched.retain(|partition| !deleted.contains(&partition.topic));
-                let (mut rows, ends) = partition_rows(&touched)?;
+                let (mut rows, changes) = partition_rows(&touched)?;
                 rows.append(&mut gone);
-                Ok((rows, (ends, deleted)))
+                Ok((rows, (changes, deleted)))
             });
             (position, pin, touched, rows)
         });
-        let moved = rows.and_then(|(rows, ends)| self.trim_to(position, &touched, rows, state).map(|()| ends));
+        let moved = rows.and_then(|(rows, changes)| self.trim_to(position, &touched, rows, state).map(|()| changes));
         drop(pin);
         let found_full = moved.as_ref().is_err_and(|error| error.kind() == ErrorKind::Full);
         self.pipeline.pressure.end_round(found_full);
         match moved {
-            Ok((ends, deleted)) => {
+            Ok((Changes { ends, removals }, deleted)) => {
                 journal.at_rest(|applier, _| applier.are_forgotten(&deleted));
                 ends.iter().for_each(|(segment, end)| segment.is_recorded(*end));
                 touched.iter().for_each(|partition| partition.settle());
+                removals.iter().for_each(|(partition, removal)| self.remove_segments(partition, removal));
                 self.pipeline.trim_at.store(placed.saturating_add(self.options.trim_bytes), Ordering::Relaxed);
                 Ok(())
             }
@@ -224,23 +225,35 @@ impl Core {
     }
 }
 
-/// Segments with the ends that a trim point gives them.
-type SegmentEnds = Vec<(Arc<Segment>, SegmentEnd)>;
+/// What follows when a trim point is durable.
+#[derive(Default)]
+struct Changes {
+    /// Segments with the ends that it gives them.
+    ends: Vec<(Arc<Segment>, SegmentEnd)>,
+    /// What it says nothing of any more.
+    removals: Vec<(Arc<Partition>, Removal)>,
+}
 
 /// The rows that say where the partitions are now, as far as the last trim point does not say it.
-fn partition_rows(touched: &[Arc<Partition>]) -> Result<(StateBatch, SegmentEnds)> {
-    let (mut rows, mut ends) = (StateBatch::new(), Vec::new());
+fn partition_rows(touched: &[Arc<Partition>]) -> Result<(StateBatch, Changes)> {
+    let (mut rows, mut changes) = (StateBatch::new(), Changes::default());
     let flat = |table, key: &[u8]| crate::table::StateKey::of(table, system::SHARD, key);
     for partition in touched {
         let key = system::partition_key(partition.topic, partition.id);
-        let state = PartitionState { next_offset: partition.applied_end() };
+        let removal = partition.removal();
+        let state =
+            PartitionState { next_offset: partition.applied_end(), start: partition.start().max(removal.start) };
         rows.insert(flat(system::PARTITIONS, &key), Some(Bytes::from(system::encode_row(&state)?)));
         for (segment, end) in partition.changes() {
             let key = system::segment_key(partition.topic, partition.id, segment.head.base_offset);
             let row = system::encode_row(&segment_row(&segment, end))?;
             rows.insert(flat(system::SEGMENTS, &key), Some(Bytes::from(row)));
-            ends.push((segment, end));
+            changes.ends.push((segment, end));
         }
+        for base in removal.bases() {
+            rows.insert(flat(system::SEGMENTS, &system::segment_key(partition.topic, partition.id, base)), None);
+        }
+        changes.removals.push((Arc::clone(partition), removal));
     }
-    Ok((rows, ends))
+    Ok((rows, changes))
 }

@@ -14,6 +14,7 @@ pub(crate) mod fuzz;
 mod partition;
 mod pieces;
 mod reader;
+mod removal;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use claim::{Claim, find_claim, read_claim, write_claims};
 pub(crate) use partition::{
-    OpenBatch, Partition, PartitionState, Placement, Plan, SegmentMaker, SegmentRow, Turn, Writing, segment_row,
+    OpenBatch, Partition, PartitionState, Placement, Plan, Removal, SegmentMaker, SegmentRow, Turn, Writing,
+    segment_row,
 };
 pub(crate) use pieces::{Piece, pieces};
 pub(crate) use reader::{PartitionReader, Polled};

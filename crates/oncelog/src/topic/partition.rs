@@ -58,17 +58,29 @@ impl Writing {
 pub(crate) struct Partition {
     pub(crate) topic: TopicId,
     pub(crate) id: PartitionId,
-    maker: SegmentMaker,
+    pub(super) maker: SegmentMaker,
     turn: Mutex<Turn>,
-    segments: RwLock<Vec<Arc<Segment>>>,
+    pub(super) segments: RwLock<Vec<Arc<Segment>>>,
     /// Those that may be written to, or hold more than the trim point says; the last ones, in order.
-    unsettled: Mutex<Vec<Arc<Segment>>>,
+    pub(super) unsettled: Mutex<Vec<Arc<Segment>>>,
     ends: Mutex<VecDeque<(Lsn, LogOffset)>>,
     view: Arc<View>,
+    /// The first offset that is kept: everything below was removed on purpose.
+    pub(super) start: AtomicU64,
+    /// What the next trim point removes.
+    pub(super) removal: Mutex<Removal>,
     /// Takes no more records. Set under the turn.
     retired: AtomicBool,
     /// The topic is deleted.
     gone: AtomicBool,
+}
+
+/// What is to be removed with the next trim point: until that is durable it is there.
+#[derive(Clone, Default)]
+pub(crate) struct Removal {
+    /// The first offset that is kept then; 0: nothing is to be removed.
+    pub(crate) start: LogOffset,
+    pub(super) segments: Vec<Arc<Segment>>,
 }
 
 /// Who holds it appends next.
@@ -129,6 +141,8 @@ pub(crate) struct Plan {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PartitionState {
     pub(crate) next_offset: LogOffset,
+    /// The first offset that is kept.
+    pub(crate) start: LogOffset,
 }
 
 /// What the trim point says of a segment.
@@ -172,6 +186,8 @@ impl Partition {
             unsettled: Mutex::new(unsettled),
             ends: Mutex::new(VecDeque::from([(Lsn(0), state.next_offset)])),
             view,
+            start: AtomicU64::new(state.start.0),
+            removal: Mutex::default(),
             retired: AtomicBool::new(false),
             gone: AtomicBool::new(false),
         }
@@ -252,7 +268,8 @@ impl Partition {
 
     /// The first offset that is kept.
     pub(crate) fn start(&self) -> LogOffset {
-        self.segments.read().first().map_or(LogOffset(0), |segment| segment.head.base_offset)
+        let start = LogOffset(self.start.load(Ordering::SeqCst));
+        self.segments.read().first().map_or(start, |segment| segment.head.base_offset.max(start))
     }
 
     /// How many segment files hold records, and their bytes.
@@ -276,12 +293,6 @@ impl Partition {
         }
     }
 
-    /// Takes the first segment out of the partition, as retention will.
-    #[cfg(test)]
-    pub(crate) fn forget_first(&self) -> Arc<Segment> {
-        self.segments.write().remove(0)
-    }
-
     /// The segment that holds `offset`, or else the next one with records behind it.
     pub(super) fn segment_from(&self, offset: LogOffset) -> Option<Arc<Segment>> {
         let segments = self.segments.read();
@@ -296,13 +307,14 @@ impl Partition {
     /// # Errors
     /// `Corrupt`, `Unavailable`.
     pub(crate) fn offset_at_time(&self, timestamp_ms: i64, end: LogOffset) -> Result<LogOffset> {
-        let mut from = self.start();
+        let start = self.start();
+        let mut from = start;
         while let Some(segment) = self.segment_from(from).filter(|segment| segment.head.base_offset < end) {
             let its_end = segment.end();
             if its_end.max_timestamp_ms >= timestamp_ms
                 && let Some(found) = BatchReader::first_since(&segment, timestamp_ms)?
             {
-                return Ok(found.min(end));
+                return Ok(found.max(start).min(end));
             }
             from = its_end.offset;
         }
@@ -449,6 +461,13 @@ impl Turn {
     pub(crate) fn take(&mut self, plan: Plan) {
         self.next_offset = plan.next_offset;
         self.active = plan.active;
+    }
+
+    /// The next batch starts a new segment, if it would have gone to one of `segments`.
+    pub(super) fn leave(&mut self, segments: &[Arc<Segment>]) {
+        if self.active.as_ref().is_some_and(|active| segments.iter().any(|left| Arc::ptr_eq(left, &active.segment))) {
+            self.active = None;
+        }
     }
 
     /// Continues at `offset`, leaving a hole that readers are told of.

@@ -63,6 +63,9 @@ impl PartitionReader {
         if self.next >= limit {
             return Ok(Polled::End);
         }
+        if let Some(removed) = self.removed(limit) {
+            return Ok(removed);
+        }
         let at_end = self.reader.as_ref().is_none_or(|reader| reader.segment().end().offset <= self.next);
         if at_end {
             let Some(segment) = self.partition.segment_from(self.next) else {

@@ -133,6 +133,12 @@ impl PartitionCursor {
     pub(in crate::store) fn advance(&mut self, limit: LogOffset) -> Result<Polled> {
         while self.next < limit {
             let view = self.owner.view()?;
+            if let View::Live(live) = &view
+                && let Some(watched) = live.watch.partition(self.info.id, self.partition)?
+                && self.next < watched.start
+            {
+                return Ok(Polled::Gap(self.next..watched.start.min(limit)));
+            }
             let reading = match self.reading.take() {
                 Some((of, reading)) if of.is(&view) => Ok(reading),
                 _ => self.reading(&view),

@@ -1,0 +1,85 @@
+//! Removing the oldest records of a topic.
+//!
+//! All that one round removes goes with one trim point: it holds the new starts and no rows for the segments that go.
+//! Then the starts are shown, first to this process and then to others, and the files are removed. Until the trim point
+//! is durable nothing has changed.
+
+use super::manifest::State;
+use super::page::OwnerPage;
+use super::{Core, Store};
+use crate::error::{Error, Result};
+use crate::ids::{LogOffset, PartitionId};
+use crate::topic::{Partition, Removal};
+use crate::wake::Arc;
+
+impl Store {
+    /// Removes the records of a partition below `offset`; durable on return, and all or nothing after a crash. Segments
+    /// that hold no other records are given back to the file system, the newest one too; what else lies in a segment
+    /// with records that are kept takes its room until they go, and cannot be read any more.
+    ///
+    /// Consumers that stand below `offset` are told a [`Gap`](crate::ErrorKind::Gap) that ends there; offsets go on as
+    /// if nothing had happened. Nothing is done if what is kept begins at `offset` or above it already. Moves the trim
+    /// point.
+    ///
+    /// ```
+    /// use oncelog::{LogOffset, PartitionId, Store, TopicDef, Utf8};
+    /// # fn main() -> oncelog::Result<()> {
+    /// const LINES: TopicDef<Utf8, Utf8> = TopicDef::new("lines");
+    /// let store = Store::in_memory()?;
+    /// store.producer(LINES)?.append_batch([("a", "1"), ("b", "2"), ("c", "3")])?;
+    /// store.truncate_before("lines", PartitionId(0), LogOffset(2))?;
+    /// assert_eq!(store.offsets("lines", PartitionId(0))?, (LogOffset(2), LogOffset(3)));
+    /// # store.close()
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `NotFound`: no such topic, or none of this owner. `Invalid`: no such partition, or `offset` is behind its visible
+    /// end. `Full`: no room for the trim point, nothing was removed. `InDoubt`, `Closed`.
+    pub fn truncate_before(&self, topic: &str, partition: PartitionId, offset: LogOffset) -> Result<()> {
+        let core = self.core();
+        core.check_open()?;
+        let topic = core.topic(topic)?;
+        let partition = topic.partition(partition)?;
+        let end = partition.end_at(core.pipeline.view.visible());
+        if offset > end {
+            let what = format!("topic {:?}, partition {}: {offset} is behind the end, {end}", topic.spec.name, partition.id);
+            return Err(Error::invalid(what));
+        }
+        core.remove_below(&[(Arc::clone(partition), offset)])
+    }
+}
+
+impl Core {
+    /// Removes what lies below these offsets, which must be visible, in one durable step.
+    pub(super) fn remove_below(&self, starts: &[(Arc<Partition>, LogOffset)]) -> Result<()> {
+        let _one_at_a_time = self.removing.lock();
+        let starts: Vec<_> = starts.iter().filter(|(partition, start)| *start > partition.start()).collect();
+        if starts.is_empty() {
+            return Ok(());
+        }
+        let plan = |(partition, start): &&(Arc<Partition>, LogOffset)| {
+            {
+                let mut turn = partition.turn();
+                partition.check_takes()?;
+                partition.plan_removal(&mut turn, *start);
+            }
+            self.pipeline.journal.at_rest(|applier, _| applier.touch(partition));
+            Ok(())
+        };
+        let moved = starts.iter().try_for_each(plan).and_then(|()| self.trim(State::Open));
+        moved.inspect_err(|_| starts.iter().for_each(|(partition, _)| partition.keep_all()))
+    }
+
+    /// The trim point no longer holds what `removal` names.
+    pub(super) fn remove_segments(&self, partition: &Partition, removal: &Removal) {
+        let files = partition.removed(removal);
+        if let Some(board) = self.page.as_ref().and_then(OwnerPage::board) {
+            board.set_start(partition.topic, partition.id, partition.start());
+        }
+        // What cannot be removed now is removed when the partition is next put together.
+        if let Err(error) = partition.remove_files(&files) {
+            tracing::warn!(%error, "files of removed records stay");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Removing the oldest records of a partition: decided under the turn, durable with the next trim point, then the files.
+//!
+//! ```text
+//! plan_removal (turn)  ->  the trim point's rows: the new start, no row for what goes  ->  remove (start moves, files go)
+//! ```
+//!
+//! Until the trim point is durable nothing has changed, for readers and on the disk: a crash leaves all of it or nothing.
+//! A file that a crash then leaves is named by no row, and taken away when its partition is next put together.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::partition::{Partition, Removal, Turn};
+use crate::error::{Error, Result};
+use crate::ids::LogOffset;
+use crate::segment::Segment;
+use crate::wake::{Arc, Ordering};
+
+impl Partition {
+    /// Decides that the records below `start` go with the next trim point, with the segments that hold no other ones.
+    /// `start` must not be above what is applied. Nothing if it is not above what was decided before.
+    pub(crate) fn plan_removal(&self, turn: &mut Turn, start: LogOffset) {
+        let mut removal = self.removal.lock();
+        if start <= self.start().max(removal.start) {
+            return;
+        }
+        let segments = self.segments.read();
+        // A segment is complete where the next one begins, and the last one where nothing more has its place behind it.
+        let last = if turn.open.is_some() { LogOffset(u64::MAX) } else { turn.next_offset };
+        let behind = segments.iter().skip(1).map(|segment| segment.head.base_offset).chain([last]);
+        let goes = segments.iter().zip(behind).take_while(|(_, behind)| *behind <= start).map(|(segment, _)| segment);
+        removal.segments = goes.cloned().collect();
+        removal.start = start;
+        turn.leave(&removal.segments);
+    }
+
+    /// What the next trim point removes.
+    pub(crate) fn removal(&self) -> Removal {
+        self.removal.lock().clone()
+    }
+
+    /// Takes back what was decided: the trim point could not be moved.
+    pub(crate) fn keep_all(&self) {
+        *self.removal.lock() = Removal::default();
+    }
+
+    /// The trim point no longer holds what `removal` names: moves the start and takes the segments away. Gives the files
+    /// that are left to remove.
+    pub(crate) fn removed(&self, removal: &Removal) -> Vec<PathBuf> {
+        if removal.start == LogOffset(0) {
+            return Vec::new();
+        }
+        let stays = |segment: &Arc<Segment>| !removal.segments.iter().any(|gone| Arc::ptr_eq(gone, segment));
+        {
+            let mut decided = self.removal.lock();
+            decided.segments.retain(stays);
+            if decided.start == removal.start {
+                *decided = Removal::default();
+            }
+        }
+        // First the start: whoever finds a segment gone asks for it.
+        self.start.fetch_max(removal.start.0, Ordering::SeqCst);
+        self.segments.write().retain(stays);
+        self.unsettled.lock().retain(stays);
+        removal.segments.iter().for_each(|segment| segment.close());
+        removal.segments.iter().map(|segment| segment.path.clone()).collect()
+    }
+
+    /// Removes files of segments and their indexes; those that are gone already are no error.
+    pub(crate) fn remove_files(&self, segments: &[PathBuf]) -> Result<()> {
+        for path in segments.iter().flat_map(|path| [path.clone(), path.with_extension("index")]) {
+            match self.maker.files.disk.remove(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::io(&path, "remove an old segment", error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Removal {
+    /// Where the segments begin that go.
+    pub(crate) fn bases(&self) -> impl Iterator<Item = LogOffset> + '_ {
+        self.segments.iter().map(|segment| segment.head.base_offset)
+    }
+}
