@@ -35,6 +35,9 @@ pub enum ErrorKind {
     Corrupt,
     /// No space left for what was asked: free some and call again. Nothing was written.
     Full,
+    /// The topic holds as much as it may, and all of it must be kept until its consumers have read it: wait, or have
+    /// them read. Nothing was written.
+    TopicFull,
     /// The operating system or a server refused for now: try later.
     Unavailable,
     /// The files were written by a newer Oncelog: upgrade. Nothing was written.

@@ -103,7 +103,7 @@ pub use handles::RecordStream;
 pub use handles::{
     AsEngine, Batch, Consumer, ConsumerOptions, IdempotentProducer, IdempotentProducerConfig, PartitionProgress,
     Pending, Processor, ProcessorHandle, ProcessorTask, Producer, ProducerStamp, RecordRef, StampedAppend, SyncPolicy,
-    Table, TableDef, TopicDef, Transaction, Tx, Waiting,
+    Table, TableDef, TopicDef, Transaction, Tx, Waiting, WhenFull,
 };
 pub use ids::{
     Epoch, LogOffset, Lsn, NAME_BYTES_MAX, OwnerId, PartitionId, ProducerEpoch, RecordId, Sequence, ShardId, StoreId,
@@ -123,7 +123,7 @@ pub use store::{
     Verification,
 };
 pub use table::{Direction, ScanRange, StateBackend, StateBatch, TableSpec, Visit};
-pub use topic::TopicSpec;
+pub use topic::{ConsumerIds, MinimumRetention, Retention, TopicSpec};
 pub use transaction::{
     Appended, Appender, AppenderOptions, Committed, Engine, EngineTx, Fetched, NewRecord, NewStamp, PendingCommit,
     Source, SourceSpec, Stamped, Step, TxMark,

@@ -3,10 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and looks at its files")]
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
+use oncelog::clock::Clock;
 use oncelog::{
-    Bytes, ConsumerOptions, ConsumerStyle, ErrorKind, GapPolicy, LogOffset, PartitionId, Result, Store, StoreOptions,
-    StoreReader, TopicDef, Whence,
+    Bytes, ConsumerOptions, ConsumerStyle, ErrorKind, GapPolicy, LogOffset, MinimumRetention, Outcome, PartitionId,
+    Processor, Result, Store, StoreOptions, StoreReader, SyncPolicy, TopicChange, TopicDef, WhenFull, Whence,
 };
 
 const LINES: TopicDef<Bytes, Bytes> = TopicDef::new("lines").file_roll_size(2048);
@@ -132,4 +136,287 @@ fn a_consumer_that_was_overtaken_is_told_once_and_goes_on() -> Result<()> {
     drop(audit);
     assert_eq!(store.committed_offsets("audit", "lines")?, [LogOffset(30)]);
     store.close()
+}
+
+/// A clock whose two hands are set by hand.
+#[derive(Default)]
+struct SetClock {
+    wall_ms: AtomicI64,
+    monotonic_ms: AtomicU64,
+}
+
+impl SetClock {
+    fn pass(&self, seconds: u64) {
+        self.wall_ms.fetch_add(1000 * i64::try_from(seconds).unwrap(), Ordering::SeqCst);
+        self.monotonic_ms.fetch_add(1000 * seconds, Ordering::SeqCst);
+    }
+}
+
+impl Clock for SetClock {
+    fn now_ms(&self) -> i64 {
+        self.wall_ms.load(Ordering::SeqCst)
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.monotonic_ms.load(Ordering::SeqCst))
+    }
+
+    fn sleep(&self, pause: Duration) {
+        self.monotonic_ms.fetch_add(u64::try_from(pause.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+}
+
+fn manual(clock: &Arc<SetClock>) -> StoreOptions {
+    options().manual_duties().clock(Arc::clone(clock) as Arc<dyn Clock>)
+}
+
+/// What the topic holds; with what is taken ahead in the newest of four segments it is on the disk.
+fn bytes_kept(store: &Store, dir: &Path) -> u64 {
+    let bytes: u64 = store.describe_topic("lines").unwrap().iter().map(|partition| partition.bytes).sum();
+    let found = std::fs::read_dir(dir.join("topics/lines/000000")).unwrap();
+    let on_disk: u64 = found.map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+    assert!(on_disk < bytes + (5 << 10), "{on_disk} {bytes}");
+    bytes
+}
+
+#[test]
+fn by_bytes_the_oldest_segments_go_and_the_newest_records_stay() -> Result<()> {
+    const SMALL: TopicDef<Bytes, Bytes> = LINES_OF_16_KIB;
+    let home = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock::default());
+    let store = manual(&clock).open(home.path())?;
+    let lines = store.producer(SMALL)?;
+    for _ in 0..20 {
+        (0..20).try_for_each(|_| lines.append(&b"k"[..], &[7; 200]).map(drop))?;
+        clock.pass(1);
+        store.run_duties()?;
+        assert!(bytes_kept(&store, home.path()) <= 16 << 10);
+    }
+    let (start, end) = store.offsets("lines", ZERO)?;
+    assert_eq!(end, LogOffset(400));
+    assert!(start > LogOffset(300) && start < LogOffset(380), "{start}");
+    assert_eq!(offsets(&store, Whence::Oldest), ((start.0..400).collect(), vec![]));
+    let stats = store.stats();
+    assert!(stats.removed_segments > 10 && stats.removed_bytes > 50_000, "{stats:?}");
+    drop(lines);
+    store.close()?;
+    let store = manual(&clock).open(home.path())?;
+    assert_eq!(store.offsets("lines", ZERO)?, (start, end));
+    // What may be kept is part of the topic, and can be changed.
+    store.alter_topic("lines", &TopicChange::default().max_total_bytes(Some(8 << 10)))?;
+    store.run_duties()?;
+    clock.pass(6);
+    store.run_duties()?;
+    assert!(bytes_kept(&store, home.path()) <= 8 << 10);
+    Ok(())
+}
+
+const LINES_OF_16_KIB: TopicDef<Bytes, Bytes> = TopicDef::new("lines").max_total_bytes(16 << 10);
+
+#[test]
+fn by_age_nothing_goes_early_whatever_the_wall_clock_does() -> Result<()> {
+    const AGED: TopicDef<Bytes, Bytes> = LINES.max_file_age(Duration::from_secs(3600));
+    let home = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock::default());
+    clock.wall_ms.store(1_700_000_000_000, Ordering::SeqCst);
+    let store = manual(&clock).open(home.path())?;
+    store.producer(AGED)?;
+    append(&store, 25);
+    let start = |store: &Store| store.offsets("lines", ZERO).map(|(start, _)| start.0);
+    store.retain()?;
+    clock.wall_ms.fetch_add(1 << 40, Ordering::SeqCst);
+    store.retain()?;
+    assert_eq!(start(&store)?, 0, "the wall clock jumped ahead");
+    clock.wall_ms.store(5, Ordering::SeqCst);
+    store.retain()?;
+    assert_eq!(start(&store)?, 0, "the wall clock went back");
+    clock.pass(3599);
+    store.retain()?;
+    assert_eq!(start(&store)?, 0);
+    // The sealed ones go, the newest is ended.
+    clock.pass(1);
+    store.retain()?;
+    let sealed = start(&store)?;
+    assert!(sealed > 10 && sealed < 25, "{sealed}");
+    append(&store, 1);
+    assert_eq!(segments(home.path()).len(), 2);
+    store.close()?;
+    // Closed with the wall clock far back: the store's own goes on.
+    let store = manual(&clock).open(home.path())?;
+    clock.pass(3599);
+    store.retain()?;
+    assert_eq!(start(&store)?, sealed);
+    clock.pass(1);
+    store.retain()?;
+    assert_eq!(start(&store)?, 25);
+    assert_eq!(offsets(&store, Whence::Oldest), (vec![25], vec![]));
+    Ok(())
+}
+
+const KEPT: TopicDef<Bytes, Bytes> =
+    LINES_OF_16_KIB.blocking_minimum_retention(MinimumRetention::consumers(&["audit"]));
+
+fn audit(store: &Store) -> Result<oncelog::Consumer<Bytes, Bytes>> {
+    store.consumer(KEPT, ConsumerStyle::ClientTx("audit".into()))
+}
+
+#[test]
+fn a_full_topic_refuses_and_drops_nothing_that_is_unread() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock::default());
+    let store = manual(&clock).open(home.path())?;
+    for policy in [SyncPolicy::Always, SyncPolicy::Os] {
+        let lines = store.producer(KEPT)?.sync_policy(policy).when_full(WhenFull::Fail);
+        let mut audit = audit(&store)?;
+        let mut read = store.committed_offsets("audit", "lines")?[0].0;
+        for _ in 0..5 {
+            let full = loop {
+                match lines.append(&b"k"[..], &[7; 200]) {
+                    Ok(_) => {}
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(full.kind(), ErrorKind::TopicFull, "{full}");
+            assert!(full.to_string().contains("\"lines\""), "{full}");
+            let batch = lines.append_batch([(&b"k"[..], &[7; 200][..])]);
+            assert_eq!(batch.unwrap_err().kind(), ErrorKind::TopicFull);
+            store.flush()?;
+            let (start, end) = store.offsets("lines", ZERO)?;
+            assert!(start.0 <= read && end.0 > read + 5, "{start} {read} {end}");
+            assert!(bytes_kept(&store, home.path()) <= 16 << 10);
+            store.retain()?;
+            assert!(store.offsets("lines", ZERO)?.0.0 <= read, "nothing unread goes");
+            let found: Vec<_> =
+                audit.by_ref().map(|record| record.map(|record| record.id.offset.0)).collect::<Result<_>>()?;
+            assert_eq!(found, (read..end.0).collect::<Vec<_>>());
+            read = end.0;
+            store.retain()?;
+            assert!(store.offsets("lines", ZERO)?.0 > start);
+        }
+    }
+    assert!(store.stats().appends_refused >= 20);
+    let lines = store.producer(KEPT)?;
+    let error = lines.append(&b"k"[..], &[7; 20 << 10]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    Ok(())
+}
+
+#[test]
+fn an_append_waits_for_the_consumer_whichever_owner_it_has() -> Result<()> {
+    for owner in ["main", "other"] {
+        let home = tempfile::tempdir().unwrap();
+        let store = options().open(home.path())?;
+        let lines = store.producer(KEPT)?;
+        let other = if owner == "main" { store.clone() } else { options().attach(home.path(), owner)? };
+        let mut audit = audit(&other)?;
+        let appended =
+            std::thread::spawn(move || (0..300).try_for_each(|_| lines.append(&b"k"[..], &[7; 200]).map(drop)));
+        let mut next = 0;
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while next < 300 && std::time::Instant::now() < deadline {
+            audit.try_process(None, |record, _| {
+                assert_eq!(record.id().offset.0, next);
+                next += 1;
+                Ok(Outcome::Commit)
+            })?;
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        appended.join().unwrap()?;
+        assert_eq!(next, 300);
+        assert!(store.stats().appends_refused > 0);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_consumer_that_is_abandoned_is_waited_for_until_its_expiry() -> Result<()> {
+    const UNTIL: TopicDef<Bytes, Bytes> = LINES_OF_16_KIB
+        .blocking_minimum_retention(MinimumRetention::consumers_until(&["audit"], Duration::from_secs(3600)));
+    let home = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock::default());
+    let mut store = manual(&clock).open(home.path())?;
+    let fill = |store: &Store| -> Result<()> {
+        let lines = store.producer(UNTIL)?.when_full(WhenFull::Fail);
+        while lines.append(&b"k"[..], &[7; 200]).is_ok() {}
+        Ok(())
+    };
+    let start = |store: &Store| store.offsets("lines", ZERO).map(|(start, _)| start.0);
+    fill(&store)?;
+    store.retain()?;
+    for _ in 0..3 {
+        clock.pass(1190);
+        // A restart is no reason to wait anew.
+        store.close()?;
+        store = manual(&clock).open(home.path())?;
+        fill(&store)?;
+        store.retain()?;
+        assert_eq!(start(&store)?, 0);
+    }
+    clock.pass(40);
+    fill(&store)?;
+    store.retain()?;
+    let abandoned = start(&store)?;
+    assert!(abandoned > 0);
+    // It comes back, is told, and counts again.
+    let audit =
+        store.consumer(UNTIL, ConsumerOptions::new(ConsumerStyle::ClientTx("audit".into())).on_gap(GapPolicy::Skip))?;
+    assert_eq!(audit.take(3).last().unwrap()?.id.offset.0, abandoned + 2);
+    for _ in 0..4 {
+        clock.pass(3000);
+        fill(&store)?;
+        store.retain()?;
+        if start(&store)? > abandoned + 2 {
+            return Ok(());
+        }
+    }
+    panic!("it is abandoned again in the end")
+}
+
+#[test]
+fn what_must_be_kept_for_a_time_is_kept_for_it() -> Result<()> {
+    const FOR_AN_HOUR: TopicDef<Bytes, Bytes> =
+        LINES_OF_16_KIB.blocking_minimum_retention(MinimumRetention::Age(Duration::from_secs(3600)));
+    let home = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock::default());
+    let store = manual(&clock).open(home.path())?;
+    let lines = store.producer(FOR_AN_HOUR)?.when_full(WhenFull::Fail);
+    while lines.append(&b"k"[..], &[7; 200]).is_ok() {}
+    let end = store.offsets("lines", ZERO)?.1;
+    store.retain()?;
+    assert_eq!(store.offsets("lines", ZERO)?, (LogOffset(0), end));
+    clock.pass(3601);
+    assert!(lines.append(&b"k"[..], &[7; 200]).is_err(), "room is made by the next round");
+    store.retain()?;
+    assert!(store.offsets("lines", ZERO)?.0 > LogOffset(0));
+    lines.append(&b"k"[..], &[7; 200])?;
+    Ok(())
+}
+
+#[test]
+fn a_processor_waits_while_its_output_is_full() -> Result<()> {
+    const INPUT: TopicDef<Bytes, Bytes> = TopicDef::new("input");
+    let home = tempfile::tempdir().unwrap();
+    let store = options().open(home.path())?;
+    let input = store.producer(INPUT)?;
+    (0..200).try_for_each(|_| input.append(&b"k"[..], &[1; 200]).map(drop))?;
+    store.producer(KEPT)?;
+    let run = Processor::new("copies", INPUT).output(KEPT).commit_records(5).start(&store, |record, tx| {
+        tx.append(KEPT, record.key()?, record.value()?)?;
+        Ok(Outcome::Commit)
+    })?;
+    assert!(!run.wait_caught_up(Duration::from_millis(300))?);
+    assert!(!run.is_finished());
+    let mut audit = audit(&store)?;
+    let mut next = 0;
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while next < 200 && std::time::Instant::now() < deadline {
+        audit.try_process(None, |record, _| {
+            assert_eq!(record.id().offset.0, next);
+            next += 1;
+            Ok(Outcome::Commit)
+        })?;
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(next, 200);
+    run.stop()
 }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use super::tx::encode;
 use crate::codec::Codec;
@@ -10,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::ids::{PartitionId, ShardId};
 use crate::record::{Compression, partition_of};
 use crate::table::TableSpec;
-use crate::topic::TopicSpec;
+use crate::topic::{MinimumRetention, Retention, TopicSpec};
 
 /// Segments are ended before they grow beyond this unless the topic says otherwise: 256 MiB.
 pub(crate) const FILE_ROLL_SIZE: u64 = 256 << 20;
@@ -26,6 +27,7 @@ pub struct TopicDef<K, V> {
     partitions: u32,
     file_roll_size: u64,
     compression: Compression,
+    retention: Retention,
     codecs: PhantomData<fn() -> (K, V)>,
 }
 
@@ -38,6 +40,7 @@ impl<K, V> TopicDef<K, V> {
             partitions: 1,
             file_roll_size: FILE_ROLL_SIZE,
             compression: Compression::None,
+            retention: Retention::NONE,
             codecs: PhantomData,
         }
     }
@@ -66,6 +69,40 @@ impl<K, V> TopicDef<K, V> {
     #[must_use]
     pub const fn compression(mut self, compression: Compression) -> Self {
         self.compression = compression;
+        self
+    }
+
+    /// Sets the most bytes of segment files that the topic keeps, over all its partitions: without limit unless set. See
+    /// [`Retention::max_total_bytes`]. Stored with the topic when it is made; [`Store::alter_topic`] changes it.
+    ///
+    /// [`Store::alter_topic`]: crate::Store::alter_topic
+    #[must_use]
+    pub const fn max_total_bytes(mut self, bytes: u64) -> Self {
+        self.retention.max_total_bytes = Some(bytes);
+        self
+    }
+
+    /// Sets the longest that a segment file is kept after its last record: without limit unless set. See
+    /// [`Retention::max_file_age`].
+    #[must_use]
+    pub const fn max_file_age(mut self, age: Duration) -> Self {
+        self.retention.max_file_age = Some(age);
+        self
+    }
+
+    /// Sets what no limit removes: nothing unless set. If that takes all of [`TopicDef::max_total_bytes`], appends wait
+    /// or are refused, as [`WhenFull`](crate::WhenFull) says, and no unread record is dropped.
+    ///
+    /// ```
+    /// use oncelog::{MinimumRetention, TopicDef, U64, Utf8};
+    /// const ORDERS: TopicDef<Utf8, U64> = TopicDef::new("orders")
+    ///     .max_total_bytes(1 << 30)
+    ///     .blocking_minimum_retention(MinimumRetention::consumers(&["billing", "audit"]));
+    /// ```
+    #[must_use]
+    pub const fn blocking_minimum_retention(mut self, minimum: MinimumRetention) -> Self {
+        // What was set before holds constants only, or leaks once: a constant function drops nothing.
+        std::mem::forget(std::mem::replace(&mut self.retention.blocking_minimum, minimum));
         self
     }
 
@@ -99,13 +136,15 @@ impl<K: Codec, V: Codec> TopicDef<K, V> {
             value_codec: V::id().into_owned(),
             file_roll_size: self.file_roll_size,
             compression: self.compression,
+            retention: self.retention.clone(),
         }
     }
 }
 
 impl<K, V> Clone for TopicDef<K, V> {
     fn clone(&self) -> Self {
-        TopicDef { name: self.name.clone(), codecs: PhantomData, ..*self }
+        let (name, retention) = (self.name.clone(), self.retention.clone());
+        TopicDef { name, retention, codecs: PhantomData, ..*self }
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) use def::shard_of;
 pub use def::{TableDef, TopicDef};
 pub use idempotent::{IdempotentProducer, IdempotentProducerConfig, ProducerStamp, StampedAppend};
 pub use processor::{AsEngine, Processor, ProcessorTask};
-pub use producer::{Pending, Producer, SyncPolicy};
+pub use producer::{Pending, Producer, SyncPolicy, WhenFull};
 pub use record::RecordRef;
 pub use running::{PartitionProgress, ProcessorHandle};
 pub(crate) use scan::Scan;

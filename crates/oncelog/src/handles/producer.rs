@@ -1,5 +1,6 @@
 //! Appending records to one topic.
 
+use std::borrow::Cow;
 use std::marker::PhantomData;
 #[cfg(feature = "async")]
 use std::pin::Pin;
@@ -32,6 +33,18 @@ pub enum SyncPolicy {
     /// As `Os`; besides, the append that brings what this producer has appended since its last sync to so many bytes of
     /// keys, values and headers is synced before its answer, with all before it.
     Bytes(u64),
+}
+
+/// What an append does when its topic holds as much as it may, and none of it may go: see
+/// [`MinimumRetention`](crate::MinimumRetention).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WhenFull {
+    /// It waits, until consumers have read and old records go.
+    #[default]
+    Block,
+    /// It fails with [`TopicFull`](ErrorKind::TopicFull): nothing was written.
+    Fail,
 }
 
 /// Counts what a producer has appended since its last sync.
@@ -100,6 +113,7 @@ pub struct Producer<K, V> {
     unsynced: Unsynced,
     linger: Option<Duration>,
     batch_bytes: Option<usize>,
+    when_full: WhenFull,
     /// Made when the options are set, so that an append finds it.
     appender: Option<Box<dyn Appender>>,
     /// Where records that are gathered are encoded, so that an append allocates nothing.
@@ -185,6 +199,7 @@ impl<K: Codec, V: Codec> Producer<K, V> {
             unsynced: Unsynced::default(),
             linger: None,
             batch_bytes: None,
+            when_full: WhenFull::Block,
             appender: None,
             encoded: Mutex::default(),
             codecs: PhantomData,
@@ -213,6 +228,27 @@ impl<K: Codec, V: Codec> Producer<K, V> {
     #[must_use]
     pub fn batch_bytes(self, bytes: usize) -> Self {
         Producer { batch_bytes: Some(bytes), ..self }.prepared()
+    }
+
+    /// Sets what an append does when its topic is full. Under `manual_duties` nobody else removes anything, so an append
+    /// that waits removes what may go itself, and fails if that is not enough.
+    #[must_use]
+    pub fn when_full(self, when_full: WhenFull) -> Self {
+        Producer { when_full, ..self }
+    }
+
+    /// Tries again as long as the topic is full, if appends wait for that.
+    fn patiently<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        loop {
+            match attempt() {
+                Err(error) if error.kind() == ErrorKind::TopicFull && self.when_full == WhenFull::Block => {
+                    if !self.engine.wait_for_room(self.topic)? {
+                        return Err(error);
+                    }
+                }
+                answer => return answer,
+            }
+        }
     }
 
     fn prepared(self) -> Self {
@@ -323,16 +359,7 @@ impl<K: Codec, V: Codec> Producer<K, V> {
     {
         let encoded = |(key, value)| Ok((encode::<K>(key)?, encode::<V>(value)?));
         let encoded = records.into_iter().map(encoded).collect::<Result<Vec<_>>>()?;
-        let bytes = encoded.iter().map(|(key, value)| key.len() + value.len()).sum();
-        let pending = self.counted(bytes, |mut tx| {
-            if let Some(bytes) = self.batch_bytes {
-                tx.batch_bytes(bytes)?;
-            }
-            for (key, value) in &encoded {
-                tx.append(self.topic, None, keyed(key, &K::route(key), value))?;
-            }
-            tx.submit()
-        })?;
+        let pending = self.submit_encoded(&encoded)?;
         pending.hand_over();
         Ok(Pending::new(pending, |committed| committed))
     }
@@ -347,6 +374,11 @@ impl<K: Codec, V: Codec> Producer<K, V> {
         K::Value: 'r,
         V::Value: 'r,
     {
+        if self.engine.may_be_full(self.topic) {
+            // What is refused is sent again, so it is kept.
+            let encoded = |(key, value)| Ok((encode::<K>(key)?, encode::<V>(value)?));
+            return self.submit_encoded(&records.into_iter().map(encoded).collect::<Result<Vec<_>>>()?)?.wait();
+        }
         let mut tx = self.sync_policy.begin(&*self.engine, &self.unsynced, 0)?;
         if let Some(bytes) = self.batch_bytes {
             tx.batch_bytes(bytes)?;
@@ -361,6 +393,19 @@ impl<K: Codec, V: Codec> Producer<K, V> {
         let committed = tx.submit()?.wait()?;
         self.sync_policy.catch_up(&*self.engine, &self.unsynced, bytes)?;
         Ok(committed)
+    }
+
+    fn submit_encoded(&self, records: &[(Cow<'_, [u8]>, Cow<'_, [u8]>)]) -> Result<Box<dyn PendingCommit>> {
+        let bytes = records.iter().map(|(key, value)| key.len() + value.len()).sum();
+        self.counted(bytes, |mut tx| {
+            if let Some(bytes) = self.batch_bytes {
+                tx.batch_bytes(bytes)?;
+            }
+            for (key, value) in records {
+                tx.append(self.topic, None, keyed(key, &K::route(key), value))?;
+            }
+            tx.submit()
+        })
     }
 
     /// Appends one record with everything given: key or none, value or tombstone, headers, timestamp, partition.
@@ -422,13 +467,13 @@ impl<K: Codec, V: Codec> Producer<K, V> {
     }
 
     fn gather(&self, partition: Option<PartitionId>, record: NewRecord<'_>) -> Result<LogOffset> {
-        let offset = match &self.appender {
-            Some(appender) => appender.append(partition, record)?,
+        let offset = self.patiently(|| match &self.appender {
+            Some(appender) => appender.append(partition, record),
             None => match self.make_appender() {
-                Some(appender) => appender?.append(partition, record)?,
-                None => return Err(Error::closed()),
+                Some(appender) => appender?.append(partition, record),
+                None => Err(Error::closed()),
             },
-        };
+        })?;
         if let SyncPolicy::Bytes(_) = self.sync_policy {
             self.sync_policy.catch_up(&*self.engine, &self.unsynced, content_bytes(&record))?;
         }
@@ -446,10 +491,12 @@ impl<K: Codec, V: Codec> Producer<K, V> {
     fn counted(
         &self,
         bytes: usize,
-        fill: impl FnOnce(Box<dyn EngineTx>) -> Result<Box<dyn PendingCommit>>,
+        fill: impl Fn(Box<dyn EngineTx>) -> Result<Box<dyn PendingCommit>>,
     ) -> Result<Box<dyn PendingCommit>> {
-        let tx = self.sync_policy.begin(&*self.engine, &self.unsynced, bytes)?;
-        fill(tx).inspect_err(|_| self.unsynced.owe())
+        self.patiently(|| {
+            let tx = self.sync_policy.begin(&*self.engine, &self.unsynced, bytes)?;
+            fill(tx).inspect_err(|_| self.unsynced.owe())
+        })
     }
 }
 

@@ -20,6 +20,8 @@ use crate::wake::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering, Signal, Thread,
 
 /// Woken by appends and by stop; this only bounds the harm of a wake-up that is lost to a bug.
 const WAIT_MAX: Duration = Duration::from_secs(1);
+/// So long nothing is tried while an output is full.
+const FULL_WAIT: Duration = Duration::from_millis(100);
 
 /// A processor that runs on threads. Dropping the handle stops it as [`ProcessorHandle::stop`] does, telling no error.
 pub struct ProcessorHandle {
@@ -138,6 +140,8 @@ impl Shared {
                 ran => ran.map(|(_, end)| end),
             };
             match ran {
+                // An output is full: what was not committed is processed again.
+                Err(error) if error.kind() == ErrorKind::TopicFull => self.moved.wait_until(FULL_WAIT, &stop),
                 Ok(End::Broken) => return,
                 Ok(End::Drained) => task.wait(WAIT_MAX, &stop),
                 Ok(End::Counted | End::Stopped | End::Again) => {}

@@ -63,6 +63,8 @@ pub(crate) struct SegmentEnd {
     pub(crate) offset: LogOffset,
     /// The greatest timestamp of a record, `i64::MIN` when there is none.
     pub(crate) max_timestamp_ms: i64,
+    /// When it was first seen to get no more records, by the store's clock; `None`: it may get some.
+    pub(crate) sealed_ms: Option<i64>,
 }
 
 /// A segment file, opened when first needed and closed when others need its descriptor more.
@@ -137,6 +139,11 @@ impl Segment {
     /// Whether it holds a record.
     pub(crate) fn is_filled(&self) -> bool {
         self.end().offset > self.head.base_offset
+    }
+
+    /// It gets no more records, and all it ever got are applied. The first to say so says when.
+    pub(crate) fn seal(&self, now_ms: i64) {
+        self.end.lock().sealed_ms.get_or_insert(now_ms);
     }
 
     /// The open file; its head is checked when it is opened. Not to be kept longer than a step takes.
@@ -425,6 +432,11 @@ impl Drop for Segment {
 
 impl SegmentEnd {
     pub(crate) fn empty(head: &SegmentHead) -> SegmentEnd {
-        SegmentEnd { position: SEGMENT_HEAD_BYTES, offset: head.base_offset, max_timestamp_ms: i64::MIN }
+        SegmentEnd {
+            position: SEGMENT_HEAD_BYTES,
+            offset: head.base_offset,
+            max_timestamp_ms: i64::MIN,
+            sealed_ms: None,
+        }
     }
 }

@@ -3,10 +3,12 @@
 //! What is written already says itself how it was: a batch names its compression, a segment ends where it ends. So a
 //! change is one row, and a crash leaves the old way or the new one.
 
+use std::time::Duration;
+
 use super::{Core, Store};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::Compression;
-use crate::topic::TopicSpec;
+use crate::topic::{MinimumRetention, Retention, TopicSpec};
 use crate::transaction::EngineTx;
 use crate::transaction::system::{self, CatalogueKey};
 
@@ -29,6 +31,9 @@ pub struct TopicChange {
     partitions: Option<u32>,
     compression: Option<Compression>,
     file_roll_size: Option<u64>,
+    max_total_bytes: Option<Option<u64>>,
+    max_file_age: Option<Option<Duration>>,
+    blocking_minimum: Option<MinimumRetention>,
 }
 
 impl TopicChange {
@@ -49,6 +54,21 @@ impl TopicChange {
         TopicChange { partitions: Some(partitions), ..self }
     }
 
+    /// The most bytes of segment files that are kept from now on; `None`: all. What is too much goes soon.
+    pub fn max_total_bytes(self, bytes: Option<u64>) -> TopicChange {
+        TopicChange { max_total_bytes: Some(bytes), ..self }
+    }
+
+    /// The longest that a segment file is kept from now on; `None`: for ever. What is too old goes soon.
+    pub fn max_file_age(self, age: Option<Duration>) -> TopicChange {
+        TopicChange { max_file_age: Some(age), ..self }
+    }
+
+    /// What no limit removes from now on.
+    pub fn blocking_minimum_retention(self, minimum: MinimumRetention) -> TopicChange {
+        TopicChange { blocking_minimum: Some(minimum), ..self }
+    }
+
     fn apply(&self, spec: &TopicSpec) -> Result<TopicSpec> {
         if let Some(asked) = self.partitions.filter(|asked| *asked != spec.partitions) {
             let TopicSpec { name, partitions, .. } = spec;
@@ -58,7 +78,13 @@ impl TopicChange {
             );
             return Err(Error::invalid(what));
         }
+        let keeps = &spec.retention;
         Ok(TopicSpec {
+            retention: Retention {
+                max_total_bytes: self.max_total_bytes.unwrap_or(keeps.max_total_bytes),
+                max_file_age: self.max_file_age.unwrap_or(keeps.max_file_age),
+                blocking_minimum: self.blocking_minimum.clone().unwrap_or_else(|| keeps.blocking_minimum.clone()),
+            },
             compression: self.compression.unwrap_or(spec.compression),
             file_roll_size: self.file_roll_size.unwrap_or(spec.file_roll_size),
             ..spec.clone()
@@ -91,6 +117,7 @@ impl Core {
         tx.put(system::CATALOGUE, system::SHARD, &key, Some(row.into()))?;
         Box::new(tx).submit()?.wait()?;
         self.pipeline.topics.alter(topic.id, &spec);
+        self.note_limits(topic.id, &spec);
         Ok(())
     }
 }

@@ -95,6 +95,7 @@ impl Core {
             put_row(&mut tx, &system::topic_name_key(&spec.name), id)?;
         }
         Box::new(tx).submit()?.wait()?;
+        ids.iter().zip(specs).for_each(|(id, spec)| self.note_limits(*id, spec));
         if let Some(board) = board {
             // Before anybody can append to them.
             for (id, spec) in ids.iter().zip(specs) {

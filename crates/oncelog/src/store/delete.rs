@@ -56,8 +56,8 @@ impl Core {
         let mut delete = |table, key: &[u8]| tx.put(table, system::SHARD, key, None);
         delete(system::CATALOGUE, &CatalogueKey::Topic(id).encode())?;
         delete(system::CATALOGUE, &system::topic_name_key(&topic.spec.name))?;
-        let shards =
-            [system::BOUNDS, system::PROGRESS, system::STAMPS].map(|id| (id, self.tables.shard(id, system::SHARD)));
+        let shards = [system::BOUNDS, system::PROGRESS, system::STAMPS, system::WAITED_FOR]
+            .map(|id| (id, self.tables.shard(id, system::SHARD)));
         // Whoever looked before the topic was retired holds such a turn until its frame has its LSN.
         shards.iter().for_each(|(_, rows)| drop(rows.turn()));
         // At the head, not only what is visible: all that was placed by then.

@@ -32,6 +32,14 @@ impl Engine for StoreEngine {
         self.0.inner.core.open_topic(spec)
     }
 
+    fn may_be_full(&self, topic: TopicId) -> bool {
+        self.0.inner.core.may_be_full(topic)
+    }
+
+    fn wait_for_room(&self, topic: TopicId) -> Result<bool> {
+        self.0.inner.core.wait_for_room(topic)
+    }
+
     fn find_topic(&self, name: &str) -> Result<Option<(TopicId, TopicSpec)>> {
         Ok(self.0.inner.core.find_input(name)?.map(|topic| (topic.id(), topic.spec())))
     }

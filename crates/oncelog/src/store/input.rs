@@ -54,7 +54,8 @@ impl Input {
         }
     }
 
-    /// What it is like. The size of another owner's segment files, and how it compresses them, is that owner's affair.
+    /// What it is like. The size of another owner's segment files, how it
+    /// compresses them and how long it keeps them, is that owner's affair.
     pub(super) fn spec(&self) -> TopicSpec {
         match self {
             Input::Own(topic) => topic.spec.clone(),
@@ -68,6 +69,7 @@ impl Input {
                     file_roll_size: crate::handles::FILE_ROLL_SIZE,
                     // Each batch says how it is compressed.
                     compression: crate::record::Compression::None,
+                    retention: crate::topic::Retention::NONE,
                 }
             }
         }
@@ -143,7 +145,7 @@ impl Core {
         }
     }
 
-    fn foreign_reader(&self) -> Result<StoreReader> {
+    pub(super) fn foreign_reader(&self) -> Result<StoreReader> {
         let mut reader = self.foreign.reader.lock();
         if let Some(reader) = &*reader {
             return Ok(reader.clone());

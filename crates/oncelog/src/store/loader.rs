@@ -19,7 +19,7 @@ use crate::page::{Board, Watched};
 use crate::segment::{OpenFiles, SegmentHead};
 use crate::table::{ScanRange, Tables};
 use crate::topic::{
-    self, Claim, Partition, PartitionState, SegmentMaker, SegmentRow, Topic, TopicSpec, Writing, partition_dir,
+    self, Claim, Partition, PartitionState, SegmentMaker, SegmentRow, Topic, TopicSpec, Usage, Writing, partition_dir,
     topic_dir,
 };
 use crate::transaction::LoadTopics;
@@ -69,7 +69,9 @@ impl TopicLoader {
             let Some(mends) = mends else { return Err(error) };
             mends.claim(&dir, &self.claim_of(id, &spec), error)?;
         }
-        let partitions = (0..spec.partitions).map(|number| self.partition(id, PartitionId(number), &spec, &dir));
+        let usage = Arc::new(Usage::of(&spec));
+        let partitions = (0..spec.partitions).map(PartitionId);
+        let partitions = partitions.map(|partition| self.partition((id, partition), &spec, &usage, &dir));
         let partitions = partitions.collect::<Result<Vec<Arc<Partition>>>>()?;
         if let Some(board) = &*self.board.lock() {
             for partition in &partitions {
@@ -104,7 +106,13 @@ impl TopicLoader {
         Claim { store: self.store, topic, partitions, owner: self.owner.clone(), name, key_codec, value_codec }
     }
 
-    fn partition(&self, topic: TopicId, id: PartitionId, spec: &TopicSpec, dir: &Path) -> Result<Arc<Partition>> {
+    fn partition(
+        &self,
+        (topic, id): (TopicId, PartitionId),
+        spec: &TopicSpec,
+        usage: &Arc<Usage>,
+        dir: &Path,
+    ) -> Result<Arc<Partition>> {
         let (state, rows) = self.trim_point(topic, id)?;
         let orderly_since = Epoch(self.orderly_since.load(Ordering::SeqCst));
         let continues = rows.last().is_some_and(|row| row.epoch >= orderly_since);
@@ -115,6 +123,7 @@ impl TopicLoader {
             epoch: self.epoch,
             dir: partition_dir(dir, id),
             writing: Writing::of(spec),
+            usage: Arc::clone(usage),
         };
         let view = Arc::clone(&self.view);
         let partition = Partition::recovered(topic, id, maker, view, state, &rows, continues);

@@ -37,9 +37,10 @@ mod options;
 mod owner;
 mod page;
 mod reader;
-mod repair;
 mod remove;
+mod repair;
 mod report;
+mod retain;
 mod rows;
 mod snapshot;
 mod source;
@@ -85,6 +86,7 @@ use input::Input;
 use layout::Layout;
 use manifest::ManifestFile;
 use page::OwnerPage;
+use retain::{Retaining, StoreTime};
 
 /// So often in a row no transaction loses to others.
 const CONFLICTS_MAX: u32 = 10_000;
@@ -127,6 +129,8 @@ pub(crate) struct Core {
     trimming: Mutex<()>,
     /// Old records are removed by one at a time; taken before `trimming`.
     removing: Mutex<()>,
+    retaining: Retaining,
+    store_time: StoreTime,
     /// When it was first seen that something written is not synced.
     unsynced_since: Mutex<Option<std::time::Duration>>,
     report: RecoveryReport,
@@ -354,7 +358,20 @@ impl Store {
             open_files: core.files.open(),
             indexes_loaded,
             indexes_rebuilt,
+            removed_segments: core.retaining.removed_segments.load(Ordering::SeqCst),
+            removed_bytes: core.retaining.removed_bytes.load(Ordering::SeqCst),
+            appends_refused: core.pipeline.refused.load(Ordering::SeqCst),
         }
+    }
+
+    /// Removes what the limits of the topics say, now: the background does so by itself, see
+    /// [`StoreOptions::retention_interval`]. Durable on return.
+    ///
+    /// # Errors
+    /// `Full`: no room for the trim point, nothing was removed. `InDoubt`, `Closed`, `Corrupt`, `Unavailable`.
+    pub fn retain(&self) -> Result<()> {
+        self.inner.core.check_open()?;
+        self.inner.core.retain()
     }
 
     /// Deletes a topic with its records, the progress of its consumers and the stamps of its producers, in one durable

@@ -13,6 +13,7 @@ use super::manifest::{Manifest, ManifestFile, State};
 use super::options::StoreOptions;
 use super::page::OwnerPage;
 use super::report::{LostOffsets, RecoveryReport, TornTailReport};
+use super::retain::{Retaining, StoreTime};
 use super::take::take;
 use super::{Core, Inner, Store};
 use crate::chance::Chance;
@@ -256,7 +257,14 @@ impl Opening {
             }
         };
         self.report.swept = std::mem::take(&mut *self.loader.swept.lock());
-        Ok(self.into_core(manifest, found.number, journal))
+        let store_time = self.store_time()?;
+        Ok(self.into_core(manifest, found.number, journal, store_time))
+    }
+
+    fn store_time(&self) -> Result<StoreTime> {
+        let row = self.tables.shard(system::TIME, system::SHARD).get(system::TIME_KEY, self.view.visible())?;
+        let recorded = row.map(|row| system::decode_row(&row)).transpose()?;
+        Ok(StoreTime::go_on(recorded, &*self.options.clock))
     }
 
     /// The newest opening that found the owner not closed in order, itself included once it has recovered.
@@ -325,7 +333,13 @@ impl Opening {
         Ok(())
     }
 
-    fn into_core(self, manifest: ManifestFile, owner: OwnerId, journal: Journal<Applier>) -> Core {
+    fn into_core(
+        self,
+        manifest: ManifestFile,
+        owner: OwnerId,
+        journal: Journal<Applier>,
+        store_time: StoreTime,
+    ) -> Core {
         let limits = Limits {
             record_bytes_max: self.options.record_bytes_max,
             transaction_bytes_max: self.options.transaction_bytes_max,
@@ -347,6 +361,7 @@ impl Opening {
             trim_at: AtomicU64::new(self.options.trim_bytes),
             pressure: Pressure::new(self.options.table_memory / 2),
             closing: AtomicBool::new(false),
+            refused: AtomicU64::new(0),
         };
         Core {
             disk: Arc::clone(&self.options.disk),
@@ -368,6 +383,8 @@ impl Opening {
             claimed: Mutex::default(),
             trimming: Mutex::default(),
             removing: Mutex::default(),
+            retaining: Retaining::default(),
+            store_time,
             unsynced_since: Mutex::default(),
             report: self.report,
             closed: AtomicBool::new(false),

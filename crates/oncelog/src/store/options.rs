@@ -41,6 +41,7 @@ pub struct StoreOptions {
     pub(super) queue_bytes_max: usize,
     pub(super) open_files_max: usize,
     pub(super) os_sync_interval: Duration,
+    pub(super) retention_interval: Duration,
     pub(super) standby: Duration,
     pub(super) takeover: bool,
     pub(super) table_memory: usize,
@@ -85,6 +86,7 @@ impl StoreOptions {
             queue_bytes_max: 64 << 20,
             open_files_max: 512,
             os_sync_interval: Duration::from_secs(5),
+            retention_interval: Duration::from_secs(5),
             standby: Duration::ZERO,
             takeover: false,
             table_memory: 256 << 20,
@@ -140,6 +142,12 @@ impl StoreOptions {
     /// Sets the longest time that appends under `SyncPolicy::Os` stay undurable: 5 s unless set.
     pub fn os_sync_interval(self, interval: Duration) -> StoreOptions {
         StoreOptions { os_sync_interval: interval, ..self }
+    }
+
+    /// Sets how often retention looks for records that may go: 5 s unless set. A topic that holds too much, or whose
+    /// appends wait, is looked at sooner.
+    pub fn retention_interval(self, interval: Duration) -> StoreOptions {
+        StoreOptions { retention_interval: interval, ..self }
     }
 
     /// Waits so long for another process that has the owner before it says `Locked`: not at all unless set. A standby

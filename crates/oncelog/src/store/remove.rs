@@ -10,7 +10,7 @@ use super::{Core, Store};
 use crate::error::{Error, Result};
 use crate::ids::{LogOffset, PartitionId};
 use crate::topic::{Partition, Removal};
-use crate::wake::Arc;
+use crate::wake::{Arc, Ordering};
 
 impl Store {
     /// Removes the records of a partition below `offset`; durable on return, and all or nothing after a crash. Segments
@@ -43,7 +43,8 @@ impl Store {
         let partition = topic.partition(partition)?;
         let end = partition.end_at(core.pipeline.view.visible());
         if offset > end {
-            let what = format!("topic {:?}, partition {}: {offset} is behind the end, {end}", topic.spec.name, partition.id);
+            let what =
+                format!("topic {:?}, partition {}: {offset} is behind the end, {end}", topic.spec.name, partition.id);
             return Err(Error::invalid(what));
         }
         core.remove_below(&[(Arc::clone(partition), offset)])
@@ -74,6 +75,8 @@ impl Core {
     /// The trim point no longer holds what `removal` names.
     pub(super) fn remove_segments(&self, partition: &Partition, removal: &Removal) {
         let files = partition.removed(removal);
+        self.retaining.removed_segments.fetch_add(files.len() as u64, Ordering::SeqCst);
+        self.retaining.removed_bytes.fetch_add(removal.bytes(), Ordering::SeqCst);
         if let Some(board) = self.page.as_ref().and_then(OwnerPage::board) {
             board.set_start(partition.topic, partition.id, partition.start());
         }

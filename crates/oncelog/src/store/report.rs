@@ -61,6 +61,12 @@ pub struct StoreStats {
     pub indexes_loaded: u64,
     /// Index files that were damaged, or led to no record, and were made anew from the segment. No harm was done.
     pub indexes_rebuilt: u64,
+    /// Segment files that were removed because of the limits of their topics, or by hand.
+    pub removed_segments: u64,
+    /// How many bytes these held.
+    pub removed_bytes: u64,
+    /// Appends that were refused, or had to wait, because their topic was full.
+    pub appends_refused: u64,
 }
 
 impl fmt::Display for RecoveryReport {

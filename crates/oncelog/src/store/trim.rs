@@ -43,7 +43,7 @@ impl Core {
             let mut touched = applier.take_touched();
             let rows = gone.and_then(|(deleted, mut gone)| {
                 touched.retain(|partition| !deleted.contains(&partition.topic));
-                let (mut rows, changes) = partition_rows(&touched)?;
+                let (mut rows, changes) = self.partition_rows(&touched)?;
                 rows.append(&mut gone);
                 Ok((rows, (changes, deleted)))
             });
@@ -148,6 +148,7 @@ impl Core {
         if rows_are_due || journal.placed_bytes() >= self.pipeline.trim_at.load(Ordering::Relaxed) {
             self.trim(State::Open)?;
         }
+        self.retain_if_due()?;
         journal.prepare_spare()
     }
 
@@ -234,26 +235,31 @@ struct Changes {
     removals: Vec<(Arc<Partition>, Removal)>,
 }
 
-/// The rows that say where the partitions are now, as far as the last trim point does not say it.
-fn partition_rows(touched: &[Arc<Partition>]) -> Result<(StateBatch, Changes)> {
-    let (mut rows, mut changes) = (StateBatch::new(), Changes::default());
-    let flat = |table, key: &[u8]| crate::table::StateKey::of(table, system::SHARD, key);
-    for partition in touched {
-        let key = system::partition_key(partition.topic, partition.id);
-        let removal = partition.removal();
-        let state =
-            PartitionState { next_offset: partition.applied_end(), start: partition.start().max(removal.start) };
-        rows.insert(flat(system::PARTITIONS, &key), Some(Bytes::from(system::encode_row(&state)?)));
-        for (segment, end) in partition.changes() {
-            let key = system::segment_key(partition.topic, partition.id, segment.head.base_offset);
-            let row = system::encode_row(&segment_row(&segment, end))?;
-            rows.insert(flat(system::SEGMENTS, &key), Some(Bytes::from(row)));
-            changes.ends.push((segment, end));
+impl Core {
+    /// The rows that say where the partitions are now, as far as the last trim point does not say it, and what time it
+    /// is.
+    fn partition_rows(&self, touched: &[Arc<Partition>]) -> Result<(StateBatch, Changes)> {
+        let now_ms = self.store_time.now_ms(&*self.options.clock);
+        let (mut rows, mut changes) = (StateBatch::new(), Changes::default());
+        let flat = |table, key: &[u8]| crate::table::StateKey::of(table, system::SHARD, key);
+        rows.insert(flat(system::TIME, system::TIME_KEY), Some(Bytes::from(system::encode_row(&now_ms)?)));
+        for partition in touched {
+            let key = system::partition_key(partition.topic, partition.id);
+            let removal = partition.removal();
+            let state =
+                PartitionState { next_offset: partition.applied_end(), start: partition.start().max(removal.start) };
+            rows.insert(flat(system::PARTITIONS, &key), Some(Bytes::from(system::encode_row(&state)?)));
+            for (segment, end) in partition.changes(now_ms) {
+                let key = system::segment_key(partition.topic, partition.id, segment.head.base_offset);
+                let row = system::encode_row(&segment_row(&segment, end))?;
+                rows.insert(flat(system::SEGMENTS, &key), Some(Bytes::from(row)));
+                changes.ends.push((segment, end));
+            }
+            for base in removal.bases() {
+                rows.insert(flat(system::SEGMENTS, &system::segment_key(partition.topic, partition.id, base)), None);
+            }
+            changes.removals.push((Arc::clone(partition), removal));
         }
-        for base in removal.bases() {
-            rows.insert(flat(system::SEGMENTS, &system::segment_key(partition.topic, partition.id, base)), None);
-        }
-        changes.removals.push((Arc::clone(partition), removal));
+        Ok((rows, changes))
     }
-    Ok((rows, changes))
 }

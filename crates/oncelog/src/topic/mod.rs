@@ -15,6 +15,8 @@ mod partition;
 mod pieces;
 mod reader;
 mod removal;
+mod retention;
+mod usage;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -28,6 +30,9 @@ pub(crate) use partition::{
 };
 pub(crate) use pieces::{Piece, pieces};
 pub(crate) use reader::{PartitionReader, Polled};
+pub use retention::{ConsumerIds, MinimumRetention, Retention};
+pub(crate) use retention::{PartitionView, decide, elapsed};
+pub(crate) use usage::{Room, Usage};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{self, PartitionId, TopicId};
@@ -49,6 +54,8 @@ pub struct TopicSpec {
     pub file_roll_size: u64,
     /// How its batches are compressed.
     pub compression: Compression,
+    /// How much and how long it keeps.
+    pub retention: Retention,
 }
 
 impl TopicSpec {
@@ -68,7 +75,15 @@ impl TopicSpec {
         if self.file_roll_size < 1024 {
             return complain(&"file_roll_size must be at least 1024 bytes");
         }
-        Ok(())
+        self.retention.check(self.partitions).or_else(|error| complain(&error))
+    }
+
+    /// The bytes at which a segment is ended: a topic that holds little has files that are small enough to go.
+    pub(crate) fn roll_size(&self) -> u64 {
+        let share = |bytes: u64| bytes / (4 * u64::from(self.partitions.max(1)));
+        self.retention
+            .max_total_bytes
+            .map_or(self.file_roll_size, |bytes| self.file_roll_size.min(share(bytes)).max(1024))
     }
 
     /// # Errors

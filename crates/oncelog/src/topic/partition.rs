@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::TopicSpec;
+use super::usage::Usage;
 use crate::chance::Chance;
 use crate::disk::{DiskFile, SyncSite};
 use crate::error::{Error, ErrorKind, Result};
@@ -24,6 +25,8 @@ pub(crate) struct SegmentMaker {
     pub(crate) epoch: Epoch,
     pub(crate) dir: PathBuf,
     pub(crate) writing: Writing,
+    /// Of the whole topic.
+    pub(crate) usage: Arc<Usage>,
 }
 
 /// How a partition is written from now on. What is there already says itself how it was.
@@ -44,7 +47,7 @@ impl Writing {
     }
 
     fn set(&self, spec: &TopicSpec) {
-        self.file_roll_size.store(spec.file_roll_size, Ordering::Relaxed);
+        self.file_roll_size.store(spec.roll_size(), Ordering::Relaxed);
         let way = (0..).zip(WAYS).find(|(_, way)| *way == spec.compression);
         self.compression.store(way.map_or(0, |(number, _)| number), Ordering::Relaxed);
     }
@@ -69,6 +72,8 @@ pub(crate) struct Partition {
     pub(super) start: AtomicU64,
     /// What the next trim point removes.
     pub(super) removal: Mutex<Removal>,
+    /// When retention first saw records in the segment that is written to, and where that one begins.
+    pub(super) filled_since: Mutex<Option<(i64, LogOffset)>>,
     /// Takes no more records. Set under the turn.
     retired: AtomicBool,
     /// The topic is deleted.
@@ -133,6 +138,9 @@ pub(crate) struct Plan {
     /// In the order of the batches that were planned.
     pub(crate) placements: Vec<Placement>,
     pub(crate) next_offset: LogOffset,
+    /// How many more bytes the topic holds with it.
+    pub(crate) bytes: u64,
+    usage: Arc<Usage>,
     active: Option<Active>,
     made: Vec<Arc<Segment>>,
 }
@@ -154,6 +162,8 @@ pub(crate) struct SegmentRow {
     pub(crate) end_position: u64,
     pub(crate) end_offset: LogOffset,
     pub(crate) max_timestamp_ms: i64,
+    /// See [`SegmentEnd::sealed_ms`].
+    pub(crate) sealed_ms: Option<i64>,
 }
 
 impl Partition {
@@ -176,6 +186,7 @@ impl Partition {
             Active { segment: Arc::clone(segment), position, reserved: position }
         });
         let unsettled = active.iter().map(|active| Arc::clone(&active.segment)).collect();
+        maker.usage.add(rows.iter().map(|row| row.end_position).sum());
         let turn = Turn { next_offset: state.next_offset, bound: LogOffset(0), active, ..Turn::default() };
         Partition {
             topic,
@@ -188,6 +199,7 @@ impl Partition {
             view,
             start: AtomicU64::new(state.start.0),
             removal: Mutex::default(),
+            filled_since: Mutex::default(),
             retired: AtomicBool::new(false),
             gone: AtomicBool::new(false),
         }
@@ -196,6 +208,12 @@ impl Partition {
     /// It is written as `spec` says from now on.
     pub(crate) fn write_as(&self, spec: &TopicSpec) {
         self.maker.writing.set(spec);
+        self.maker.usage.set_limit(spec);
+    }
+
+    /// How much the topic holds.
+    pub(crate) fn usage(&self) -> &Arc<Usage> {
+        &self.maker.usage
     }
 
     /// Waits for the turn to append.
@@ -321,9 +339,11 @@ impl Partition {
         Ok(end)
     }
 
-    /// The segments that hold more than the trim point says, with their ends.
-    pub(crate) fn changes(&self) -> Vec<(Arc<Segment>, SegmentEnd)> {
+    /// The segments that hold more than the trim point says, with their ends. Those that are written no more are sealed
+    /// at `now_ms`.
+    pub(crate) fn changes(&self, now_ms: i64) -> Vec<(Arc<Segment>, SegmentEnd)> {
         let unsettled = self.unsettled.lock();
+        unsettled[..written_no_more(&unsettled)].iter().for_each(|segment| segment.seal(now_ms));
         let ends = unsettled.iter().map(|segment| (Arc::clone(segment), segment.end()));
         ends.filter(|(segment, end)| segment.is_filled() && segment.recorded() != Some(*end)).collect()
     }
@@ -345,10 +365,9 @@ impl Partition {
     /// indexes go to their files.
     pub(crate) fn settle(&self) {
         let mut unsettled = self.unsettled.lock();
-        // Frames are applied in order: when a later segment has a record, those before it have all of theirs.
-        let last_filled = unsettled.iter().rposition(|segment| segment.is_filled()).unwrap_or(0);
-        let done = |segment: &Arc<Segment>| segment.recorded() == Some(segment.end());
-        let sealed = unsettled[..last_filled].iter().take_while(|segment| done(segment)).count();
+        let done =
+            |segment: &Arc<Segment>| segment.end().sealed_ms.is_some() && segment.recorded() == Some(segment.end());
+        let sealed = unsettled[..written_no_more(&unsettled)].iter().take_while(|segment| done(segment)).count();
         for segment in unsettled.drain(..sealed) {
             segment.save_index();
         }
@@ -400,6 +419,12 @@ impl Partition {
     }
 }
 
+/// How many of these segments, which are in order, have all their records.
+fn written_no_more(unsettled: &[Arc<Segment>]) -> usize {
+    // Frames are applied in order: when a later segment has a record, those before it have all of theirs.
+    unsettled.iter().rposition(|segment| segment.is_filled()).unwrap_or(0)
+}
+
 /// What the trim point says of a segment that ends at `end`.
 pub(crate) fn segment_row(segment: &Segment, end: SegmentEnd) -> SegmentRow {
     SegmentRow {
@@ -409,6 +434,7 @@ pub(crate) fn segment_row(segment: &Segment, end: SegmentEnd) -> SegmentRow {
         end_position: end.position,
         end_offset: end.offset,
         max_timestamp_ms: end.max_timestamp_ms,
+        sealed_ms: end.sealed_ms,
     }
 }
 
@@ -427,6 +453,8 @@ impl Turn {
         let mut plan = Plan {
             placements: Vec::new(),
             next_offset: self.next_offset,
+            bytes: 0,
+            usage: Arc::clone(partition.usage()),
             active: self.active.clone(),
             made: Vec::new(),
         };
@@ -461,6 +489,23 @@ impl Turn {
     pub(crate) fn take(&mut self, plan: Plan) {
         self.next_offset = plan.next_offset;
         self.active = plan.active;
+        plan.usage.add(plan.bytes);
+    }
+
+    /// The offset behind all that has its place in the newest segment.
+    pub(super) fn last_place(&self) -> LogOffset {
+        if self.open.is_some() { LogOffset(u64::MAX) } else { self.next_offset }
+    }
+
+    /// Whether more may come to `segment`.
+    pub(super) fn writes(&self, segment: &Arc<Segment>) -> bool {
+        self.active.as_ref().is_some_and(|active| Arc::ptr_eq(&active.segment, segment))
+    }
+
+    /// Where the segment begins that is written to, if it holds records.
+    pub(super) fn filled_base(&self) -> Option<LogOffset> {
+        let filled = self.active.as_ref().filter(|active| active.segment.is_filled());
+        filled.map(|active| active.segment.head.base_offset)
     }
 
     /// The next batch starts a new segment, if it would have gone to one of `segments`.
@@ -487,6 +532,7 @@ impl Plan {
         });
         if full {
             let segment = maker.make(partition, self.next_offset, bytes)?;
+            self.bytes += SEGMENT_HEAD_BYTES;
             self.made.push(Arc::clone(&segment));
             let reserved = SEGMENT_HEAD_BYTES + bytes;
             self.active = Some(Active { segment, position: SEGMENT_HEAD_BYTES, reserved });
@@ -513,6 +559,7 @@ impl Plan {
         });
         active.position = end;
         self.next_offset = next_offset;
+        self.bytes += bytes;
         Ok(())
     }
 
@@ -554,8 +601,12 @@ impl SegmentMaker {
             epoch: row.epoch,
             salt: row.salt,
         };
-        let end =
-            SegmentEnd { position: row.end_position, offset: row.end_offset, max_timestamp_ms: row.max_timestamp_ms };
+        let end = SegmentEnd {
+            position: row.end_position,
+            offset: row.end_offset,
+            max_timestamp_ms: row.max_timestamp_ms,
+            sealed_ms: row.sealed_ms,
+        };
         Segment::recovered(&self.files, &self.dir, head, end)
     }
 }

@@ -9,8 +9,10 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::partition::{Partition, Removal, Turn};
+use super::retention::{FileView, elapsed};
 use crate::error::{Error, Result};
 use crate::ids::LogOffset;
 use crate::segment::Segment;
@@ -26,12 +28,46 @@ impl Partition {
         }
         let segments = self.segments.read();
         // A segment is complete where the next one begins, and the last one where nothing more has its place behind it.
-        let last = if turn.open.is_some() { LogOffset(u64::MAX) } else { turn.next_offset };
-        let behind = segments.iter().skip(1).map(|segment| segment.head.base_offset).chain([last]);
+        let behind = segments.iter().skip(1).map(|segment| segment.head.base_offset).chain([turn.last_place()]);
         let goes = segments.iter().zip(behind).take_while(|(_, behind)| *behind <= start).map(|(segment, _)| segment);
         removal.segments = goes.cloned().collect();
         removal.start = start;
         turn.leave(&removal.segments);
+    }
+
+    /// Its files, for retention. Those that get no more records are sealed at `now_ms`; the newest is ended if it was
+    /// first seen with records so long ago.
+    pub(crate) fn files(&self, turn: &mut Turn, now_ms: i64, max_age: Option<Duration>) -> Vec<FileView> {
+        let applied = self.applied_end();
+        let segments = self.segments.read().clone();
+        if self.is_aged(turn, now_ms, max_age) {
+            turn.leave(&segments);
+        }
+        let mut files = Vec::with_capacity(segments.len());
+        for (at, segment) in segments.iter().enumerate() {
+            let next = segments.get(at + 1).map(|next| next.head.base_offset);
+            let behind = next.unwrap_or(turn.last_place());
+            let is_active = turn.writes(segment);
+            if !is_active && behind <= applied && segment.is_filled() {
+                segment.seal(now_ms);
+            }
+            let end = segment.end();
+            files.push(FileView { behind, bytes: end.position, sealed_ms: end.sealed_ms });
+        }
+        files
+    }
+
+    /// Whether the segment that is written to has held records for `max_age`.
+    fn is_aged(&self, turn: &Turn, now_ms: i64, max_age: Option<Duration>) -> bool {
+        let mut filled = self.filled_since.lock();
+        let base = turn.filled_base();
+        *filled = base.map(|base| match *filled {
+            Some((since, known)) if known == base => (since, base),
+            _ => (now_ms, base),
+        });
+        // What is gathered has its room there.
+        let can_end = turn.open.is_none();
+        can_end && filled.zip(max_age).is_some_and(|((since, _), max_age)| elapsed(since, now_ms) >= max_age)
     }
 
     /// What the next trim point removes.
@@ -63,6 +99,7 @@ impl Partition {
         self.segments.write().retain(stays);
         self.unsettled.lock().retain(stays);
         removal.segments.iter().for_each(|segment| segment.close());
+        self.usage().free(removal.bytes());
         removal.segments.iter().map(|segment| segment.path.clone()).collect()
     }
 
@@ -81,6 +118,11 @@ impl Partition {
 }
 
 impl Removal {
+    /// How much goes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.end().position).sum()
+    }
+
     /// Where the segments begin that go.
     pub(crate) fn bases(&self) -> impl Iterator<Item = LogOffset> + '_ {
         self.segments.iter().map(|segment| segment.head.base_offset)

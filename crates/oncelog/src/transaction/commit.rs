@@ -20,7 +20,7 @@ use crate::journal::{Durability, Journal, Ticket};
 use crate::producer::OpenStamps;
 use crate::record;
 use crate::table::{Pressure, ShardGuard, Tables};
-use crate::topic::{Partition, Plan, Topic, Turn};
+use crate::topic::{Partition, Plan, Room, Topic, Turn};
 use crate::view::View;
 use crate::wake::{Arc, AtomicBool, AtomicU32, AtomicU64, MutexGuard, Ordering};
 
@@ -58,6 +58,8 @@ pub(crate) struct Pipeline {
     pub(crate) pressure: Pressure,
     /// The store is being closed: no more frames that are answered before they are durable. Read under turns.
     pub(crate) closing: AtomicBool,
+    /// Appends to topics that were full.
+    pub(crate) refused: AtomicU64,
 }
 
 /// A transaction that has its place.
@@ -224,6 +226,10 @@ impl Pipeline {
         self.check_topics_of_rows(tx)?;
         self.check_expected(tx, &turns)?;
         let plans = turns.plan(tx, ranges)?;
+        if let Err(error) = self.check_room(tx, &plans) {
+            turns.give_up(tx, plans);
+            return Err(error);
+        }
         if tx.durability == Durability::Written
             && let Some(past) = turns.past_bound(&plans)
         {
@@ -282,6 +288,21 @@ impl Pipeline {
         names.extend(tx.reads.keys.iter().map(|(table, shard, _)| (*table, *shard)));
         names.extend(tx.reads.ranges.iter().map(|(table, shard, _, _)| (*table, *shard)));
         names.into_iter().map(|(table, shard)| ((table, shard), self.tables.shard(table, shard))).collect()
+    }
+
+    fn check_room(&self, tx: &StoreTx, plans: &[Plan]) -> Result<()> {
+        tx.appends.iter().zip(plans).try_for_each(|(staged, plan)| self.room_in(&staged.partition, plan.bytes))
+    }
+
+    /// # Errors
+    /// `TopicFull`, `Invalid`: so many bytes more do not fit into the topic, now or ever.
+    pub(super) fn room_in(&self, partition: &Partition, bytes: u64) -> Result<()> {
+        let room = partition.usage().room_for(bytes);
+        if room == Room::Enough {
+            return Ok(());
+        }
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        room.check(&self.topics.get(partition.topic)?.spec.name)
     }
 
     fn check_expected(&self, tx: &StoreTx, turns: &Turns<'_>) -> Result<()> {

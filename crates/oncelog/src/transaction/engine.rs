@@ -119,6 +119,19 @@ pub trait Engine: Send + Sync {
     /// durable `within` that time after its answer, or as soon as the engine does so by itself if that is sooner.
     fn begin_lax(&self, within: Option<Duration>) -> Result<Box<dyn EngineTx>>;
 
+    /// Whether appends to the topic may be refused with `TopicFull`.
+    fn may_be_full(&self, _topic: TopicId) -> bool {
+        false
+    }
+
+    /// Waits a moment for room in a topic that is full; `false`: none will come.
+    ///
+    /// # Errors
+    /// `NotFound`: no such topic; `Closed`.
+    fn wait_for_room(&self, _topic: TopicId) -> Result<bool> {
+        Ok(false)
+    }
+
     /// What gathers records for a topic; made durable `within` that time after they are written, as by
     /// [`Engine::begin_lax`].
     ///

@@ -21,6 +21,13 @@ pub(crate) const PARTITIONS: TableId = TableId(3);
 /// The segments at the trim point; never in a frame.
 pub(crate) const SEGMENTS: TableId = TableId(4);
 
+/// The store's clock at the trim point; never in a frame.
+pub(crate) const TIME: TableId = TableId(6);
+/// The key of its one row.
+pub(crate) const TIME_KEY: &[u8] = b"now";
+/// Where a consumer stood that retention waits for, and since when, by consumer, topic and partition.
+pub(crate) const WAITED_FOR: TableId = TableId(7);
+
 /// What was stored last of each producer, by name, topic (0 for stamps that are tied to no topic) and partition.
 pub(crate) const STAMPS: TableId = TableId(5);
 

@@ -174,14 +174,15 @@ impl Trail {
             let (here, after) = (behind.checked_sub(1).map(|at| &found[at]), found.get(behind));
             let until = after.map(|piece| piece.base);
             let is_last = here.is_some_and(|here| after.is_none_or(|after| after.epoch > here.epoch));
-            let same = self.at.as_ref().is_some_and(|place| {
-                Some(&place.piece) == here && (place.until, place.is_last) == (until, is_last)
-            });
+            let same = self
+                .at
+                .as_ref()
+                .is_some_and(|place| Some(&place.piece) == here && (place.until, place.is_last) == (until, is_last));
             looks += 1;
             match here {
                 Some(piece) if !same && looks < 2 * LOOKS => {
                     self.enter(piece.clone(), (until, is_last), limit)?;
-                },
+                }
                 _ if looks < LOOKS => self.at = None,
                 _ => {
                     // The segment ends before the record, at the end of a batch: lost with the power, where appends
