@@ -72,8 +72,8 @@ impl<K, V> TopicDef<K, V> {
         self
     }
 
-    /// Sets the most bytes of segment files that the topic keeps, over all its partitions: without limit unless set. See
-    /// [`Retention::max_total_bytes`]. Stored with the topic when it is made; [`Store::alter_topic`] changes it.
+    /// Sets the most bytes of segment files that the topic keeps, over all its partitions: without limit unless set.
+    /// See [`Retention::max_total_bytes`]. Stored with the topic when it is made; [`Store::alter_topic`] changes it.
     ///
     /// [`Store::alter_topic`]: crate::Store::alter_topic
     #[must_use]

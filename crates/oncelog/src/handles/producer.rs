@@ -230,8 +230,8 @@ impl<K: Codec, V: Codec> Producer<K, V> {
         Producer { batch_bytes: Some(bytes), ..self }.prepared()
     }
 
-    /// Sets what an append does when its topic is full. Under `manual_duties` nobody else removes anything, so an append
-    /// that waits removes what may go itself, and fails if that is not enough.
+    /// Sets what an append does when its topic is full. Under `manual_duties` nobody else removes anything, so an
+    /// append that waits removes what may go itself, and fails if that is not enough.
     #[must_use]
     pub fn when_full(self, when_full: WhenFull) -> Self {
         Producer { when_full, ..self }
