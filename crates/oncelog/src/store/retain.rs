@@ -284,7 +284,8 @@ impl Core {
                     looks.positions.insert(key.clone(), positions);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, owner, consumer = id, "nothing is removed ahead of a consumer that cannot be seen")
+                    let what = "nothing is removed ahead of a consumer that cannot be seen";
+                    tracing::warn!(%error, owner, consumer = id, "{what}");
                 }
             }
         }

@@ -172,8 +172,8 @@ pub(crate) struct PartitionView {
     pub(crate) floor: LogOffset,
 }
 
-/// Where each partition should begin, at `now_ms` of the store's clock, if `wanted` more bytes are to find room; `None`:
-/// where it begins now.
+/// Where each partition should begin, at `now_ms` of the store's clock, if `wanted` more bytes are to find room.
+/// `None`: where it begins now.
 pub(crate) fn decide(
     retention: &Retention,
     partitions: &[PartitionView],
