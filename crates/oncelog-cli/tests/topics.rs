@@ -31,6 +31,20 @@ fn a_topic_from_its_making_to_its_end() {
     shell.ok_on("produce other --batch 1", "x".repeat(3000) + "\n" + &"y".repeat(3000));
     assert!(shell.ok("topic describe other --output json").contains(r#""segments":2"#));
 
+    shell.ok("topic alter other --max-bytes 1000000 --max-age 7d --keep-for audit --keep-for billing --expiry 90s");
+    let keeps = "at most 1000000 bytes; for 604800 s at most; until read by audit, billing (or idle for 90 s)";
+    assert!(shell.ok("topic describe other").contains(keeps));
+    shell.ok("topic alter other --max-bytes none --max-age none --keep-age none");
+    assert!(shell.ok("topic describe other").contains("keeps        everything"));
+    shell.fails("topic truncate other --before 1", 2, "--yes");
+    shell.ok("topic truncate other --before 1 --yes");
+    let described = shell.ok("topic describe other --output json");
+    assert!(described.contains(r#""start":1,"end":2,"segments":1"#), "{described}");
+    assert_eq!(shell.ok("consume other"), "y".repeat(3000) + "\n");
+    shell.fails("topic truncate other --before 3 --yes", 2, "behind");
+    shell.fails("topic truncate other --partition 1 --before 0 --yes", 2, "partition");
+    shell.fails("topic truncate nothing --before 0 --yes", 3, "nothing");
+
     shell.fails("topic delete orders", 2, "--yes");
     shell.ok("topic delete orders --yes");
     shell.fails("topic describe orders", 3, "orders");
@@ -47,6 +61,10 @@ fn wrong_calls_are_told_before_anything_is_done() {
         ("topic create orders --compression zip", "zip"),
         ("topic create orders --roll-bytes 12", "--roll-bytes"),
         ("topic alter orders", "--compression"),
+        ("topic alter orders --max-age 7", "7d"),
+        ("topic alter orders --max-bytes few", "none"),
+        ("topic alter orders --keep-for a --keep-age 1d", "--keep-age"),
+        ("topic create orders --expiry 1d", "--keep-for"),
         ("topic make orders", "make"),
         ("consume orders --from yesterday", "yesterday"),
         ("consume orders --group a --global", "--global"),

@@ -13,6 +13,7 @@ mod ops_fleeting;
 mod ops_linger;
 mod ops_owners;
 mod ops_readers;
+mod ops_removal;
 mod ops_stamped;
 mod ops_styles;
 mod ops_zombie;

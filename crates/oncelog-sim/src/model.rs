@@ -43,6 +43,8 @@ pub struct Effect {
     pub progress: Vec<((&'static str, Place), u64)>,
     /// A topic that is deleted with it.
     pub deleted: Option<&'static str>,
+    /// A partition whose records below this offset are removed.
+    pub removed: Option<(Place, u64)>,
     /// Next sequences.
     pub stamps: Vec<((&'static str, Place), u64)>,
 }
@@ -52,6 +54,11 @@ impl Model {
     pub fn apply(&mut self, effect: &Effect) {
         if let Some(topic) = effect.deleted {
             self.logs.retain(|place, _| place.0 != topic);
+        }
+        if let Some((place, start)) = effect.removed
+            && let Some(log) = self.logs.get_mut(&place)
+        {
+            log.records.retain(|offset, _| *offset >= start);
         }
         for (place, content) in &effect.appends {
             let log = self.logs.entry(*place).or_default();

@@ -27,11 +27,13 @@ pub const GATHERED: TopicDef<Bytes, Bytes> =
     TopicDef::new("gathered").file_roll_size(ROLL).compression(Compression::Lz4);
 /// Deleted and made anew.
 pub const FLEETING: TopicDef<Bytes, Bytes> = TopicDef::new("fleeting").file_roll_size(ROLL);
+/// Appended to, and shortened at its beginning.
+pub const SHRINKING: TopicDef<Bytes, Bytes> = TopicDef::new("shrinking").file_roll_size(ROLL);
 /// Long enough for an index beside its one segment, and with timestamps of its own.
 pub const LONG: TopicDef<Bytes, Bytes> = TopicDef::new("long");
 
 /// Names of all topics with their numbers of partitions.
-pub const TOPICS: [(&str, u32); 9] = [
+pub const TOPICS: [(&str, u32); 10] = [
     ("plain", 1),
     ("Spread/3", 3),
     ("out", 1),
@@ -41,6 +43,7 @@ pub const TOPICS: [(&str, u32); 9] = [
     ("dead", 1),
     ("long", 1),
     ("fleeting", 1),
+    ("shrinking", 1),
 ];
 /// Topics that may jump over a hole after an unclean stop.
 pub const LAX_TOPICS: [&str; 2] = ["lax", "stamped"];

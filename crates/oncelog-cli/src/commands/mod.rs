@@ -7,6 +7,7 @@ pub(crate) mod consume;
 pub(crate) mod doctor;
 pub(crate) mod dump;
 pub(crate) mod group;
+pub(crate) mod keep;
 pub(crate) mod man;
 pub(crate) mod produce;
 pub(crate) mod repair;

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand, ValueEnum, value_parser};
 use oncelog::{Codec as _, Compression, StoreReader, TopicId, TopicSpec};
 use serde::Serialize;
 
+use super::keep::{self, KeepArguments, Kept};
 use crate::cli::{LockArguments, OutputArgument, StoreArgument};
 use crate::exit::{self, Failure};
 use crate::open::{self, MAIN};
@@ -25,15 +26,19 @@ enum Verb {
     List(ListArguments),
     /// Show what a topic is, and its partitions
     Describe(DescribeArguments),
-    /// Change how a topic is written from now on
+    /// Change how a topic is written from now on, and what it keeps
     Alter(AlterArguments),
+    /// Remove the oldest records of a partition
+    Truncate(TruncateArguments),
     /// Delete a topic with its records, the progress of its consumers and what is known of its producers
     Delete(DeleteArguments),
 }
 
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  oncelog topic create orders\n  \
-                        oncelog topic create orders --partitions 4 --compression lz4 --key-codec utf8")]
+                        oncelog topic create orders --partitions 4 --compression lz4 --key-codec utf8\n  \
+                        oncelog topic create events --max-bytes 1000000000 --max-age 7d\n  \
+                        oncelog topic create orders --max-bytes 1000000000 --keep-for billing --keep-for audit")]
 struct CreateArguments {
     /// Name of the topic
     topic: String,
@@ -46,6 +51,8 @@ struct CreateArguments {
     /// Bytes at which a segment file is ended and the next begun
     #[arg(long, value_name = "BYTES", default_value_t = 256 << 20, value_parser = value_parser!(u64).range(1024..))]
     roll_bytes: u64,
+    #[command(flatten)]
+    keep: KeepArguments,
     /// Codec of the keys, as programs know it: bytes, utf8, u64-be, postcard-1 or a program's own
     #[arg(long, value_name = "CODEC", default_value = oncelog::Bytes::ID)]
     key_codec: String,
@@ -85,18 +92,42 @@ struct DescribeArguments {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  oncelog topic alter orders --compression lz4\n\n\
-                        What is written already stays as it is, and is read as before.")]
-#[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
+#[command(after_help = "Examples:\n  oncelog topic alter orders --compression lz4\n  \
+                        oncelog topic alter orders --max-age 30d --keep-age none\n\n\
+                        What is written already stays as it is, and is read as before. What is too much or too old by\n\
+                        new limits goes when a program next has the store open.")]
 struct AlterArguments {
     /// Name of the topic
     topic: String,
     /// How its batches are compressed from now on
-    #[arg(long, value_enum, value_name = "KIND", group = "change")]
+    #[arg(long, value_enum, value_name = "KIND")]
     compression: Option<Kind>,
     /// Bytes at which a segment file is ended and the next begun, from now on
-    #[arg(long, value_name = "BYTES", group = "change", value_parser = value_parser!(u64).range(1024..))]
+    #[arg(long, value_name = "BYTES", value_parser = value_parser!(u64).range(1024..))]
     roll_bytes: Option<u64>,
+    #[command(flatten)]
+    keep: KeepArguments,
+    #[command(flatten)]
+    store: StoreArgument,
+    #[command(flatten)]
+    lock: LockArguments,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  oncelog topic truncate orders --partition 2 --before 1000 --yes\n\n\
+                        Consumers that stand below are told of a gap. Offsets go on as if nothing had happened.")]
+struct TruncateArguments {
+    /// Name of the topic
+    topic: String,
+    /// The partition
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    partition: u32,
+    /// The first offset that is kept
+    #[arg(long, value_name = "OFFSET")]
+    before: u64,
+    /// Yes, remove them: there is no way back
+    #[arg(long)]
+    yes: bool,
     #[command(flatten)]
     store: StoreArgument,
     #[command(flatten)]
@@ -146,6 +177,7 @@ pub(crate) fn run(arguments: TopicArguments) -> Result<(), Failure> {
         Verb::List(arguments) => list(&arguments),
         Verb::Describe(arguments) => describe(&arguments),
         Verb::Alter(arguments) => alter(&arguments),
+        Verb::Truncate(arguments) => truncate(&arguments),
         Verb::Delete(arguments) => delete(&arguments),
     }
 }
@@ -158,6 +190,7 @@ fn create(arguments: &CreateArguments) -> Result<(), Failure> {
         value_codec: arguments.value_codec.clone(),
         file_roll_size: arguments.roll_bytes,
         compression: arguments.compression.compression(),
+        retention: arguments.keep.retention(),
     };
     let store = open::owner_or_new(&arguments.store, &arguments.owner, &arguments.lock)?;
     let engine = open::engine(&store);
@@ -226,6 +259,7 @@ struct Described {
     value_codec: String,
     compression: &'static str,
     roll_bytes: u64,
+    keeps: Kept,
     partitions: Vec<DescribedPartition>,
 }
 
@@ -259,6 +293,7 @@ fn describe(arguments: &DescribeArguments) -> Result<(), Failure> {
         value_codec: spec.value_codec,
         compression: name_of(spec.compression),
         roll_bytes: spec.file_roll_size,
+        keeps: Kept::of(&spec.retention),
         partitions: partitions.collect(),
     };
     out::answer(arguments.output.output, &described, Described::text)
@@ -266,7 +301,8 @@ fn describe(arguments: &DescribeArguments) -> Result<(), Failure> {
 
 impl Described {
     fn text(&self) -> String {
-        let Described { topic, id, owner, key_codec, value_codec, compression, roll_bytes, .. } = self;
+        let Described { topic, id, owner, key_codec, value_codec, compression, roll_bytes, keeps, .. } = self;
+        let keeps = keeps.text();
         let row = |found: &DescribedPartition| {
             let numbers = [found.partition.into(), found.start, found.end, found.segments as u64, found.bytes];
             numbers.iter().map(u64::to_string).collect()
@@ -274,7 +310,7 @@ impl Described {
         let rows: Vec<Vec<String>> = self.partitions.iter().map(row).collect();
         format!(
             "topic        {topic}\nid           {id}\nowner        {owner}\nkeys         {key_codec}\nvalues       \
-             {value_codec}\ncompression  {compression}\nroll bytes   {roll_bytes}\n\n{}",
+             {value_codec}\ncompression  {compression}\nroll bytes   {roll_bytes}\nkeeps        {keeps}\n\n{}",
             out::columns(&["PARTITION", "START", "END", "SEGMENTS", "BYTES"], &rows)
         )
     }
@@ -290,6 +326,7 @@ fn name_of(compression: Compression) -> &'static str {
 }
 
 fn alter(arguments: &AlterArguments) -> Result<(), Failure> {
+    keep::something(arguments.compression.is_some() || arguments.roll_bytes.is_some() || arguments.keep.is_there())?;
     let store = open::owner_of_topic(&arguments.store, &arguments.topic, &arguments.lock)?;
     let mut change = oncelog::TopicChange::default();
     if let Some(kind) = arguments.compression {
@@ -298,7 +335,18 @@ fn alter(arguments: &AlterArguments) -> Result<(), Failure> {
     if let Some(bytes) = arguments.roll_bytes {
         change = change.file_roll_size(bytes);
     }
-    store.alter_topic(&arguments.topic, &change)?;
+    store.alter_topic(&arguments.topic, &arguments.keep.change(change))?;
+    Ok(store.close()?)
+}
+
+fn truncate(arguments: &TruncateArguments) -> Result<(), Failure> {
+    let TruncateArguments { topic, partition, before, yes, store, lock } = arguments;
+    if !yes {
+        let what = format!("nothing was removed from topic {topic:?}: say --yes, there is no way back");
+        return Err(Failure::new(exit::USAGE, what));
+    }
+    let store = open::owner_of_topic(store, topic, lock)?;
+    store.truncate_before(topic, oncelog::PartitionId(*partition), oncelog::LogOffset(*before))?;
     Ok(store.close()?)
 }
 

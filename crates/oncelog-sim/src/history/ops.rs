@@ -42,6 +42,7 @@ const OPS: &[(u64, &str, Op)] = &[
     (2, "take in", World::take_in),
     (1, "zombie", World::zombie),
     (2, "fleeting", World::fleeting),
+    (3, "shrink", World::shrink),
     (1, "ask for a time", World::ask_for_a_time),
     (1, "look from beside", World::look_from_beside),
     (1, "follow", World::follow),

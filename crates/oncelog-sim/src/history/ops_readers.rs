@@ -10,7 +10,7 @@ use super::ops::Done;
 use super::world::{DIR, World};
 use crate::model::{Content, Log, Model, Place, Rows};
 use crate::observe::{look_beside, rows_beside};
-use crate::schema::{FLEETING, TOPICS};
+use crate::schema::{FLEETING, SHRINKING, TOPICS};
 
 /// Where a reader that comes and goes is in each partition, and what it was shown.
 #[derive(Clone, Debug, Default)]
@@ -155,7 +155,12 @@ impl World {
         for (place, next) in &self.followed.next {
             let log = self.certain.logs.get(place).cloned().unwrap_or_default();
             let there: BTreeMap<_, _> = log.records.into_iter().filter(|(offset, _)| offset < next).collect();
-            let shown = self.followed.shown.get(place).cloned().unwrap_or_default();
+            let mut shown = self.followed.shown.get(place).cloned().unwrap_or_default();
+            if place.0 == SHRINKING.name() {
+                // What was removed on purpose since is gone.
+                let start = there.keys().next().unwrap_or(next);
+                shown.retain(|offset, _| offset >= start);
+            }
             if there != shown {
                 let lost = shown.keys().find(|offset| there.get(offset) != shown.get(offset));
                 let missed = there.keys().find(|offset| !shown.contains_key(offset));

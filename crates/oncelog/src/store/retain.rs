@@ -5,9 +5,9 @@
 //!     -> decide (topic::retention)  -> remove_below, all topics in one durable step  -> appends that wait go on
 //! ```
 //!
-//! Ages are told by a clock of the store: it goes on by the monotonic clock while the store is open, its reading is part
-//! of the trim point, and an opening goes on at that reading or at the wall clock's, whichever is later. So a wall clock
-//! that jumps while the store is open removes nothing early, and one that went back while it was closed neither.
+//! Ages are told by a clock of the store: it goes on by the monotonic clock while the store is open, its reading is
+//! part of the trim point, and an opening goes on at that reading or at the wall clock's, whichever is later. So a wall
+//! clock that jumps while the store is open removes nothing early, and one that went back while it was closed neither.
 //!
 //! Who must have read: the position of a consumer of this owner is what is visible; one of another owner's is looked up
 //! in that owner's journal, which costs a recovery in memory, and so only if the limits would remove something, and

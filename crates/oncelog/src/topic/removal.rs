@@ -4,8 +4,8 @@
 //! plan_removal (turn) -> rows of the trim point: the new start, none for what goes -> removed (start moves, files go)
 //! ```
 //!
-//! Until the trim point is durable nothing has changed, for readers and on the disk: a crash leaves all or nothing. A file
-//! that a crash then leaves is named by no row, and taken away when its partition is next put together.
+//! Until the trim point is durable nothing has changed, for readers and on the disk: a crash leaves all or nothing. A
+//! file that a crash then leaves is named by no row, and taken away when its partition is next put together.
 
 use std::io;
 use std::path::PathBuf;

@@ -1,0 +1,56 @@
+//! Removing the oldest records of a topic by hand.
+
+use oncelog::{ErrorKind, LogOffset, PartitionId};
+
+use super::ops::Done;
+use super::world::World;
+use crate::model::{Effect, Place};
+use crate::schema::SHRINKING;
+
+const PLACE: Place = ("shrinking", 0);
+
+impl World {
+    /// Appends some records, or removes those below a place: within a segment, between two, or all.
+    pub(super) fn shrink(&mut self) -> Done {
+        if self.dice.one_in(2) { self.truncate() } else { self.append_shrinking() }
+    }
+
+    fn append_shrinking(&mut self) -> Done {
+        let mut records = Vec::new();
+        for _ in 0..=self.dice.below(6) {
+            records.push((self.name().into_bytes(), self.bytes()));
+        }
+        let appends = records.iter().map(|content| (PLACE, content.clone()));
+        let effect = Effect { appends: appends.collect(), ..Effect::default() };
+        let first = self.head.next(PLACE);
+        let store = self.store()?;
+        let appended = store
+            .producer(SHRINKING)
+            .and_then(|producer| producer.append_batch(records.iter().map(|(key, value)| (&key[..], &value[..]))));
+        match appended {
+            Ok(_) => self.durable_at(effect, &[(PLACE, first)]),
+            Err(error) => self.in_doubt(vec![effect], &error),
+        }
+    }
+
+    pub(super) fn truncate(&mut self) -> Done {
+        let end = self.head.next(PLACE);
+        let place = if self.dice.one_in(4) { end } else { self.dice.below(end + 1) };
+        self.truncate_to(place)
+    }
+
+    /// Removes the records below `place`.
+    pub(super) fn truncate_to(&mut self, place: u64) -> Done {
+        let effect = Effect { removed: Some((PLACE, place)), ..Effect::default() };
+        // A snapshot does not keep files.
+        self.held = None;
+        match self.store()?.truncate_before(PLACE.0, PartitionId(PLACE.1), LogOffset(place)) {
+            Ok(()) => {
+                self.is_durable(effect);
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound && self.head.next(PLACE) == 0 => Ok(()),
+            Err(error) => self.in_doubt(vec![effect], &error),
+        }
+    }
+}
