@@ -42,9 +42,12 @@ impl World {
     /// Removes the records below `place`.
     pub(super) fn truncate_to(&mut self, place: u64) -> Done {
         let effect = Effect { removed: Some((PLACE, place)), ..Effect::default() };
+        let removes = self.head.logs.get(&PLACE).is_some_and(|log| log.records.range(..place).next().is_some());
         // A snapshot does not keep files.
         self.held = None;
         match self.store()?.truncate_before(PLACE.0, PartitionId(PLACE.1), LogOffset(place)) {
+            // Where there is nothing to be removed nothing is made durable either.
+            Ok(()) if !removes => Ok(()),
             Ok(()) => {
                 self.is_durable(effect);
                 Ok(())

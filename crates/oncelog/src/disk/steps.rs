@@ -12,13 +12,19 @@ pub enum StepSite {
     ManifestBeforeRecycling,
     /// A recovery makes its trim point before it removes what was the truth until then.
     TrimBeforeSweep,
+    /// The trim point no longer names a segment before its file is removed.
+    TrimBeforeRemoval,
 }
 
 #[cfg(oncelog_mutants)]
 impl StepSite {
     /// Every site, for tests that break each in turn.
-    pub const ALL: [StepSite; 3] =
-        [StepSite::StampsInFrame, StepSite::ManifestBeforeRecycling, StepSite::TrimBeforeSweep];
+    pub const ALL: [StepSite; 4] = [
+        StepSite::StampsInFrame,
+        StepSite::ManifestBeforeRecycling,
+        StepSite::TrimBeforeSweep,
+        StepSite::TrimBeforeRemoval,
+    ];
 }
 
 /// Whether the steps are as they should be.

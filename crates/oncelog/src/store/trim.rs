@@ -111,6 +111,9 @@ impl Core {
         self.fence.check()?;
         self.tables.write_back(Lsn(position.next_lsn.0 - 1), rows)?;
         let Some(root) = self.backend.root() else { return Ok(()) };
+        if !is_kept(StepSite::TrimBeforeRemoval) {
+            touched.iter().for_each(|partition| self.remove_segments(partition, &partition.removal()));
+        }
         if !is_kept(StepSite::ManifestBeforeRecycling) {
             self.pipeline.journal.release_before(position)?;
         }
