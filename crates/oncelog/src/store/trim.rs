@@ -17,7 +17,7 @@ use crate::ids::{Lsn, PartitionId, TopicId};
 use crate::journal::JournalPosition;
 use crate::segment::{Segment, SegmentEnd};
 use crate::table::{ScanRange, StateBatch};
-use crate::topic::{Partition, PartitionState, Removal, segment_row};
+use crate::topic::{Partition, PartitionState, Removal, SegmentRow};
 use crate::transaction::EngineTx;
 use crate::transaction::system;
 use crate::wake::{Arc, Ordering};
@@ -254,7 +254,7 @@ impl Core {
             rows.insert(flat(system::PARTITIONS, &key), Some(Bytes::from(system::encode_row(&state)?)));
             for (segment, end) in partition.changes(now_ms) {
                 let key = system::segment_key(partition.topic, partition.id, segment.head.base_offset);
-                let row = system::encode_row(&segment_row(&segment, end))?;
+                let row = system::encode_row(&SegmentRow::of(&segment.head, end))?;
                 rows.insert(flat(system::SEGMENTS, &key), Some(Bytes::from(row)));
                 changes.ends.push((segment, end));
             }

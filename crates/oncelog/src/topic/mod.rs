@@ -26,7 +26,6 @@ use serde::{Deserialize, Serialize};
 pub(crate) use claim::{Claim, find_claim, read_claim, write_claims};
 pub(crate) use partition::{
     OpenBatch, Partition, PartitionState, Placement, Plan, Removal, SegmentMaker, SegmentRow, Turn, Writing,
-    segment_row,
 };
 pub(crate) use pieces::{Piece, pieces};
 pub(crate) use reader::{PartitionReader, Polled};

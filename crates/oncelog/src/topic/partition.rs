@@ -425,16 +425,28 @@ fn written_no_more(unsettled: &[Arc<Segment>]) -> usize {
     unsettled.iter().rposition(|segment| segment.is_filled()).unwrap_or(0)
 }
 
-/// What the trim point says of a segment that ends at `end`.
-pub(crate) fn segment_row(segment: &Segment, end: SegmentEnd) -> SegmentRow {
-    SegmentRow {
-        base_offset: segment.head.base_offset,
-        epoch: segment.head.epoch,
-        salt: segment.head.salt,
-        end_position: end.position,
-        end_offset: end.offset,
-        max_timestamp_ms: end.max_timestamp_ms,
-        sealed_ms: end.sealed_ms,
+impl SegmentRow {
+    /// What the trim point says of a segment that ends at `end`.
+    pub(crate) fn of(head: &SegmentHead, end: SegmentEnd) -> SegmentRow {
+        SegmentRow {
+            base_offset: head.base_offset,
+            epoch: head.epoch,
+            salt: head.salt,
+            end_position: end.position,
+            end_offset: end.offset,
+            max_timestamp_ms: end.max_timestamp_ms,
+            sealed_ms: end.sealed_ms,
+        }
+    }
+
+    /// How far the segment is part of the log.
+    pub(crate) fn end(&self) -> SegmentEnd {
+        SegmentEnd {
+            position: self.end_position,
+            offset: self.end_offset,
+            max_timestamp_ms: self.max_timestamp_ms,
+            sealed_ms: self.sealed_ms,
+        }
     }
 }
 
@@ -601,12 +613,7 @@ impl SegmentMaker {
             epoch: row.epoch,
             salt: row.salt,
         };
-        let end = SegmentEnd {
-            position: row.end_position,
-            offset: row.end_offset,
-            max_timestamp_ms: row.max_timestamp_ms,
-            sealed_ms: row.sealed_ms,
-        };
+        let end = row.end();
         Segment::recovered(&self.files, &self.dir, head, end)
     }
 }

@@ -54,8 +54,7 @@ impl Opening {
             epoch: row.epoch,
             salt: row.salt,
         };
-        let end =
-            SegmentEnd { position: row.end_position, offset: row.end_offset, max_timestamp_ms: row.max_timestamp_ms };
+        let end = row.end();
         let path = head.path(partition.dir());
         let mut found = segment::salvage(disk, &path, &head, end)?;
         if found.is_none() && find_elsewhere(disk, partition.dir(), &head, &path, mends)? {
@@ -110,6 +109,7 @@ impl Opening {
             position: run.bytes.end,
             offset: run.offsets.end,
             max_timestamp_ms: run.max_timestamp_ms,
+            sealed_ms: None,
         });
         self.put(topic, partition, lsn, (head, kept_end))?;
         for run in found.runs.iter().skip(usize::from(stays.is_some())) {
@@ -118,7 +118,8 @@ impl Opening {
             let end = if mends.acts() {
                 segment::copy_run(disk, dir, (path, head.salt), run, &part)?
             } else {
-                SegmentEnd { position, offset: run.offsets.end, max_timestamp_ms: run.max_timestamp_ms }
+                let (offset, max_timestamp_ms) = (run.offsets.end, run.max_timestamp_ms);
+                SegmentEnd { position, offset, max_timestamp_ms, sealed_ms: None }
             };
             self.put(topic, partition, lsn, (&part, Some(end)))?;
         }
@@ -137,14 +138,7 @@ impl Opening {
         lsn: Lsn,
         (head, end): (&SegmentHead, Option<SegmentEnd>),
     ) -> Result<()> {
-        let row = end.map(|end| SegmentRow {
-            base_offset: head.base_offset,
-            epoch: head.epoch,
-            salt: head.salt,
-            end_position: end.position,
-            end_offset: end.offset,
-            max_timestamp_ms: end.max_timestamp_ms,
-        });
+        let row = end.map(|end| SegmentRow::of(head, end));
         let row = row.map(|row| system::encode_row(&row)).transpose()?;
         let key = system::segment_key(topic, partition.id, head.base_offset);
         self.tables.shard(system::SEGMENTS, system::SHARD).turn().put(key, row.map(bytes::Bytes::from), lsn);
