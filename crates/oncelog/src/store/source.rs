@@ -1,25 +1,37 @@
 //! The records of topics from where a consumer stands.
 //!
-//! Invariants: an id is claimed by one opening at a time, for as long as one of its sources lives. Where a remembered
-//! consumer begins is committed before its first record is handed out, so it never begins anywhere else.
+//! ```text
+//! claim   the consumer's id is this handle's     place   where it begins in each partition
+//! cursor  one partition, read from there         here    partitions in turn, and waiting for more
+//! ```
+//!
+//! Invariants: an id is claimed by one opening at a time, for as long as one of its sources lives. Partitions take
+//! turns; one that is held back is neither read nor waited for.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod claim;
+mod cursor;
+mod place;
+
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::claims::Name;
+use super::Store;
 use super::input::Input;
-use super::reader::{ForeignTopic, PartitionCursor, TopicInfo, Watcher, no_partition};
-use super::{Core, Store};
-use crate::consumer::{GapPolicy, Visibility, Whence};
-use crate::error::{Error, ErrorKind, Result};
+use super::reader::{ForeignTopic, Watcher};
+use crate::consumer::{GapPolicy, Visibility};
+use crate::error::{Error, Result};
 use crate::ids::{LogOffset, Lsn, PartitionId, TopicId};
-
-use crate::record::{Batch, RecordView};
-use crate::topic::{Partition, PartitionReader, Polled};
-use crate::transaction::{EngineTx, Fetched, Source, SourceSpec, Step, system};
+use crate::record::RecordView;
+use crate::topic::Polled;
+use crate::transaction::{Fetched, Source, SourceSpec, Step};
 use crate::wake::{Arc, Registered};
+use claim::IdClaim;
+use cursor::{Cursor, Reading, Stopped};
+use place::{places, refuse_written};
+
+pub(super) use claim::Claimed;
 
 /// A consumer's cursors, one for each partition; shares the claim on the consumer's id with its sisters.
 pub(super) struct StoreSource {
@@ -38,101 +50,8 @@ pub(super) struct StoreSource {
     watchers: Vec<Arc<Watcher>>,
 }
 
-struct Cursor {
-    topic: TopicId,
-    topic_name: String,
-    partition: PartitionId,
-    /// The next record to hand out.
-    next: LogOffset,
-    /// It is not to be handed out now.
-    is_held: bool,
-    reading: Reading,
-}
-
-/// Where a cursor's records come from.
-enum Reading {
-    Own(PartitionReader),
-    /// Another owner's topic, by its page and its files, or by a recovery in memory while nobody has that owner.
-    Foreign(Arc<ForeignTopic>, Box<PartitionCursor>),
-}
-
 /// How long a source waits for several owners at once before it looks again, where there is no thread to watch them.
 const LOOK_AT_ALL: Duration = Duration::from_millis(2);
-
-/// What one handle at a time may have.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Claimed {
-    /// A consumer id, over all topics.
-    Id(String),
-    /// The place of the global consumer of a topic.
-    Global(TopicId),
-}
-
-/// The claim on a consumer's id, given back when it is dropped.
-struct IdClaim {
-    store: Store,
-    claimed: Vec<Claimed>,
-}
-
-/// A partition to be read.
-struct Place {
-    topic: TopicId,
-    topic_name: String,
-    partition: PartitionId,
-    of: Of,
-}
-
-enum Of {
-    Own(Arc<Partition>),
-    Foreign(Arc<ForeignTopic>),
-}
-
-/// Why a cursor stopped.
-enum Stopped {
-    Drained,
-    ByVisitor,
-}
-
-impl IdClaim {
-    fn take(store: &Store, consumer: &str, topics: &[Input]) -> Result<IdClaim> {
-        let core = &store.inner.core;
-        let wanted = match consumer {
-            "" => topics.iter().map(|topic| Claimed::Global(topic.id())).collect(),
-            id => vec![Claimed::Id(id.to_owned())],
-        };
-        let mut held = core.consumers.lock();
-        let name_of = |id: &TopicId| topics.iter().find(|topic| topic.id() == *id).map_or("", Input::name);
-        if let Some(taken) = wanted.iter().find(|claimed| held.contains(claimed)) {
-            let what = match taken {
-                Claimed::Id(id) => format!("consumer {id:?} is at work already"),
-                Claimed::Global(id) => format!("the global consumer of topic {:?} is at work already", name_of(id)),
-            };
-            return Err(Error::locked(&core.layout.dir, what, Some(std::process::id())));
-        }
-        let names = wanted.iter().map(|claimed| match claimed {
-            Claimed::Id(id) => Name::Consumer(id),
-            Claimed::Global(id) => Name::Global(*id, name_of(id)),
-        });
-        core.claim_consumers(&names.collect::<Vec<_>>())?;
-        held.extend(wanted.iter().cloned());
-        Ok(IdClaim { store: store.clone(), claimed: wanted })
-    }
-}
-
-impl Drop for IdClaim {
-    fn drop(&mut self) {
-        let mut held = self.store.inner.core.consumers.lock();
-        self.claimed.iter().for_each(|claimed| {
-            held.remove(claimed);
-        });
-    }
-}
-
-impl Drop for StoreSource {
-    fn drop(&mut self) {
-        self.forget_waker();
-    }
-}
 
 impl StoreSource {
     /// See [`Engine::sources`](crate::transaction::Engine::sources).
@@ -280,204 +199,6 @@ impl StoreSource {
     }
 }
 
-/// The partitions that are asked for, topic by topic.
-fn places(topics: &[Input], partitions: Option<&[PartitionId]>) -> Result<Vec<Place>> {
-    let mut ids = BTreeSet::new();
-    let mut places = Vec::new();
-    for topic in topics {
-        if !ids.insert(topic.id()) {
-            return Err(Error::invalid(format!("topic {:?} is named twice", topic.name())));
-        }
-        let chosen: BTreeSet<PartitionId> = match partitions {
-            None => (0..topic.partitions()).map(PartitionId).collect(),
-            Some(chosen) => chosen.iter().copied().collect(),
-        };
-        for partition in chosen {
-            let of = match topic {
-                Input::Own(topic) => Of::Own(Arc::clone(topic.partition(partition)?)),
-                Input::Foreign(topic) if partition.0 < topic.info.partitions => Of::Foreign(Arc::clone(topic)),
-                Input::Foreign(topic) => return Err(no_partition(&topic.info, partition)),
-            };
-            places.push(Place { topic: topic.id(), topic_name: topic.name().to_owned(), partition, of });
-        }
-    }
-    Ok(places)
-}
-
-/// What another owner has written and not made durable cannot be seen from here.
-fn refuse_written(topics: &[Input], visibility: Visibility) -> Result<()> {
-    let foreign = topics.iter().find_map(|topic| match topic {
-        Input::Foreign(topic) if visibility == Visibility::Written => Some(&topic.info),
-        _ => None,
-    });
-    foreign.map_or(Ok(()), |TopicInfo { name, owner, .. }| {
-        let what = format!(
-            "topic {name:?} belongs to owner {owner:?}: others see of it what is durable, not what is \
-                            only written"
-        );
-        Err(Error::invalid(what))
-    })
-}
-
-impl Core {
-    fn shown(&self, visibility: Visibility) -> Lsn {
-        match visibility {
-            Visibility::Durable => self.pipeline.view.visible(),
-            Visibility::Written => self.pipeline.view.written(),
-        }
-    }
-
-    /// Where `consumer` stands in each place. Where it has never been, `whence` is resolved and committed, so that
-    /// neither a restart nor retention changes where it begins.
-    fn resume(&self, consumer: &str, places: &[Place], spec: &SourceSpec<'_>) -> Result<Vec<LogOffset>> {
-        loop {
-            let mut tx = self.begin();
-            let mut starts = Vec::with_capacity(places.len());
-            let shown = self.shown(spec.visibility);
-            for place in places {
-                let Place { topic, partition, .. } = *place;
-                let key = system::progress_key(consumer, topic, partition);
-                starts.push(match tx.get(system::PROGRESS, system::SHARD, &key)? {
-                    Some(row) => system::decode_row(&row)?,
-                    None => {
-                        let start = place.resolve(spec.whence, shown)?;
-                        tx.progress(consumer, topic, partition, start)?;
-                        start
-                    }
-                });
-            }
-            // Waits also when there was nothing to write: what it read may be on its way to the disk.
-            match Box::new(tx).submit().and_then(|pending| pending.wait()) {
-                Ok(_) => return Ok(starts),
-                Err(error) if error.kind() == ErrorKind::Conflict => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    fn resolve_all(&self, places: &[Place], spec: &SourceSpec<'_>) -> Result<Vec<LogOffset>> {
-        let shown = self.shown(spec.visibility);
-        places.iter().map(|place| place.resolve(spec.whence, shown)).collect()
-    }
-}
-
-impl Place {
-    fn resolve(&self, whence: Whence, shown: Lsn) -> Result<LogOffset> {
-        let partition = match &self.of {
-            Of::Own(partition) => partition,
-            Of::Foreign(topic) => return topic.resolve(self.partition, whence),
-        };
-        let end = partition.end_at(shown);
-        match whence {
-            Whence::Oldest => Ok(partition.start()),
-            Whence::Latest => Ok(end),
-            Whence::Position(position) if position > end => {
-                let (name, id) = (&self.topic_name, self.partition);
-                let what = format!("topic {name:?}, partition {id}: position {position} is behind the end, {end}");
-                Err(Error::invalid(what))
-            }
-            Whence::Position(position) => Ok(position),
-            Whence::Time(timestamp_ms) => partition.offset_at_time(timestamp_ms, end),
-        }
-    }
-
-    fn cursor(self, next: LogOffset) -> Cursor {
-        let Place { topic, topic_name, partition, of } = self;
-        let reading = match of {
-            Of::Own(of) => Reading::Own(PartitionReader::new(of, next)),
-            Of::Foreign(of) => {
-                let cursor = Box::new(of.cursor(partition, next));
-                Reading::Foreign(of, cursor)
-            }
-        };
-        Cursor { topic, topic_name, partition, next, is_held: false, reading }
-    }
-}
-
-impl Reading {
-    fn current(&self) -> Result<Batch<'_>> {
-        match self {
-            Reading::Own(reader) => reader.current(),
-            Reading::Foreign(_, cursor) => cursor.current(),
-        }
-    }
-}
-
-impl Cursor {
-    /// Whether the topic was deleted. One of another owner says so when its end is asked for.
-    fn check_there(&self) -> Result<()> {
-        match &self.reading {
-            Reading::Own(reader) => reader.partition().check_there(),
-            Reading::Foreign(..) => Ok(()),
-        }
-    }
-
-    /// The offset behind the last record to be handed out now. While another owner is being opened there is nothing
-    /// more of it: it has its reasons to take long, and whoever reads it goes on when it serves.
-    fn end(&self, shown: Lsn) -> Result<LogOffset> {
-        match &self.reading {
-            Reading::Own(reader) => Ok(reader.partition().end_at(shown)),
-            Reading::Foreign(topic, _) => match topic.watched(self.partition) {
-                Err(error) if error.kind() == ErrorKind::Unavailable => {
-                    tracing::debug!(%error, "nothing to be read of another owner for now");
-                    Ok(self.next)
-                }
-                watched => Ok(watched?.end),
-            },
-        }
-    }
-
-    /// Finds the batch with the next record.
-    fn advance(&mut self, shown: Lsn) -> Result<Polled> {
-        let limit = self.end(shown)?;
-        if self.next >= limit {
-            match &mut self.reading {
-                Reading::Own(reader) => reader.rest(),
-                Reading::Foreign(_, cursor) => cursor.rest(),
-            }
-            return Ok(Polled::End);
-        }
-        match &mut self.reading {
-            Reading::Own(reader) => {
-                reader.seek(self.next);
-                reader.poll(limit)
-            }
-            Reading::Foreign(_, cursor) => {
-                cursor.next = self.next;
-                match cursor.advance(limit) {
-                    Err(error) if error.kind() == ErrorKind::Unavailable => Ok(Polled::End),
-                    polled => polled,
-                }
-            }
-        }
-    }
-
-    /// Hands out the records of the current batch.
-    fn visit(
-        &mut self,
-        done: &mut u64,
-        visit: &mut dyn FnMut(TopicId, PartitionId, RecordView<'_>) -> Result<Step>,
-    ) -> Result<Stopped> {
-        let batch = self.reading.current()?;
-        let behind = batch.next_offset();
-        for record in Fetched::new(self.topic, &self.topic_name, self.partition, self.next, batch) {
-            let record = record?;
-            match visit(self.topic, self.partition, record)? {
-                Step::Stay => return Ok(Stopped::ByVisitor),
-                step => {
-                    self.next = record.offset.plus(1);
-                    *done += 1;
-                    if step == Step::NextAndReturn {
-                        return Ok(Stopped::ByVisitor);
-                    }
-                }
-            }
-        }
-        self.next = behind;
-        Ok(Stopped::Drained)
-    }
-}
-
 impl Source for StoreSource {
     fn positions(&self) -> Vec<(TopicId, PartitionId, LogOffset)> {
         self.cursors.iter().map(|cursor| (cursor.topic, cursor.partition, cursor.next)).collect()
@@ -574,11 +295,18 @@ impl Source for StoreSource {
     }
 }
 
+impl Drop for StoreSource {
+    fn drop(&mut self) {
+        self.forget_waker();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::codec::Bytes;
-    use crate::consumer::ConsumerStyle;
+    use crate::consumer::{ConsumerStyle, Whence};
+    use crate::error::ErrorKind;
     use crate::handles::{Consumer, ConsumerOptions, TopicDef};
 
     const TOPIC: TopicDef<Bytes, Bytes> = TopicDef::new("rolled").file_roll_size(600 << 10);
