@@ -23,71 +23,22 @@
 //! it can damage one copy of two. And a successor reads what the zombie last wrote *after* its own epoch is durable;
 //! the zombie gives up files only when it has looked *after* its write: one of the two sees the other.
 
+mod copy;
+mod holder;
+
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::fence::Fence;
-use crate::codec::{CheckSite, Input, crc32c, same};
 use crate::disk::{Disk, DiskFile, OpenMode, SyncSite};
-use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Epoch, Lsn, OwnerId, StoreId};
-use crate::journal::{FileName, JournalPosition};
+use crate::error::{Error, Result};
+use crate::ids::{Epoch, OwnerId, StoreId};
 use crate::process::Process;
-use crate::table::{ROOT_HEAD_BYTES, TableFileName, TableRoot};
 use crate::wake::Arc;
+use copy::{FILE_BYTES, encode, newest, newest_of};
+use holder::{HOLDER_AT, HOLDER_BYTES, encode_holder, read_holder};
 
-const MAGIC: [u8; 8] = *b"OLMANIFE";
-const VERSION: u32 = 1;
-const COPY_BYTES: usize = 1024;
-const SUMMED_BYTES: usize = COPY_BYTES - 4;
-/// The places of the two copies, for even and odd epochs.
-pub(super) const PAIRS: [[usize; 2]; 2] = [[0, 4096], [8192, 12288]];
-const HOLDER_AT: usize = 16384;
-const HOLDER_BYTES: usize = 64;
-const HOLDER_SUMMED_BYTES: usize = 40;
-const FILE_BYTES: usize = HOLDER_AT + HOLDER_BYTES;
-/// Longest name of an owner.
-pub(super) const OWNER_BYTES: usize = 64;
-const NUMBER_AT: usize = 1000;
-/// Beyond any journal file.
-const POSITION_MAX: u64 = 1 << 40;
-/// Beyond any table file.
-const STATE_BYTES_MAX: u64 = 1 << 60;
-
-/// Whether the owner was left in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
-    /// In use, or left by a crash.
-    Open,
-    /// Closed: everything is at the trim point.
-    Closed,
-}
-
-/// Which of the two copies of one write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Written {
-    First,
-    /// When the first was durable.
-    Second,
-}
-
-/// What a manifest says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Manifest {
-    pub(super) generation: u64,
-    pub(super) store: StoreId,
-    pub(super) owner: String,
-    /// The owner's number.
-    pub(super) number: OwnerId,
-    pub(super) epoch: Epoch,
-    /// Drawn by the opening: tells two apart that took one epoch.
-    pub(super) opening: u64,
-    /// The place of this copy in its write. What [`ManifestFile`] goes by is the first.
-    pub(super) written: Written,
-    pub(super) state: State,
-    /// Where replay starts, and the state there. `None` before the first opening is done.
-    pub(super) trim: Option<(JournalPosition, TableRoot)>,
-}
+pub(super) use copy::{Copy, Manifest, OWNER_BYTES, PAIRS, State, Written, read_copies};
 
 /// The manifest's file, locked.
 pub(super) struct ManifestFile {
@@ -379,166 +330,15 @@ fn first_to_write(pair: &[Copy; 2]) -> usize {
     usize::from(age(&pair[1]) < age(&pair[0]))
 }
 
-fn read_holder(file: &dyn DiskFile) -> Option<Process> {
-    let mut bytes = [0; HOLDER_BYTES];
-    let read = file.read_full_at(&mut bytes, HOLDER_AT as u64).ok()?;
-    let mut input = Input::new(&bytes[..read]);
-    let (pid, _zero) = (input.u32()?, input.u32()?);
-    let (started, boot, namespace) = (input.u64()?, input.array()?, input.u64()?);
-    let sum = input.u32()?;
-    let holder = Process { pid, started, boot, namespace };
-    (pid != 0 && sum == crc32c(&bytes[..HOLDER_SUMMED_BYTES])).then_some(holder)
-}
-
-fn encode_holder(holder: &Process) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HOLDER_BYTES);
-    out.extend_from_slice(&holder.pid.to_le_bytes());
-    out.resize(8, 0);
-    out.extend_from_slice(&holder.started.to_le_bytes());
-    out.extend_from_slice(&holder.boot);
-    out.extend_from_slice(&holder.namespace.to_le_bytes());
-    let sum = crc32c(&out);
-    out.extend_from_slice(&sum.to_le_bytes());
-    out.resize(HOLDER_BYTES, 0);
-    out
-}
-
-fn encode(manifest: &Manifest) -> Vec<u8> {
-    let mut out = Vec::with_capacity(COPY_BYTES);
-    out.extend_from_slice(&MAGIC);
-    out.extend_from_slice(&VERSION.to_le_bytes());
-    out.extend_from_slice(&u32::from(manifest.state == State::Closed).to_le_bytes());
-    out.extend_from_slice(&manifest.generation.to_le_bytes());
-    out.extend_from_slice(&manifest.store.0);
-    let mut owner = [0; OWNER_BYTES];
-    owner[..manifest.owner.len()].copy_from_slice(manifest.owner.as_bytes());
-    out.extend_from_slice(&owner);
-    out.extend_from_slice(&manifest.epoch.0.to_le_bytes());
-    if let Some((at, state)) = &manifest.trim {
-        out.extend_from_slice(&1u32.to_le_bytes());
-        out.extend_from_slice(&at.file.slot.to_le_bytes());
-        for number in [at.file.epoch.0, at.salt, at.position, at.next_lsn.0] {
-            out.extend_from_slice(&number.to_le_bytes());
-        }
-        out.extend_from_slice(&at.chain.to_le_bytes());
-        for number in [state.file.epoch.0, state.file.salt, state.generation, state.len] {
-            out.extend_from_slice(&number.to_le_bytes());
-        }
-        out.extend_from_slice(&state.head[..]);
-    }
-    out.resize(NUMBER_AT, 0);
-    out.extend_from_slice(&manifest.number.0.to_le_bytes());
-    out.extend_from_slice(&manifest.opening.to_le_bytes());
-    out.extend_from_slice(&u32::from(manifest.written == Written::Second).to_le_bytes());
-    out.resize(SUMMED_BYTES, 0);
-    let sum = crc32c(&out);
-    out.extend_from_slice(&sum.to_le_bytes());
-    out
-}
-
-/// What is in the place of a copy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Copy {
-    Whole(Manifest),
-    /// Never written.
-    Blank,
-    Damaged,
-}
-
-/// All copies, even epochs first.
-///
-/// # Errors
-/// `UnsupportedVersion`: one is whole and of a newer format; that is not damage, whatever the others say.
-pub(super) fn read_copies(file: &dyn DiskFile, path: &Path) -> Result<[[Copy; 2]; 2]> {
-    let mut bytes = [0; FILE_BYTES];
-    let read = file.read_full_at(&mut bytes, 0).map_err(|error| Error::io(path, "read the manifest", error))?;
-    let mut copies = [const { [Copy::Damaged, Copy::Damaged] }; 2];
-    // One that was cut short has lost copies, and nobody knows which of the others counts.
-    if read < bytes.len() {
-        return Ok(copies);
-    }
-    for (pair, places) in copies.iter_mut().zip(PAIRS) {
-        for (copy, place) in pair.iter_mut().zip(places) {
-            *copy = read_copy(&bytes[place..][..COPY_BYTES], path)?;
-        }
-    }
-    Ok(copies)
-}
-
-fn newest(copies: [[Copy; 2]; 2]) -> Option<Manifest> {
-    newest_of(copies, |_| true)
-}
-
-fn newest_of(copies: [[Copy; 2]; 2], counts: impl Fn(&Manifest) -> bool) -> Option<Manifest> {
-    let whole = copies.into_iter().flatten().filter_map(|copy| match copy {
-        Copy::Whole(manifest) => Some(manifest),
-        Copy::Blank | Copy::Damaged => None,
-    });
-    whole.filter(counts).max_by_key(|copy| (copy.epoch, copy.generation))
-}
-
-fn read_copy(bytes: &[u8], path: &Path) -> Result<Copy> {
-    if bytes.iter().all(|byte| *byte == 0) {
-        return Ok(Copy::Blank);
-    }
-    let Some((summed, sum)) = bytes.split_last_chunk::<4>() else { return Ok(Copy::Damaged) };
-    if !same(CheckSite::Manifest, u32::from_le_bytes(*sum), crc32c(summed)) {
-        return Ok(Copy::Damaged);
-    }
-    let mut input = Input::new(summed);
-    if input.array() != Some(MAGIC) {
-        return Ok(Copy::Damaged);
-    }
-    match input.u32() {
-        Some(VERSION) => Ok(decode(&mut input, summed).map_or(Copy::Damaged, Copy::Whole)),
-        Some(version) => {
-            let what = format!("manifest format {version}, this program knows {VERSION}");
-            Err(Error::new(ErrorKind::UnsupportedVersion, what).in_file(path))
-        }
-        None => Ok(Copy::Damaged),
-    }
-}
-
-fn decode(input: &mut Input<'_>, whole: &[u8]) -> Option<Manifest> {
-    let state = if input.u32()? == 1 { State::Closed } else { State::Open };
-    let generation = input.u64()?;
-    let store = StoreId(input.array()?);
-    let owner = input.take(OWNER_BYTES)?;
-    let owner = owner.split(|byte| *byte == 0).next()?;
-    let owner = std::str::from_utf8(owner).ok()?.to_owned();
-    let epoch = Epoch(input.u64()?);
-    let trim = match input.u32()? {
-        0 => None,
-        _ => {
-            let slot = input.u32()?;
-            let file = FileName { epoch: Epoch(input.u64()?), slot };
-            let (salt, position, next_lsn) = (input.u64()?, input.u64()?, Lsn(input.u64()?));
-            let chain = input.u32()?;
-            let file = (TableFileName { epoch: Epoch(input.u64()?), salt: input.u64()? }, file);
-            let (generation, len) = (input.u64()?, input.u64()?);
-            let head: Box<[u8; ROOT_HEAD_BYTES]> = Box::new(input.array()?);
-            let (state, file) = (TableRoot { file: file.0, generation, len, head }, file.1);
-            Some((JournalPosition { file, salt, position, next_lsn, chain }, state))
-        }
-    };
-    let mut rest = Input::new(whole.get(NUMBER_AT..)?);
-    let (number, opening) = (OwnerId(rest.u32()?), rest.u64()?);
-    let written = if rest.u32()? == 1 { Written::Second } else { Written::First };
-    let sane = number <= OwnerId::MAX
-        && generation < u64::MAX
-        && epoch.0 < u64::MAX
-        && (state == State::Open || trim.is_some())
-        && trim.as_ref().is_none_or(|(at, state)| {
-            let journal = (1..u64::MAX).contains(&at.next_lsn.0) && at.position < POSITION_MAX;
-            journal && state.len < STATE_BYTES_MAX
-        });
-    sane.then_some(Manifest { generation, store, owner, number, epoch, opening, written, state, trim })
-}
-
 #[cfg(test)]
 mod tests {
+    use super::copy::COPY_BYTES;
     use super::*;
     use crate::disk::MemoryDisk;
+    use crate::error::ErrorKind;
+    use crate::ids::Lsn;
+    use crate::journal::{FileName, JournalPosition};
+    use crate::table::{ROOT_HEAD_BYTES, TableFileName, TableRoot};
 
     fn manifest(generation: u64) -> Manifest {
         let at = JournalPosition {
@@ -660,16 +460,5 @@ mod tests {
             put(&file, &encode(&zombie), at);
         }
         assert_eq!(file.read(StoreId([5; 16]), "main").unwrap(), (manifest(7), false));
-    }
-
-    #[test]
-    fn the_holder_comes_back_and_a_torn_one_is_nobody() {
-        let (_disk, file) = written();
-        let holder = Process { pid: 7, started: 8, boot: [9; 16], namespace: 10 };
-        file.write_holder(&holder).unwrap();
-        assert_eq!(read_holder(file.file().unwrap()), Some(holder));
-        put(&file, &[0], HOLDER_AT + 12);
-        put(&file, &[1], HOLDER_AT + 8);
-        assert_eq!(read_holder(file.file().unwrap()), None);
     }
 }
