@@ -35,7 +35,7 @@ use crate::error::{Error, Result};
 use crate::ids::{Epoch, OwnerId, StoreId};
 use crate::process::Process;
 use crate::wake::Arc;
-use copy::{FILE_BYTES, encode, newest, newest_of};
+use copy::{COPY_BYTES, FILE_BYTES, encode, newest, newest_of};
 use holder::{HOLDER_AT, HOLDER_BYTES, encode_holder, read_holder};
 
 pub(super) use copy::{Copy, Manifest, OWNER_BYTES, PAIRS, State, Written, read_copies};
@@ -332,7 +332,6 @@ fn first_to_write(pair: &[Copy; 2]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::copy::COPY_BYTES;
     use super::*;
     use crate::disk::MemoryDisk;
     use crate::error::ErrorKind;

@@ -32,60 +32,114 @@ use crate::view::View;
 use crate::wake::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
 
 pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Store> {
-    let disk = Arc::clone(&options.disk);
-    let layout = Layout::of(dir, owner);
-    let chance = Arc::new(match options.seed {
-        Some(seed) => Chance::from_seed(seed),
-        None => Chance::from_os()?,
-    });
-    layout.ensure_store(&*disk, &chance, options.create)?;
-    let (store, identity) = layout.read_identities(&*disk)?;
-    check_place(&options, &layout)?;
-    layout.ensure_owner(&*disk, &*options.clock, store, options.create)?;
-    let mut manifest = take(&options, &layout)?;
-    let (found, manifest_repaired) = manifest.read(store, &layout.name)?;
-    let only_copy = copies::lock(&options, &layout, identity)?;
-    let own = options.process.map_or_else(Process::own, Process::simulated);
-    let inherits = Inherits::judge(&options, &layout, &manifest, &found, &own)?;
-    manifest.write_holder(&own)?;
-    if found.state == State::Open {
-        layout.sync_names(&*disk)?;
-    }
-    let epoch = Epoch(found.epoch.0 + 1);
-    // Before the manifest names the opening: whoever finds the opening there finds its page.
-    let page = make_page(&options, &layout, store, epoch)?;
-    // A repair appends nothing before its trim point: should it end before, what was closed in order still is.
-    let state = if options.mends.is_some() { found.state } else { State::Open };
-    let (found, fence) = manifest.take_epoch(&disk, chance.name(), state)?;
+    let (core, loader) = Taken::take(options, dir, owner)?.recover()?;
+    serve(core, &loader)
+}
 
-    let shared = found.trim.as_ref().filter(|_| inherits == Inherits::Copy).map(|(_, root)| root.file.epoch);
-    let mut opened = None;
-    let opening = Opening::new(options, layout.clone(), chance, (store, epoch, fence, page), (&found, inherits));
-    let recovered = opening.and_then(|mut opening| {
-        (opening.identity, opening.only_copy) = (identity, only_copy);
-        opening.report.manifest_repaired = manifest_repaired;
-        opened = Some((Arc::clone(&opening.topics), Arc::clone(&opening.loader)));
-        let core = Arc::new(opening.recover(manifest, &found)?);
-        if !is_kept(StepSite::TrimBeforeSweep) {
-            core.sweep()?;
+/// An owner that is this process's, with an epoch of its own; nothing is recovered yet.
+struct Taken {
+    options: StoreOptions,
+    layout: Layout,
+    chance: Arc<Chance>,
+    store: StoreId,
+    identity: StoreId,
+    only_copy: Option<RuntimeLock>,
+    epoch: Epoch,
+    fence: Arc<Fence>,
+    page: Option<OwnerPage>,
+    manifest: ManifestFile,
+    manifest_repaired: bool,
+    /// What the manifest says of the openings before.
+    found: Manifest,
+    inherits: Inherits,
+}
+
+impl Taken {
+    /// Makes store and owner where they are not there, and takes the lock and the next epoch.
+    fn take(options: StoreOptions, dir: &Path, owner: &str) -> Result<Taken> {
+        let disk = Arc::clone(&options.disk);
+        let layout = Layout::of(dir, owner);
+        let chance = Arc::new(match options.seed {
+            Some(seed) => Chance::from_seed(seed),
+            None => Chance::from_os()?,
+        });
+        layout.ensure_store(&*disk, &chance, options.create)?;
+        let (store, identity) = layout.read_identities(&*disk)?;
+        check_place(&options, &layout)?;
+        layout.ensure_owner(&*disk, &*options.clock, store, options.create)?;
+        let mut manifest = take(&options, &layout)?;
+        let (found, manifest_repaired) = manifest.read(store, &layout.name)?;
+        let only_copy = copies::lock(&options, &layout, identity)?;
+        let own = options.process.map_or_else(Process::own, Process::simulated);
+        let inherits = Inherits::judge(&options, &layout, &manifest, &found, &own)?;
+        manifest.write_holder(&own)?;
+        if found.state == State::Open {
+            layout.sync_names(&*disk)?;
         }
-        if core.report.clean && inherits == Inherits::File { Ok(core) } else { core.trim(State::Open).map(|()| core) }
-    });
-    let core = recovered.inspect_err(|error| {
-        // Space is what is wanting: give back what this attempt took. Nothing names it, the trim point did not move.
-        if error.kind() == ErrorKind::Full {
-            let used = opened.as_ref().map(|(topics, _): &Loaded| topics.all_loaded()).unwrap_or_default();
-            let partitions = used.iter().flat_map(|topic| &topic.partitions);
-            let dirs: Vec<_> = partitions.map(|partition| partition.dir().to_owned()).collect();
-            layout.remove_epoch(&*disk, epoch, shared, &dirs);
-        }
-    })?;
-    let core = with_sweep(core)?;
-    OwnerPage::forget_earlier(&*disk, &layout.page, epoch);
-    core.sweep_deleted()?;
-    if let Some((_, loader)) = &opened {
-        core.show_loaded(loader)?;
+        let epoch = Epoch(found.epoch.0 + 1);
+        // Before the manifest names the opening: whoever finds the opening there finds its page.
+        let page = make_page(&options, &layout, store, epoch)?;
+        // A repair appends nothing before its trim point: should it end before, what was closed in order still is.
+        let state = if options.mends.is_some() { found.state } else { State::Open };
+        let (found, fence) = manifest.take_epoch(&disk, chance.name(), state)?;
+        Ok(Taken {
+            options,
+            layout,
+            chance,
+            store,
+            identity,
+            only_copy,
+            epoch,
+            fence,
+            page,
+            manifest,
+            manifest_repaired,
+            found,
+            inherits,
+        })
     }
+
+    /// Recovers what the openings before have left, and makes it durable in new places.
+    fn recover(self) -> Result<(Arc<Core>, Arc<TopicLoader>)> {
+        let (disk, layout, epoch) = (Arc::clone(&self.options.disk), self.layout.clone(), self.epoch);
+        let is_copy = self.inherits == Inherits::Copy;
+        let shared = self.found.trim.as_ref().filter(|_| is_copy).map(|(_, root)| root.file.epoch);
+        let mut opened = None;
+        let Taken { options, chance, store, fence, page, found, inherits, .. } = self;
+        let opening = Opening::new(options, layout.clone(), chance, (store, epoch, fence, page), (&found, inherits));
+        let recovered = opening.and_then(|mut opening| {
+            (opening.identity, opening.only_copy) = (self.identity, self.only_copy);
+            opening.report.manifest_repaired = self.manifest_repaired;
+            let (topics, loader) = (Arc::clone(&opening.topics), Arc::clone(&opening.loader));
+            opened = Some(topics);
+            let core = Arc::new(opening.recover(self.manifest, &found)?);
+            if !is_kept(StepSite::TrimBeforeSweep) {
+                core.sweep()?;
+            }
+            if !core.report.clean || is_copy {
+                core.trim(State::Open)?;
+            }
+            Ok((core, loader))
+        });
+        recovered.inspect_err(|error| {
+            // Space is what is wanting: give back what this attempt took. Nothing names it, and the trim point did not
+            // move.
+            if error.kind() == ErrorKind::Full {
+                let used = opened.as_ref().map(|topics: &Arc<Topics>| topics.all_loaded()).unwrap_or_default();
+                let partitions = used.iter().flat_map(|topic| &topic.partitions);
+                let dirs: Vec<_> = partitions.map(|partition| partition.dir().to_owned()).collect();
+                layout.remove_epoch(&*disk, epoch, shared, &dirs);
+            }
+        })
+    }
+}
+
+/// Takes away what nothing names any more, shows readers what there is, and starts the background.
+fn serve(core: Arc<Core>, loader: &TopicLoader) -> Result<Store> {
+    let core = with_sweep(core)?;
+    OwnerPage::forget_earlier(&*core.disk, &core.layout.page, core.epoch);
+    core.sweep_deleted()?;
+    core.show_loaded(loader)?;
     if core.options.manual_duties {
         core.show_what_is_left();
     }
@@ -100,9 +154,6 @@ pub(super) fn open(options: StoreOptions, dir: &Path, owner: &str) -> Result<Sto
     let background = if core.options.manual_duties { None } else { Some(Background::start(&core)?) };
     Ok(Store { inner: Arc::new(Inner { core, background: Mutex::new(background) }) })
 }
-
-/// What is put together while the owner opens, and needed when that fails.
-type Loaded = (Arc<Topics>, Arc<TopicLoader>);
 
 fn make_page(options: &StoreOptions, layout: &Layout, store: StoreId, epoch: Epoch) -> Result<Option<OwnerPage>> {
     if !options.shared_page {

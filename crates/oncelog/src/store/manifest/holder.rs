@@ -1,5 +1,5 @@
-//! Who holds the lock of an owner, written behind the copies of its manifest: for the message that others get, and so that
-//! a process which was stopped can be told from one that has ended.
+//! Who holds the lock of an owner, written behind the copies of its manifest: for the message that others get, and so
+//! that a process which was stopped can be told from one that has ended.
 
 use crate::codec::{Input, crc32c};
 use crate::disk::DiskFile;
