@@ -1,6 +1,6 @@
 //! Every store of offsets against the same promises, and what each has of its own.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test fails by panicking, and waits for threads")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
