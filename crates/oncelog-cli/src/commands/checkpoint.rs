@@ -238,7 +238,8 @@ impl Place {
             }
             (Some(dir), _) => {
                 let store = FileCheckpointStore::open(dir).map_err(told)?.max_per_stream(usize::MAX);
-                change(&store.patience(Duration::from_secs(lock.wait))).map_err(told)
+                // Whoever has it has it for a moment.
+                change(&store.patience(Duration::from_secs(lock.wait.max(2)))).map_err(told)
             }
             (None, name) => {
                 let name = name.as_deref().unwrap_or_default();

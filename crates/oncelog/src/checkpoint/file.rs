@@ -22,7 +22,7 @@ use crate::disk::{Disk, RealDisk, SyncSite};
 use crate::error::{Error, Result};
 use crate::ids::{escape_name, unescape_name};
 use crate::offsets::OffsetError;
-use crate::offsets::replace::{Ground, PATIENCE, Sites};
+use crate::offsets::replace::{Ground, Held, PATIENCE, Sites};
 use crate::wake::{Arc, Mutex};
 
 /// Keeps each checkpoint in a file of its own, durable when [`save`](crate::CheckpointStore::save) returns; a crash
@@ -116,6 +116,20 @@ impl FileCheckpointStore {
         }
     }
 
+    /// Takes the lock of a stream, whose directory is made where it is missing.
+    fn lock(&self, dir: &Path) -> Result<Held> {
+        self.make_dir(dir)?;
+        match self.ground.lock(&dir.join(LOCK)) {
+            // Somebody has taken it away since it was made.
+            Err(OffsetError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+                self.made.lock().remove(dir);
+                self.make_dir(dir)?;
+                self.ground.lock(&dir.join(LOCK)).map_err(told)
+            }
+            locked => locked.map_err(told),
+        }
+    }
+
     /// Makes the directory of a stream, if this has not been seen to.
     fn make_dir(&self, dir: &Path) -> Result<()> {
         if self.made.lock().contains(dir) {
@@ -172,8 +186,7 @@ impl Shelf for FileCheckpointStore {
 
     fn change(&self, stream: &str, decide: &mut dyn FnMut(&mut dyn View) -> Result<Change>) -> Result<u64> {
         let dir = self.dir_of(stream);
-        self.make_dir(&dir)?;
-        let _held = self.ground.lock(&dir.join(LOCK)).map_err(told)?;
+        let _held = self.lock(&dir)?;
         let left: Vec<PathBuf> = self.names(&dir)?.into_iter().filter(|path| name_of(path).ends_with(".new")).collect();
         self.ground.remove_all(&left).map_err(told)?;
         let change = decide(&mut Dir { store: self, dir: dir.clone() })?;

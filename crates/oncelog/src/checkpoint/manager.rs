@@ -292,9 +292,8 @@ impl<S: CheckpointStore> CheckpointManager<S> {
     pub fn forget_operator(&self, stream: &str, operator: &str) -> Result<bool> {
         let entry = self.entry(stream);
         let mut entry = entry.lock();
-        let was_registered = entry.operators.remove(operator).is_some();
         let state = self.begun(&mut entry, stream)?.state.operator_states.remove(operator);
-        Ok(was_registered || state.is_some())
+        Ok(entry.operators.remove(operator).is_some() || state.is_some())
     }
 
     fn entry(&self, stream: &str) -> Arc<Mutex<Stream>> {

@@ -548,6 +548,19 @@ fn a_lock_that_others_keep_is_told() {
     store.save(&state("s", 2)).unwrap();
 }
 
+#[test]
+fn a_directory_that_somebody_took_away_is_made_again() {
+    let disk = memory_disk();
+    let store = files_on(&disk).unwrap();
+    store.save(&state("s", 1)).unwrap();
+    let dir = Path::new("/d/base/s");
+    disk.list(dir).unwrap().iter().for_each(|path| disk.remove(path).unwrap());
+    disk.remove_dir(dir).unwrap();
+    assert!(store.latest("s").unwrap().is_none());
+    store.save(&state("s", 2)).unwrap();
+    assert_eq!(latest(&store, "s"), Some(2));
+}
+
 /// A clock that a test sets.
 #[derive(Default)]
 struct SetClock(std::sync::atomic::AtomicU64);
@@ -770,6 +783,10 @@ fn operators_that_come_and_go_are_told() {
         (&Offset::Sequence(4), "one")
     );
     assert!(second.forget_operator("a", "by hand").unwrap() && !second.forget_operator("a", "other").unwrap());
+    let third = CheckpointManager::new(Arc::clone(&store), 10);
+    third.register("a", "sum", Sum::default()).unwrap();
+    assert!(third.forget_operator("a", "sum").is_err(), "not before it is recovered");
+    assert!(third.register("a", "sum", Sum::default()).is_err(), "what is refused has changed nothing");
     for sequence in 11..=20 {
         second.on_event("a", sequence, 0).unwrap();
     }
