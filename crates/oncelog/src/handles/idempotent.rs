@@ -2,14 +2,14 @@
 
 use std::marker::PhantomData;
 
+use super::append::{Given, first_offset, stage_all};
 use super::def::TopicDef;
-use super::producer::{Pending, SyncPolicy, Unsynced, encode_into, first_offset};
-use super::tx::encode;
+use super::producer::{Pending, SyncPolicy, Unsynced};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, ProducerEpoch, Sequence, TopicId};
 use crate::record::Header;
-use crate::transaction::{Engine, EngineTx, NewRecord, NewStamp, PendingCommit, Stamped};
+use crate::transaction::{Engine, EngineTx, NewStamp, PendingCommit, Stamped};
 use crate::wake::{Arc, Mutex};
 
 /// Who an [`IdempotentProducer`] is.
@@ -195,9 +195,7 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
     /// # Errors
     /// As [`IdempotentProducer::append`], but for `InDoubt`, which [`Pending::wait`] tells.
     pub fn submit(&self, key: &K::Value, value: &V::Value) -> Result<Pending<LogOffset>> {
-        let (key, value) = (encode::<K>(key)?, encode::<V>(value)?);
-        let record = NewRecord { key: Some(&key), value: Some(&value), ..NewRecord::default() };
-        self.submit_new(&mut |tx| self.stage(tx, record).map(|()| 1))
+        self.submit_new(&mut |tx| self.stage(tx, &Given::pair(key, value)))
     }
 
     /// Appends one record with everything given: key or none, value or tombstone, headers, timestamp.
@@ -211,10 +209,8 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
         headers: &[Header<'_>],
         timestamp_ms: Option<i64>,
     ) -> Result<LogOffset> {
-        let key = key.map(encode::<K>).transpose()?;
-        let value = value.map(encode::<V>).transpose()?;
-        let record = NewRecord { key: key.as_deref(), route: None, value: value.as_deref(), headers, timestamp_ms };
-        self.submit_new(&mut |tx| self.stage(tx, record).map(|()| 1))?.wait()
+        let record = Given { key, value, headers, timestamp_ms };
+        self.submit_new(&mut |tx| self.stage(tx, &record))?.wait()
     }
 
     /// Appends many records in one atomic step, under sequences that follow each other; gives the offset of the first.
@@ -253,7 +249,7 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
         K::Value: 'r,
         V::Value: 'r,
     {
-        self.submit_batch_with(first, records, false)?.wait()
+        self.submit_batch_with(first, records)?.answer().wait()
     }
 
     /// As [`IdempotentProducer::append`], with a future for the answer. The record is handed over, and its sequence
@@ -291,33 +287,27 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
         K::Value: 'r,
         V::Value: 'r,
     {
-        self.submit_batch_with(first, records, true).unwrap_or_else(|error| Pending::there(Err(error)))
+        match self.submit_batch_with(first, records) {
+            Ok(submitted) => {
+                submitted.hand_over();
+                submitted.answer()
+            }
+            Err(error) => Pending::there(Err(error)),
+        }
     }
 
     fn submit_batch_with<'r>(
         &self,
         first: Sequence,
         records: impl IntoIterator<Item = (&'r K::Value, &'r V::Value)>,
-        hand_over: bool,
-    ) -> Result<Pending<StampedAppend>>
+    ) -> Result<Submitted>
     where
         K::Value: 'r,
         V::Value: 'r,
     {
         let mut records = records.into_iter();
         let mut next = self.next.lock();
-        let submitted = self.submit_at(&mut next, Some(first), &mut |tx| self.stage_all(tx, &mut records))?;
-        drop(next);
-        Ok(match submitted {
-            Submitted::New(pending) => {
-                if hand_over {
-                    pending.hand_over();
-                }
-                Pending::new(pending, |committed| StampedAppend::Appended(first_offset(committed)))
-            }
-            Submitted::Before(Some(offset)) => Pending::there(Ok(StampedAppend::Repeated(offset))),
-            Submitted::Before(None) => Pending::there(Ok(StampedAppend::Duplicate)),
-        })
+        self.submit_at(&mut next, Some(first), &mut |tx| self.stage_all(tx, &mut records))
     }
 
     /// Makes every append that was acknowledged so far durable, by this producer or any other of the store.
@@ -328,8 +318,8 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
         self.engine.flush()
     }
 
-    fn stage(&self, tx: &mut dyn EngineTx, record: NewRecord<'_>) -> Result<()> {
-        tx.append(self.topic, Some(self.config.partition), record).map(drop)
+    fn stage(&self, tx: &mut dyn EngineTx, record: &Given<'_, K, V>) -> Result<u32> {
+        record.encoded(|record| tx.append(self.topic, Some(self.config.partition), record)).map(|_| 1)
     }
 
     fn stage_all<'r>(
@@ -341,14 +331,10 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
         K::Value: 'r,
         V::Value: 'r,
     {
-        let (mut key_bytes, mut value_bytes, mut count) = (Vec::new(), Vec::new(), 0u32);
-        for (key, value) in records {
-            encode_into::<K>(key, &mut key_bytes)?;
-            encode_into::<V>(value, &mut value_bytes)?;
-            self.stage(tx, NewRecord { key: Some(&key_bytes), value: Some(&value_bytes), ..NewRecord::default() })?;
-            count += 1;
+        match stage_all::<K, V>(tx, self.topic, Some(self.config.partition), records)? {
+            0 => Err(Error::invalid("a stamped batch without records")),
+            count => Ok(count),
         }
-        if count == 0 { Err(Error::invalid("a stamped batch without records")) } else { Ok(count) }
     }
 
     fn submit_new(&self, stage: &mut dyn FnMut(&mut dyn EngineTx) -> Result<u32>) -> Result<Pending<LogOffset>> {
@@ -401,4 +387,23 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
 enum Submitted {
     New(Box<dyn PendingCommit>),
     Before(Option<LogOffset>),
+}
+
+impl Submitted {
+    #[cfg(feature = "async")]
+    fn hand_over(&self) {
+        if let Submitted::New(pending) = self {
+            pending.hand_over();
+        }
+    }
+
+    fn answer(self) -> Pending<StampedAppend> {
+        match self {
+            Submitted::New(pending) => {
+                Pending::new(pending, |committed| StampedAppend::Appended(first_offset(committed)))
+            }
+            Submitted::Before(Some(offset)) => Pending::there(Ok(StampedAppend::Repeated(offset))),
+            Submitted::Before(None) => Pending::there(Ok(StampedAppend::Duplicate)),
+        }
+    }
 }

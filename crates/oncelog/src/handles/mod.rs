@@ -8,6 +8,7 @@
 //!
 //! Invariant: a handle never decides what is durable or visible; it encodes, asks the engine, and decodes.
 
+mod append;
 mod consumer;
 mod dead_letter;
 mod def;

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::append::{Given, first_offset, stage_all};
 use super::def::TopicDef;
 use super::tx::encode;
 use crate::codec::Codec;
@@ -274,18 +275,13 @@ impl<K: Codec, V: Codec> Producer<K, V> {
     /// `Invalid`: over a limit or no encoding; `Full`: no space, nothing was written; `Closed`; `InDoubt`: the sync
     /// failed, the record may be there: reopen the store and look.
     pub fn append(&self, key: &K::Value, value: &V::Value) -> Result<LogOffset> {
-        if self.linger.is_some() {
-            if let (Some(key), Some(value)) = (K::as_encoded(key), V::as_encoded(value)) {
-                return self.gather(None, keyed(key, &K::route(key), value));
-            }
-            let mut encoded = self.encoded.lock();
-            let (key_bytes, value_bytes) = &mut *encoded;
-            encode_into::<K>(key, key_bytes)?;
-            encode_into::<V>(value, value_bytes)?;
-            return self.gather(None, keyed(key_bytes, &K::route(key_bytes), value_bytes));
+        let record = Given::<K, V>::pair(key, value);
+        if self.linger.is_none() || (K::as_encoded(key).is_some() && V::as_encoded(value).is_some()) {
+            return record.encoded(|record| self.put(None, record));
         }
-        let (key, value) = (encode::<K>(key)?, encode::<V>(value)?);
-        self.put(None, keyed(&key, &K::route(&key), &value))
+        let mut encoded = self.encoded.lock();
+        let (key_bytes, value_bytes) = &mut *encoded;
+        record.encoded_in(key_bytes, value_bytes, |record| self.put(None, record))
     }
 
     /// Appends one record without a key.
@@ -293,8 +289,8 @@ impl<K: Codec, V: Codec> Producer<K, V> {
     /// # Errors
     /// As [`Producer::append`].
     pub fn append_value(&self, value: &V::Value) -> Result<LogOffset> {
-        let value = encode::<V>(value)?;
-        self.put(None, NewRecord { value: Some(&value), ..NewRecord::default() })
+        let record = Given::<K, V> { key: None, value: Some(value), headers: &[], timestamp_ms: None };
+        record.encoded(|record| self.put(None, record))
     }
 
     /// Hands one record over without waiting; its offset comes with the answer. One busy thread fills groups this way.
@@ -302,8 +298,8 @@ impl<K: Codec, V: Codec> Producer<K, V> {
     /// # Errors
     /// As [`Producer::append`], but for `InDoubt`, which [`Pending::wait`] tells.
     pub fn submit(&self, key: &K::Value, value: &V::Value) -> Result<Pending<LogOffset>> {
-        let (key, value) = (encode::<K>(key)?, encode::<V>(value)?);
-        let pending = self.submit_record(None, keyed(&key, &K::route(&key), &value))?;
+        let record = Given::<K, V>::pair(key, value);
+        let pending = record.encoded(|record| self.submit_record(None, record))?;
         pending.hand_over();
         Ok(Pending::new(pending, first_offset))
     }
@@ -383,12 +379,7 @@ impl<K: Codec, V: Codec> Producer<K, V> {
         if let Some(bytes) = self.batch_bytes {
             tx.batch_bytes(bytes)?;
         }
-        let (mut key_bytes, mut value_bytes) = (Vec::new(), Vec::new());
-        for (key, value) in records {
-            let key = encoded::<K>(key, &mut key_bytes)?;
-            let value = encoded::<V>(value, &mut value_bytes)?;
-            tx.append(self.topic, None, keyed(key, &K::route(key), value))?;
-        }
+        stage_all::<K, V>(&mut *tx, self.topic, None, records)?;
         let bytes = tx.bytes();
         let committed = tx.submit()?.wait()?;
         self.sync_policy.catch_up(&*self.engine, &self.unsynced, bytes)?;
@@ -402,7 +393,10 @@ impl<K: Codec, V: Codec> Producer<K, V> {
                 tx.batch_bytes(bytes)?;
             }
             for (key, value) in records {
-                tx.append(self.topic, None, keyed(key, &K::route(key), value))?;
+                let route = K::route(key);
+                let record =
+                    NewRecord { key: Some(key), route: Some(&route), value: Some(value), ..NewRecord::default() };
+                tx.append(self.topic, None, record)?;
             }
             tx.submit()
         })
@@ -420,11 +414,7 @@ impl<K: Codec, V: Codec> Producer<K, V> {
         headers: &[Header<'_>],
         timestamp_ms: Option<i64>,
     ) -> Result<LogOffset> {
-        let key = key.map(encode::<K>).transpose()?;
-        let value = value.map(encode::<V>).transpose()?;
-        let route = key.as_deref().map(K::route);
-        let (key, route, value) = (key.as_deref(), route.as_deref(), value.as_deref());
-        self.put(partition, NewRecord { key, route, value, headers, timestamp_ms })
+        Given::<K, V> { key, value, headers, timestamp_ms }.encoded(|record| self.put(partition, record))
     }
 
     /// Appends one record to `partition` only if it gets the offset `expected` there: so of several who decide by what
@@ -440,15 +430,14 @@ impl<K: Codec, V: Codec> Producer<K, V> {
         key: &K::Value,
         value: &V::Value,
     ) -> Result<LogOffset> {
-        let (key, value) = (encode::<K>(key)?, encode::<V>(value)?);
-        let record = NewRecord { key: Some(&key), value: Some(&value), ..NewRecord::default() };
-        self.counted(content_bytes(&record), |mut tx| {
-            tx.expect_offset(self.topic, partition, expected)?;
-            tx.append(self.topic, Some(partition), record)?;
-            tx.submit()
-        })?
-        .wait()
-        .map(first_offset)
+        let pending = Given::<K, V>::pair(key, value).encoded(|record| {
+            self.counted(content_bytes(&record), |mut tx| {
+                tx.expect_offset(self.topic, partition, expected)?;
+                tx.append(self.topic, Some(partition), record)?;
+                tx.submit()
+            })
+        })?;
+        pending.wait().map(first_offset)
     }
 
     /// Makes every append that was acknowledged so far durable, by this producer or any other of the store.
@@ -498,29 +487,4 @@ impl<K: Codec, V: Codec> Producer<K, V> {
             fill(tx).inspect_err(|_| self.unsynced.owe())
         })
     }
-}
-
-/// A record with a key, of which `route` decides the partition.
-fn keyed<'r>(key: &'r [u8], route: &'r [u8], value: &'r [u8]) -> NewRecord<'r> {
-    NewRecord { key: Some(key), route: Some(route), value: Some(value), ..NewRecord::default() }
-}
-
-/// The bytes of a value, in `buffer` unless the value holds them.
-#[inline]
-pub(super) fn encoded<'b, C: Codec>(value: &'b C::Value, buffer: &'b mut Vec<u8>) -> Result<&'b [u8]> {
-    if let Some(bytes) = C::as_encoded(value) {
-        return Ok(bytes);
-    }
-    encode_into::<C>(value, buffer)?;
-    Ok(buffer)
-}
-
-pub(super) fn encode_into<C: Codec>(value: &C::Value, out: &mut Vec<u8>) -> Result<()> {
-    out.clear();
-    C::encode(value, out)
-        .map_err(|reason| Error::invalid(format!("the value has no encoding as {}", C::id())).because(reason))
-}
-
-pub(super) fn first_offset(committed: Committed) -> LogOffset {
-    committed.appended.first().map_or(LogOffset(0), |appended| appended.first)
 }

@@ -8,9 +8,10 @@ use std::ops::RangeBounds;
 
 use bytes::Bytes;
 
+use super::append::encode_into;
 use super::def::{TableDef, TopicDef, shard_of};
 use super::idempotent::ProducerStamp;
-use super::producer::{Pending, encode_into};
+use super::producer::Pending;
 use super::scan::Scan;
 use crate::codec::{Codec, Pair, PairRow};
 use crate::error::{Error, ErrorKind, Result};
