@@ -82,7 +82,7 @@ pub(crate) fn salvage(disk: &dyn Disk, path: &Path, head: &SegmentHead, end: Seg
     };
     let len = file.len().map_err(|error| Error::io(path, "measure a segment", error))?;
     let limit = len.min(end.position);
-    let mut window = Window { file: &*file, path, start: 0, bytes: Vec::new() };
+    let mut window = Window { file: &*file, path, len, start: 0, bytes: Vec::new() };
     let mut found = Salvaged { head: is_head, behind: len - limit, ..Salvaged::default() };
     let (mut at, mut next) = (SEGMENT_HEAD_BYTES, head.base_offset);
     while at < limit {
@@ -158,7 +158,8 @@ pub(crate) fn copy_run(
     let doing = |error| Error::io(&path, "write a segment", error);
     let file = disk.open(&path, OpenMode::Create).map_err(doing)?;
     file.set_len(0).and_then(|()| file.write_all_at(&head.encode(), 0)).map_err(doing)?;
-    let mut window = Window { file: &*source, path: from, start: 0, bytes: Vec::new() };
+    let len = source.len().map_err(|error| Error::io(from, "measure a segment", error))?;
+    let mut window = Window { file: &*source, path: from, len, start: 0, bytes: Vec::new() };
     let (mut at, mut to) = (run.bytes.start, SEGMENT_HEAD_BYTES);
     while at < run.bytes.end {
         let all = LogOffset(0)..LogOffset(u64::MAX);
@@ -178,6 +179,8 @@ pub(crate) fn copy_run(
 struct Window<'a> {
     file: &'a dyn DiskFile,
     path: &'a Path,
+    /// Of the file.
+    len: u64,
     start: u64,
     bytes: Vec<u8>,
 }
@@ -185,22 +188,17 @@ struct Window<'a> {
 impl Window<'_> {
     /// `count` bytes at `position`, fewer where the file ends.
     fn get(&mut self, position: u64, count: usize) -> Result<&[u8]> {
-        let held = |window: &Self| {
-            let skipped = usize::try_from(position.checked_sub(window.start)?).ok()?;
-            (skipped.checked_add(count)? <= window.bytes.len()).then_some(skipped)
-        };
-        let skipped = match held(self) {
-            Some(skipped) => skipped,
-            None => {
-                self.bytes.resize(count.max(WINDOW_BYTES), 0);
-                let read = self.file.read_full_at(&mut self.bytes, position);
-                let read = read.map_err(|error| Error::io(self.path, "read a segment", error))?;
-                self.bytes.truncate(read);
-                self.start = position;
-                0
-            }
-        };
-        let end = (skipped + count).min(self.bytes.len());
+        let held = self.start..self.start + self.bytes.len() as u64;
+        let wanted = position..self.len.min(position.saturating_add(count as u64)).max(position);
+        if wanted.start < held.start || wanted.end > held.end {
+            self.bytes.resize(count.max(WINDOW_BYTES), 0);
+            let read = self.file.read_full_at(&mut self.bytes, position);
+            let read = read.map_err(|error| Error::io(self.path, "read a segment", error))?;
+            self.bytes.truncate(read);
+            self.start = position;
+        }
+        let skipped = usize::try_from(position - self.start).unwrap_or(usize::MAX).min(self.bytes.len());
+        let end = skipped.saturating_add(count).min(self.bytes.len());
         Ok(&self.bytes[skipped..end])
     }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
+use super::salvage::{Run, salvage};
 use super::{BatchReader, Follower, OpenFiles, SEGMENT_HEAD_BYTES, Segment, SegmentEnd, SegmentHead};
 use crate::disk::{MemoryDisk, OpenMode};
 use crate::error::ErrorKind;
@@ -309,4 +310,53 @@ fn files_that_are_open_stay_within_the_limit_and_nothing_unsynced_is_lost_sight_
     assert!(files.open() <= 4);
     drop(segments);
     assert_eq!(files.open(), 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+    #[test]
+    fn a_salvage_keeps_every_good_batch_and_no_other(
+        batches in proptest::collection::vec(
+            proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 1..4), 1..20),
+        flips in proptest::collection::vec((any::<prop::sample::Index>(), 0u8..8), 0..6),
+        cut in proptest::option::of(any::<prop::sample::Index>()),
+    ) {
+        let disk = in_memory();
+        let (segment, _) = filled(&disk, &batches);
+        let (end, file) = (segment.end(), segment.file().unwrap());
+        let whole = file.read_whole(1 << 20).unwrap();
+        for (index, bit) in flips {
+            let at = 80 + index.index(whole.len() - 80);
+            let mut byte = [0];
+            file.read_full_at(&mut byte, at as u64).unwrap();
+            file.write_all_at(&[byte[0] ^ 1 << bit], at as u64).unwrap();
+        }
+        let len = cut.map_or(whole.len(), |cut| 80 + cut.index(whole.len() - 80));
+        file.set_len(len as u64).unwrap();
+        let damaged = file.read_whole(1 << 20).unwrap();
+
+        let found = salvage(&*disk.disk, &segment.path, &HEAD, end).unwrap().unwrap();
+        let (mut position, mut offset, mut lost) = (80, 100, Vec::new());
+        for values in &batches {
+            let (next, last) = (position + batch(offset, values).len(), offset + values.len() as u64);
+            let is_good = damaged.get(position..next) == Some(&whole[position..next]);
+            let holds = |run: &Run| run.offsets.start.0 <= offset && last <= run.offsets.end.0;
+            prop_assert_eq!(found.runs.iter().any(holds), is_good);
+            if !is_good {
+                lost.extend(offset..last);
+            }
+            (position, offset) = (next, last);
+        }
+        let told = found.lost(&HEAD, end).into_iter().flat_map(|offsets| offsets.start.0..offsets.end.0);
+        prop_assert_eq!(told.collect::<Vec<_>>(), lost);
+        let mut all: Vec<_> = found.runs.iter().map(|run| run.bytes.clone()).chain(found.bad.clone()).collect();
+        all.sort_by_key(|bytes| bytes.start);
+        let mut at = SEGMENT_HEAD_BYTES;
+        for bytes in all {
+            prop_assert_eq!(bytes.start, at);
+            at = bytes.end;
+        }
+        prop_assert_eq!(at, end.position);
+        prop_assert_eq!(found.is_whole(end), damaged == whole);
+    }
 }

@@ -120,7 +120,8 @@ impl StoreOptions {
     pub fn plan_repair(self, dir: impl AsRef<Path>) -> Result<RepairPlan> {
         let layout = Layout::of(dir.as_ref(), MAIN);
         let mut left = Vec::new();
-        let _locked = lock_owners(&*self.disk, &layout, &mut left)?;
+        // For reading: a plan can be made on a file system that cannot be written.
+        let _locked = lock_owners(&*self.disk, &layout, OpenMode::Read, &mut left)?;
         let (plan, _) = self.planned(&layout)?;
         Ok(plan)
     }
@@ -132,7 +133,7 @@ impl StoreOptions {
     pub fn repair(self, dir: impl AsRef<Path>) -> Result<RepairReport> {
         let layout = Layout::of(dir.as_ref(), MAIN);
         let mut left = Vec::new();
-        let mut locked = lock_owners(&*self.disk, &layout, &mut left)?;
+        let mut locked = lock_owners(&*self.disk, &layout, OpenMode::Write, &mut left)?;
         sync_all(&*self.disk, &layout.dir)?;
         let (plan, owners) = self.planned(&layout)?;
         let mut done = RepairPlan::default();
@@ -165,7 +166,7 @@ impl StoreOptions {
         let memory = StoreOptions { disk: Arc::new(OverlayDisk::over(Arc::clone(&self.disk))), ..self.clone() };
         let (mut plan, mut owners) = (RepairPlan::default(), Vec::new());
         let store = mend_store_file(&memory, layout, Act::Plan, &mut plan)?;
-        for name in lock_owners(&*memory.disk, layout, &mut plan.left)?.into_keys() {
+        for name in lock_owners(&*memory.disk, layout, OpenMode::Read, &mut plan.left)?.into_keys() {
             let layout = Layout::of(&layout.dir, &name);
             let (mut of_owner, before) = (RepairPlan::default(), plan.left.len());
             let mut manifest = ManifestFile::lock(&*memory.disk, &layout.manifest, OpenMode::Write)?;
@@ -256,7 +257,7 @@ fn is_no_file(error: &std::io::Error) -> bool {
 }
 
 /// Locks all owners that were made; those whose manifest is gone are told as what is left.
-fn lock_owners(disk: &dyn Disk, layout: &Layout, left: &mut Vec<Error>) -> Result<Locked> {
+fn lock_owners(disk: &dyn Disk, layout: &Layout, mode: OpenMode, left: &mut Vec<Error>) -> Result<Locked> {
     let no_store = || Error::new(ErrorKind::NotFound, "there is no store").in_file(&layout.dir);
     let owners = match disk.list(&layout.owners) {
         Ok(owners) => owners,
@@ -270,7 +271,7 @@ fn lock_owners(disk: &dyn Disk, layout: &Layout, left: &mut Vec<Error>) -> Resul
         let path = owner.join("MANIFEST");
         match ManifestFile::peek(disk, &path)? {
             Some(manifest) => {
-                locked.insert(manifest.owner, ManifestFile::lock(disk, &path, OpenMode::Write)?);
+                locked.insert(manifest.owner, ManifestFile::lock(disk, &path, mode)?);
             }
             None if is_unmade(disk, &owner)? => {}
             None => left.push(Error::corrupt(&path, 0, "the manifest of an owner is gone or damaged")),
