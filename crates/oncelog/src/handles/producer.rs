@@ -106,6 +106,9 @@ fn content_bytes(record: &NewRecord<'_>) -> usize {
     key + value + record.headers.iter().map(header).sum::<usize>()
 }
 
+/// Key and value.
+type EncodedPair<'r> = (Cow<'r, [u8]>, Cow<'r, [u8]>);
+
 /// Appends to one topic. Cheap to make; `Send + Sync`, many threads may share one.
 pub struct Producer<K, V> {
     engine: Arc<dyn Engine>,
@@ -386,7 +389,7 @@ impl<K: Codec, V: Codec> Producer<K, V> {
         Ok(committed)
     }
 
-    fn submit_encoded(&self, records: &[(Cow<'_, [u8]>, Cow<'_, [u8]>)]) -> Result<Box<dyn PendingCommit>> {
+    fn submit_encoded(&self, records: &[EncodedPair<'_>]) -> Result<Box<dyn PendingCommit>> {
         let bytes = records.iter().map(|(key, value)| key.len() + value.len()).sum();
         self.counted(bytes, |mut tx| {
             if let Some(bytes) = self.batch_bytes {
