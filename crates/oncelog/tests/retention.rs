@@ -420,3 +420,200 @@ fn a_processor_waits_while_its_output_is_full() -> Result<()> {
     assert_eq!(next, 200);
     run.stop()
 }
+
+#[test]
+fn what_was_ended_for_its_age_is_not_written_on() -> Result<()> {
+    const AGED: TopicDef<Bytes, Bytes> = LINES.max_file_age(Duration::from_secs(3600));
+    let home = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock::default());
+    let store = manual(&clock).open(home.path())?;
+    store.producer(AGED)?;
+    append(&store, 1);
+    store.retain()?;
+    clock.pass(3600);
+    store.retain()?;
+    store.close()?;
+    let store = manual(&clock).open(home.path())?;
+    append(&store, 1);
+    clock.pass(3600);
+    store.retain()?;
+    assert_eq!(store.offsets("lines", ZERO)?, (LogOffset(1), LogOffset(2)), "the first went, the other is young");
+    assert_eq!(offsets(&store, Whence::Oldest), (vec![1], vec![]));
+    store.close()
+}
+
+#[test]
+fn a_program_that_is_started_again_and_again_keeps_nothing_for_ever() -> Result<()> {
+    const AGED: TopicDef<Bytes, Bytes> = LINES.max_file_age(Duration::from_secs(3600));
+    for orderly in [true, false] {
+        let home = tempfile::tempdir().unwrap();
+        let clock = Arc::new(SetClock::default());
+        let mut dir = home.path().join("0");
+        let store = manual(&clock).open(&dir)?;
+        store.producer(AGED)?;
+        append(&store, 1);
+        store.close()?;
+        for number in 1..20 {
+            let store = manual(&clock).open(&dir)?;
+            store.retain()?;
+            clock.pass(600);
+            if !orderly {
+                // As a kill leaves it.
+                store.trim()?;
+                let next = home.path().join(number.to_string());
+                copy(&dir, &next);
+                dir = next;
+            }
+            store.close()?;
+        }
+        let store = manual(&clock).open(&dir)?;
+        store.retain()?;
+        assert_eq!(store.offsets("lines", ZERO)?, (LogOffset(1), LogOffset(1)), "{orderly}");
+    }
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn several_consumers_of_another_owner_are_all_seen() -> Result<()> {
+    const BOTH: TopicDef<Bytes, Bytes> =
+        LINES_OF_16_KIB.blocking_minimum_retention(MinimumRetention::consumers(&["one", "two"]));
+    let home = tempfile::tempdir().unwrap();
+    let store = options().open(home.path())?;
+    let lines = store.producer(BOTH)?.when_full(WhenFull::Fail);
+    let mut appended = 0u64;
+    let mut fill = || {
+        while lines.append(&b"k"[..], &[7; 200]).is_ok() {
+            appended += 1;
+        }
+        appended
+    };
+    let full = fill();
+    let other = options().attach(home.path(), "other")?;
+    for id in ["one", "two"] {
+        let read =
+            other.consumer(BOTH, ConsumerStyle::ClientTx(id.into()))?.try_process(None, |_, _| Ok(Outcome::Commit))?;
+        assert_eq!(read, full);
+        let more = std::time::Instant::now();
+        while id == "two" && fill() == full {
+            assert!(more.elapsed() < Duration::from_secs(60), "there is room when both have read");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(id == "two" || fill() == full, "one of them has not read");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_consumer_that_had_nothing_to_read_is_not_abandoned() -> Result<()> {
+    const UNTIL: TopicDef<Bytes, Bytes> = LINES_OF_16_KIB
+        .blocking_minimum_retention(MinimumRetention::consumers_until(&["audit"], Duration::from_secs(3600)));
+    let home = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock::default());
+    let store = manual(&clock).open(home.path())?;
+    let lines = store.producer(UNTIL)?.when_full(WhenFull::Fail);
+    let mut audit = store.consumer(UNTIL, ConsumerStyle::ClientTx("audit".into()))?;
+    let mut read = 0;
+    for quiet in [60, 7200, 7200] {
+        while lines.append(&b"k"[..], &[7; 200]).is_ok() {}
+        store.retain()?;
+        assert!(store.offsets("lines", ZERO)?.0.0 <= read, "after {quiet} s");
+        read += audit.try_process(None, |_, _| Ok(Outcome::Commit))?;
+        store.retain()?;
+        clock.pass(quiet);
+        store.retain()?;
+    }
+    // Put back to where it was noted once: it has not been waited for there.
+    drop(audit);
+    while lines.append(&b"k"[..], &[7; 200]).is_ok() {}
+    store.retain()?;
+    let start = store.offsets("lines", ZERO)?.0;
+    store.reset_consumer("audit", "lines", &[(ZERO, start)])?;
+    store.retain()?;
+    assert_eq!(store.offsets("lines", ZERO)?.0, start);
+    Ok(())
+}
+
+#[test]
+fn an_owner_that_cannot_be_looked_at_holds_all() -> Result<()> {
+    const UNTIL: TopicDef<Bytes, Bytes> = LINES_OF_16_KIB
+        .blocking_minimum_retention(MinimumRetention::consumers_until(&["audit"], Duration::from_secs(3600)));
+    let home = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock::default());
+    let store = manual(&clock).open(home.path())?;
+    let lines = store.producer(UNTIL)?.when_full(WhenFull::Fail);
+    let other = options().attach(home.path(), "other")?;
+    other.create_consumers(["audit"])?;
+    other.close()?;
+    let manifest = home.path().join("owners/other/MANIFEST");
+    let whole = std::fs::read(&manifest).unwrap();
+    std::fs::write(&manifest, [0; 4096]).unwrap();
+    while lines.append(&b"k"[..], &[7; 200]).is_ok() {}
+    for _ in 0..5 {
+        clock.pass(4000);
+        store.retain()?;
+        assert_eq!(store.offsets("lines", ZERO)?.0, LogOffset(0));
+    }
+    std::fs::write(&manifest, whole).unwrap();
+    for _ in 0..3 {
+        clock.pass(4000);
+        store.retain()?;
+    }
+    assert!(store.offsets("lines", ZERO)?.0 > LogOffset(0), "it can be seen, and is abandoned");
+    Ok(())
+}
+
+#[test]
+fn what_is_gathered_is_counted_as_it_is_freed() -> Result<()> {
+    let store = Store::in_memory()?;
+    let lines = store
+        .producer(KEPT)?
+        .sync_policy(SyncPolicy::Os)
+        .linger(Duration::from_millis(1))
+        .batch_bytes(1000)
+        .when_full(WhenFull::Fail);
+    for _ in 0..50 {
+        (0..10).try_for_each(|_| lines.append(&b"k"[..], &[7; 200]).map(drop))?;
+        lines.flush()?;
+        let (_, end) = store.offsets("lines", ZERO)?;
+        store.truncate_before("lines", ZERO, end)?;
+    }
+    assert_eq!(store.stats().appends_refused, 0);
+    store.close()
+}
+
+#[test]
+fn large_batches_under_an_age_that_must_be_kept_find_room_in_the_end() -> Result<()> {
+    const FOR_AN_HOUR: TopicDef<Bytes, Bytes> = TopicDef::new("lines")
+        .max_total_bytes(64 << 10)
+        .blocking_minimum_retention(MinimumRetention::Age(Duration::from_secs(3600)));
+    let home = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock::default());
+    let store = manual(&clock).open(home.path())?;
+    let lines = store.producer(FOR_AN_HOUR)?.when_full(WhenFull::Fail);
+    for _ in 0..4 {
+        lines.append(&b"k"[..], &[7; 40 << 10])?;
+        assert!(lines.append(&b"k"[..], &[7; 40 << 10]).is_err());
+        store.retain()?;
+        assert!(lines.append(&b"k"[..], &[7; 40 << 10]).is_err(), "it is young");
+        // Ended when it is old enough, and gone when it has been ended for so long.
+        clock.pass(3600);
+        store.retain()?;
+        assert!(lines.append(&b"k"[..], &[7; 40 << 10]).is_err());
+        clock.pass(3600);
+        store.retain()?;
+    }
+    Ok(())
+}

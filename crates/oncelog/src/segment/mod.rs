@@ -65,6 +65,8 @@ pub(crate) struct SegmentEnd {
     pub(crate) max_timestamp_ms: i64,
     /// When it was first seen to get no more records, by the store's clock; `None`: it may get some.
     pub(crate) sealed_ms: Option<i64>,
+    /// When it was first seen to hold a record, by the store's clock.
+    pub(crate) filled_ms: Option<i64>,
 }
 
 /// A segment file, opened when first needed and closed when others need its descriptor more.
@@ -139,6 +141,11 @@ impl Segment {
     /// Whether it holds a record.
     pub(crate) fn is_filled(&self) -> bool {
         self.end().offset > self.head.base_offset
+    }
+
+    /// It holds records. The first to say so says when.
+    pub(crate) fn note_filled(&self, now_ms: i64) {
+        self.end.lock().filled_ms.get_or_insert(now_ms);
     }
 
     /// It gets no more records, and all it ever got are applied. The first to say so says when.
@@ -283,7 +290,10 @@ impl Segment {
         // After the write and before the end: a sync that runs meanwhile may or may not cover these bytes, and whoever
         // sees the new end finds that a sync is needed.
         self.unsynced.store(true, Ordering::SeqCst);
-        *self.end.lock() = end;
+        let mut now = self.end.lock();
+        // It may have been noted meanwhile that it holds records.
+        *now = SegmentEnd { filled_ms: now.filled_ms, sealed_ms: now.sealed_ms, ..end };
+        drop(now);
         Ok(())
     }
 
@@ -437,6 +447,7 @@ impl SegmentEnd {
             offset: head.base_offset,
             max_timestamp_ms: i64::MIN,
             sealed_ms: None,
+            filled_ms: None,
         }
     }
 }

@@ -139,7 +139,13 @@ pub(crate) fn last_offset(disk: &dyn Disk, path: &Path) -> Result<Option<(Segmen
         Ok(head) => head,
     };
     let position = file.len().map_err(|error| Error::io(path, "measure a segment", error))?;
-    let end = SegmentEnd { position, offset: LogOffset(u64::MAX), max_timestamp_ms: i64::MIN, sealed_ms: None };
+    let end = SegmentEnd {
+        position,
+        offset: LogOffset(u64::MAX),
+        max_timestamp_ms: i64::MIN,
+        sealed_ms: None,
+        filled_ms: None,
+    };
     let found = salvage(disk, path, &head, end)?;
     Ok(found.and_then(|found| found.runs.last().map(|run| (head, run.offsets.end))))
 }
@@ -172,7 +178,13 @@ pub(crate) fn copy_run(
         (at, to) = (at + batch.bytes as u64, to + batch.bytes as u64);
     }
     file.sync(SyncSite::Mended).map_err(|error| Error::sync(&path, "sync a segment", error))?;
-    Ok(SegmentEnd { position: to, offset: run.offsets.end, max_timestamp_ms: run.max_timestamp_ms, sealed_ms: None })
+    Ok(SegmentEnd {
+        position: to,
+        offset: run.offsets.end,
+        max_timestamp_ms: run.max_timestamp_ms,
+        sealed_ms: None,
+        filled_ms: None,
+    })
 }
 
 /// A part of a file in memory.

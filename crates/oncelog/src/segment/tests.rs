@@ -178,7 +178,8 @@ fn a_batch_that_is_moved_or_of_another_segment_is_refused() {
 fn another_file_in_its_place_is_named() {
     let disk = in_memory();
     filled(&disk, &[vec![b"a".to_vec()]]);
-    let end = SegmentEnd { position: 120, offset: LogOffset(101), max_timestamp_ms: 0, sealed_ms: None };
+    let end =
+        SegmentEnd { position: 120, offset: LogOffset(101), max_timestamp_ms: 0, sealed_ms: None, filled_ms: None };
     for (wanted, says) in [
         (SegmentHead { store: StoreId([9; 16]), ..HEAD }, "another store"),
         (SegmentHead { salt: 6, ..HEAD }, "another segment"),

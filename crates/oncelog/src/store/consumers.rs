@@ -42,6 +42,8 @@ impl Store {
             }
             let key = system::progress_key(consumer, input.id(), *partition);
             tx.put(system::PROGRESS, system::SHARD, &key, Some(system::encode_row(next)?.into()))?;
+            // Retention has not waited for it at that place yet.
+            tx.put(system::WAITED_FOR, system::SHARD, &key, None)?;
         }
         Box::new(tx).submit()?.wait().map(drop)
     }
@@ -101,6 +103,7 @@ impl Core {
         let rows = tx.scan(system::PROGRESS, system::SHARD, range)?;
         for (key, _) in &rows {
             tx.put(system::PROGRESS, system::SHARD, key, None)?;
+            tx.put(system::WAITED_FOR, system::SHARD, key, None)?;
         }
         if !rows.is_empty() {
             Box::new(tx).submit()?.wait()?;

@@ -145,7 +145,7 @@ impl Core {
         }
     }
 
-    pub(super) fn foreign_reader(&self) -> Result<StoreReader> {
+    fn foreign_reader(&self) -> Result<StoreReader> {
         let mut reader = self.foreign.reader.lock();
         if let Some(reader) = &*reader {
             return Ok(reader.clone());

@@ -13,7 +13,7 @@
 //! in that owner's journal, which costs a recovery in memory, and so only if the limits would remove something, and
 //! never for more than a tenth of the time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Core;
 use super::claims::Name;
+use super::reader::StoreReader;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, TopicId};
@@ -31,6 +32,8 @@ use crate::wake::{Arc, AtomicU64, Mutex, Ordering};
 
 /// An append that waits looks again after so long, for consumers of other owners, which wake nobody here.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// So many topics that nobody uses are put together in a round of the background.
+const LOADED_AT_ONCE: usize = 32;
 /// The part of its expiry that a consumer may move on before it is noted again.
 const NOTES_IN_EXPIRY: u32 = 16;
 
@@ -59,21 +62,58 @@ impl StoreTime {
 /// What retention keeps in memory.
 #[derive(Default)]
 pub(super) struct Retaining {
-    /// Topics with limits; `None`: not looked for yet.
-    limited: Mutex<Option<BTreeSet<TopicId>>>,
-    /// One round at a time, and when the last one was.
-    round: Mutex<Option<Duration>>,
+    /// Topics with limits, and whether one of these is an age; `None`: not looked for yet.
+    limited: Mutex<Option<BTreeMap<TopicId, bool>>>,
+    /// One round at a time.
+    round: Mutex<Round>,
     looks: Mutex<Looks>,
     pub(super) removed_segments: AtomicU64,
     pub(super) removed_bytes: AtomicU64,
 }
 
-/// Where consumers of other owners stood when these were last looked at.
+/// How far the rounds of the background have come.
+#[derive(Default)]
+struct Round {
+    /// When the last one over all in use was.
+    last: Option<Duration>,
+    /// When topics that hold too much were last looked for.
+    over: Duration,
+    /// Topics up to here that nobody uses were put together and looked at.
+    loaded: Option<TopicId>,
+}
+
+/// Which topics a round looks at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    All,
+    /// Those in use, and a few of the others, in turn.
+    InUse,
+    /// Those that hold too much, or whose appends were refused.
+    Over,
+}
+
+/// Where consumers of other owners stand.
 #[derive(Default)]
 struct Looks {
-    positions: BTreeMap<(String, TopicId), Vec<LogOffset>>,
-    /// No owner is looked at before.
+    reader: Option<StoreReader>,
+    owners: BTreeMap<String, OwnerLook>,
+}
+
+/// What is known of the consumers of one owner.
+#[derive(Default)]
+struct OwnerLook {
+    /// Asked for; `None`: not seen yet.
+    positions: BTreeMap<(String, TopicId), Option<Vec<LogOffset>>>,
+    /// It is not looked at before.
     not_before: Duration,
+}
+
+/// Where a consumer stands.
+struct Seen {
+    /// At least here, in each partition.
+    next: Vec<LogOffset>,
+    /// It is there now, and was not only at some time before.
+    is_now: bool,
 }
 
 /// Where a consumer stood that is waited for, and since when, by the store's clock.
@@ -88,86 +128,112 @@ impl Core {
     pub(super) fn note_limits(&self, id: TopicId, spec: &TopicSpec) {
         if let Some(limited) = &mut *self.retaining.limited.lock() {
             if spec.retention.has_limits() {
-                limited.insert(id)
+                limited.insert(id, spec.retention.max_file_age.is_some());
             } else {
-                limited.remove(&id)
-            };
+                limited.remove(&id);
+            }
         }
     }
 
     /// What is due now: once in an interval, and when a topic that is in use holds too much.
     pub(super) fn retain_if_due(&self) -> Result<()> {
         let now = self.options.clock.monotonic();
-        let mut last = self.retaining.round.lock();
-        let passed = last.map(|last| now.saturating_sub(last));
-        let is_due = passed.is_none_or(|passed| passed >= self.options.retention_interval);
-        if is_due
-            || (passed.is_none_or(|passed| passed >= LOOK_AGAIN.min(self.options.retention_interval))
-                && self.some_topic_is_over())
-        {
-            *last = Some(now);
-            self.retain_all()?;
+        let mut round = self.retaining.round.lock();
+        let interval = self.options.retention_interval;
+        match round.last.map(|last| now.saturating_sub(last)) {
+            Some(passed) if passed < interval => {
+                if now.saturating_sub(round.over) < LOOK_AGAIN.min(interval) {
+                    return Ok(());
+                }
+                round.over = now;
+                self.retain_some(&mut round, Which::Over)
+            }
+            _ => {
+                (round.last, round.over) = (Some(now), now);
+                self.retain_some(&mut round, Which::InUse)
+            }
         }
-        Ok(())
     }
 
     /// A round over all topics, now.
     pub(super) fn retain(&self) -> Result<()> {
-        let mut last = self.retaining.round.lock();
-        *last = Some(self.options.clock.monotonic());
-        self.retain_all()
+        let mut round = self.retaining.round.lock();
+        round.last = Some(self.options.clock.monotonic());
+        self.retain_some(&mut round, Which::All)
     }
 
-    fn some_topic_is_over(&self) -> bool {
-        let limited = self.retaining.limited.lock().clone().unwrap_or_default();
-        let topics = limited.iter().filter_map(|id| self.pipeline.topics.loaded(*id));
-        topics.filter_map(|topic| topic.partitions.first().cloned()).any(|partition| partition.usage().is_over())
-    }
-
-    fn retain_all(&self) -> Result<()> {
+    fn retain_some(&self, round: &mut Round, which: Which) -> Result<()> {
         let now_ms = self.store_time.now_ms(&*self.options.clock);
-        let (mut starts, mut gone) = (Vec::new(), Vec::new());
-        for id in self.limited()? {
-            let topic = match self.pipeline.topics.get(id) {
-                Ok(topic) => topic,
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    gone.push(id);
-                    continue;
+        let mut starts = Vec::new();
+        for topic in self.topics_of(round, which)? {
+            match self.decide_for(&topic, now_ms) {
+                Ok(decided) => {
+                    let moves = topic.partitions.iter().zip(decided);
+                    let moves = moves.filter_map(|(partition, start)| Some((Arc::clone(partition), start?)));
+                    // One that is being deleted takes no part.
+                    starts.extend(moves.filter(|(partition, _)| partition.check_takes().is_ok()));
                 }
+                Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
+                // The others are not to suffer for it.
                 Err(error) => {
-                    tracing::error!(%error, topic = %id, "old records cannot be looked for");
-                    continue;
+                    tracing::error!(%error, topic = topic.spec.name, "what may go of a topic cannot be decided");
                 }
-            };
-            let decided = self.decide_for(&topic, now_ms)?;
-            let moves = topic.partitions.iter().zip(decided);
-            starts.extend(moves.filter_map(|(partition, start)| Some((Arc::clone(partition), start?))));
+            }
         }
-        if let Some(limited) = &mut *self.retaining.limited.lock() {
-            limited.retain(|id| !gone.contains(id));
+        match self.remove_below(&starts) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed,
         }
-        let removed = self.remove_below(&starts);
-        if removed.is_ok() && !starts.is_empty() {
-            tracing::debug!(partitions = starts.len(), "old records were removed");
-        }
-        removed
     }
 
-    fn limited(&self) -> Result<Vec<TopicId>> {
+    fn topics_of(&self, round: &mut Round, which: Which) -> Result<Vec<Arc<Topic>>> {
+        let topics = &self.pipeline.topics;
+        if which == Which::Over {
+            let limited = self.retaining.limited.lock();
+            let loaded = limited.iter().flat_map(BTreeMap::keys).filter_map(|id| topics.loaded(*id));
+            let is_over = |topic: &Arc<Topic>| topic.partitions.first().is_some_and(|part| part.usage().is_over());
+            return Ok(loaded.filter(is_over).collect());
+        }
+        let limited = self.limited()?;
+        let mut found: Vec<_> = limited.keys().filter_map(|id| topics.loaded(*id)).collect();
+        // What nobody uses has not grown: only its age can have come.
+        let unused = |(id, aged): (&TopicId, &bool)| topics.loaded(*id).is_none() && (*aged || which == Which::All);
+        let mut unused: Vec<_> = limited.iter().filter(|(id, aged)| unused((id, aged))).map(|(id, _)| *id).collect();
+        if which == Which::InUse {
+            let behind = unused.partition_point(|id| Some(*id) <= round.loaded);
+            unused.rotate_left(behind);
+            unused.truncate(LOADED_AT_ONCE);
+            round.loaded = unused.last().copied();
+        }
+        for id in unused {
+            match topics.get(id) {
+                Ok(topic) => found.push(topic),
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    if let Some(limited) = &mut *self.retaining.limited.lock() {
+                        limited.remove(&id);
+                    }
+                }
+                Err(error) => tracing::error!(%error, topic = %id, "old records cannot be looked for"),
+            }
+        }
+        Ok(found)
+    }
+
+    fn limited(&self) -> Result<BTreeMap<TopicId, bool>> {
         let mut known = self.retaining.limited.lock();
         if let Some(known) = &*known {
-            return Ok(known.iter().copied().collect());
+            return Ok(known.clone());
         }
         let (first, last) = (CatalogueKey::Topic(TopicId(0)).encode(), CatalogueKey::Topic(TopicId(u32::MAX)).encode());
-        let mut found = BTreeSet::new();
+        let mut found = BTreeMap::new();
         self.each_row(system::CATALOGUE, Bound::Included(&first), Bound::Included(&last), |key, row| {
             let spec: TopicSpec = system::decode_row(row)?;
             if let Some(CatalogueKey::Topic(id)) = CatalogueKey::decode(key).filter(|_| spec.retention.has_limits()) {
-                found.insert(id);
+                found.insert(id, spec.retention.max_file_age.is_some());
             }
             Ok(())
         })?;
-        Ok(known.insert(found).iter().copied().collect())
+        Ok(known.insert(found).clone())
     }
 
     fn decide_for(&self, topic: &Topic, now_ms: i64) -> Result<Vec<Option<LogOffset>>> {
@@ -175,8 +241,18 @@ impl Core {
         let wanted = topic.partitions.first().map_or(0, |partition| partition.usage().wanted());
         let visible = self.pipeline.view.visible();
         let mut views: Vec<PartitionView> = Vec::with_capacity(topic.partitions.len());
+        // Where appends wait for the age of what is there, a file that is old enough is ended, or it would never go.
+        let end_at = match &retention.blocking_minimum {
+            MinimumRetention::Age(least) if wanted > 0 => {
+                Some(retention.max_file_age.map_or(*least, |age| age.min(*least)))
+            }
+            _ => retention.max_file_age,
+        };
         for partition in &topic.partitions {
-            let files = partition.files(&mut partition.turn(), now_ms, retention.max_file_age);
+            let (files, news) = partition.files(&mut partition.turn(), now_ms, end_at);
+            if news {
+                self.pipeline.journal.at_rest(|applier, _| applier.touch(partition));
+            }
             views.push(PartitionView { files, floor: partition.end_at(visible) });
         }
         let decided = decide(retention, &views, wanted, now_ms);
@@ -199,29 +275,34 @@ impl Core {
     ) -> Result<()> {
         let mut notes = Vec::new();
         for id in ids.iter() {
-            let positions = self.positions_of(id, topic)?;
-            for ((view, partition), next) in views.iter_mut().zip(&topic.partitions).zip(positions) {
+            let seen = self.positions_of(id, topic)?;
+            for ((view, partition), next) in views.iter_mut().zip(&topic.partitions).zip(seen.next) {
                 let key = system::progress_key(id, topic.id, partition.id);
                 let is_behind = next < partition.end_at(self.pipeline.view.visible());
                 let abandoned = match expiry {
-                    Some(expiry) => self.is_abandoned(key, next, is_behind, expiry, now_ms, &mut notes)?,
-                    None => false,
+                    Some(expiry) if seen.is_now && is_behind => {
+                        self.is_abandoned(key, next, expiry, now_ms, &mut notes)?
+                    }
+                    _ => false,
                 };
                 if !abandoned {
                     view.floor = view.floor.min(next);
                 }
             }
         }
-        self.note(notes)
+        match self.note(notes) {
+            // A note that is missing is made later, and never too early. What goes now makes room.
+            Err(error) if error.kind() == ErrorKind::Full => Ok(()),
+            noted => noted,
+        }
     }
 
-    /// Whether a consumer has something to read and has not moved for `expiry`. What is to be noted of it goes to
-    /// `notes`.
+    /// Whether a consumer that has something to read has stood at `next` for `expiry`. What is to be noted of it goes
+    /// to `notes`.
     fn is_abandoned(
         &self,
         key: Vec<u8>,
         next: LogOffset,
-        is_behind: bool,
         expiry: Duration,
         now_ms: i64,
         notes: &mut Vec<(Vec<u8>, WaitedFor)>,
@@ -229,18 +310,16 @@ impl Core {
         let visible = self.pin_visible();
         let row = self.tables.shard(system::WAITED_FOR, system::SHARD).get(&key, visible.lsn())?;
         let known: Option<WaitedFor> = row.map(|row| system::decode_row(&row)).transpose()?;
-        let waited = known.map(|known| elapsed(known.since_ms, now_ms));
-        if is_behind && known.is_some_and(|known| known.next == next) {
-            return Ok(waited.is_some_and(|waited| waited >= expiry));
+        match known {
+            Some(known) if known.next == next => Ok(elapsed(known.since_ms, now_ms) >= expiry),
+            // It has moved. A place that is not the noted one never counts as abandoned, so a busy consumer need not be
+            // noted each time.
+            Some(known) if elapsed(known.since_ms, now_ms) < expiry / NOTES_IN_EXPIRY => Ok(false),
+            _ => {
+                notes.push((key, WaitedFor { next, since_ms: now_ms }));
+                Ok(false)
+            }
         }
-        // It has moved, or has nothing to do. A note that is too old says that it moved earlier than it did, so a place
-        // that is not the noted one never counts as abandoned.
-        if known.is_none_or(|known| known.next != next)
-            || waited.is_some_and(|waited| waited >= expiry / NOTES_IN_EXPIRY)
-        {
-            notes.push((key, WaitedFor { next, since_ms: now_ms }));
-        }
-        Ok(false)
     }
 
     fn note(&self, notes: Vec<(Vec<u8>, WaitedFor)>) -> Result<()> {
@@ -251,45 +330,71 @@ impl Core {
         for (key, waited) in notes {
             tx.put(system::WAITED_FOR, system::SHARD, &key, Some(system::encode_row(&waited)?.into()))?;
         }
-        Box::new(tx).submit()?.wait().map(drop)
+        self.pipeline.submit_at_once(tx)?.wait().map(drop)
     }
 
     /// The next offset that the consumer reads of each partition, at least.
-    fn positions_of(&self, id: &str, topic: &Topic) -> Result<Vec<LogOffset>> {
+    fn positions_of(&self, id: &str, topic: &Topic) -> Result<Seen> {
         let name = if id.is_empty() { Name::Global(topic.id, &topic.spec.name) } else { Name::Consumer(id) };
-        let partitions = topic.partitions.iter().map(|partition| partition.id);
         match topic::find_claim(&*self.disk, &name.dir(&self.layout))? {
             Some(claim) if claim.owner != self.layout.name => self.positions_elsewhere(&claim.owner, id, topic),
-            _ => partitions.map(|partition| self.committed(id, topic.id, partition)).collect(),
+            _ => {
+                let partitions = topic.partitions.iter().map(|partition| partition.id);
+                let next =
+                    partitions.map(|partition| self.committed(id, topic.id, partition)).collect::<Result<_>>()?;
+                Ok(Seen { next, is_now: true })
+            }
         }
     }
 
-    fn positions_elsewhere(&self, owner: &str, id: &str, topic: &Topic) -> Result<Vec<LogOffset>> {
+    /// One look at an owner answers for all of its consumers that were ever asked for.
+    fn positions_elsewhere(&self, owner: &str, id: &str, topic: &Topic) -> Result<Seen> {
         let clock = &self.options.clock;
-        let key = (id.to_owned(), topic.id);
         let mut looks = self.retaining.looks.lock();
+        let Looks { reader, owners } = &mut *looks;
+        let known = owners.entry(owner.to_owned()).or_default();
+        let key = (id.to_owned(), topic.id);
+        known.positions.entry(key.clone()).or_default();
         let before = clock.monotonic();
-        if before >= looks.not_before {
-            let partitions = topic.partitions.iter().map(|partition| partition.id);
-            let look = self.foreign_reader().and_then(|reader| {
+        let is_now = before >= known.not_before;
+        if is_now {
+            let looked = self.retention_reader(reader).and_then(|reader| {
                 reader.look(owner, |store| {
-                    let at = |partition: PartitionId| store.core().committed(id, topic.id, partition);
-                    partitions.clone().map(at).collect::<Result<Vec<_>>>()
+                    let mut found = BTreeMap::new();
+                    for (id, topic) in known.positions.keys() {
+                        let Ok(input) = self.input(*topic) else { continue };
+                        let partitions = (0..input.partitions()).map(PartitionId);
+                        let next = partitions.map(|partition| store.core().committed(id, *topic, partition));
+                        found.insert((id.clone(), *topic), Some(next.collect::<Result<Vec<_>>>()?));
+                    }
+                    Ok(found)
                 })
             });
             let took = clock.monotonic().saturating_sub(before);
-            looks.not_before = clock.monotonic().saturating_add((took * 10).max(LOOK_AGAIN / 2));
-            match look {
-                Ok(positions) => {
-                    looks.positions.insert(key.clone(), positions);
-                }
+            known.not_before = clock.monotonic().saturating_add((took * 10).max(LOOK_AGAIN / 2));
+            match looked {
+                Ok(found) => known.positions = found,
                 Err(error) => {
                     let what = "nothing is removed ahead of a consumer that cannot be seen";
                     tracing::warn!(%error, owner, consumer = id, "{what}");
+                    known.positions.values_mut().for_each(|next| *next = None);
                 }
             }
         }
-        Ok(looks.positions.get(&key).cloned().unwrap_or_else(|| vec![LogOffset(0); topic.partitions.len()]))
+        match known.positions.get(&key).cloned().flatten() {
+            Some(next) => Ok(Seen { next, is_now }),
+            None => Ok(Seen { next: vec![LogOffset(0); topic.partitions.len()], is_now: false }),
+        }
+    }
+
+    /// One that does not wait for an owner that is being opened: others wait for the background meanwhile.
+    fn retention_reader<'r>(&self, reader: &'r mut Option<StoreReader>) -> Result<&'r StoreReader> {
+        if let Some(reader) = reader {
+            return Ok(reader);
+        }
+        let (disk, clock) = (Arc::clone(&self.disk), Arc::clone(&self.options.clock));
+        let options = StoreReader::options().disk(disk).clock(clock).patience(Duration::ZERO);
+        Ok(reader.insert(options.open(&self.layout.dir)?))
     }
 
     /// Waits until the topic may have room again, a moment at most. `false`: nobody will make any.

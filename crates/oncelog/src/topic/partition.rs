@@ -72,8 +72,6 @@ pub(crate) struct Partition {
     pub(super) start: AtomicU64,
     /// What the next trim point removes.
     pub(super) removal: Mutex<Removal>,
-    /// When retention first saw records in the segment that is written to, and where that one begins.
-    pub(super) filled_since: Mutex<Option<(i64, LogOffset)>>,
     /// Takes no more records. Set under the turn.
     retired: AtomicBool,
     /// The topic is deleted.
@@ -164,6 +162,8 @@ pub(crate) struct SegmentRow {
     pub(crate) max_timestamp_ms: i64,
     /// See [`SegmentEnd::sealed_ms`].
     pub(crate) sealed_ms: Option<i64>,
+    /// See [`SegmentEnd::filled_ms`].
+    pub(crate) filled_ms: Option<i64>,
 }
 
 impl Partition {
@@ -179,8 +179,11 @@ impl Partition {
         continues: bool,
     ) -> Partition {
         let segments: Vec<_> = rows.iter().map(|row| maker.recovered(topic, id, row)).collect();
-        // Not behind a hole: offsets within a segment follow each other.
-        let goes_on = |segment: &&Arc<Segment>| continues && segment.end().offset == state.next_offset;
+        // Not behind a hole: offsets within a segment follow each other. And not one that was ended for its age.
+        let goes_on = |segment: &&Arc<Segment>| {
+            let end = segment.end();
+            continues && end.offset == state.next_offset && end.sealed_ms.is_none()
+        };
         let active = segments.last().filter(goes_on).map(|segment| {
             let position = segment.end().position;
             Active { segment: Arc::clone(segment), position, reserved: position }
@@ -199,7 +202,6 @@ impl Partition {
             view,
             start: AtomicU64::new(state.start.0),
             removal: Mutex::default(),
-            filled_since: Mutex::default(),
             retired: AtomicBool::new(false),
             gone: AtomicBool::new(false),
         }
@@ -329,10 +331,17 @@ impl Partition {
         let mut from = start;
         while let Some(segment) = self.segment_from(from).filter(|segment| segment.head.base_offset < end) {
             let its_end = segment.end();
-            if its_end.max_timestamp_ms >= timestamp_ms
-                && let Some(found) = BatchReader::first_since(&segment, timestamp_ms)?
-            {
-                return Ok(found.max(start).min(end));
+            if its_end.max_timestamp_ms >= timestamp_ms {
+                match BatchReader::first_since(&segment, timestamp_ms) {
+                    Ok(Some(found)) => return Ok(found.max(start).min(end)),
+                    Ok(None) => {}
+                    // Removed meanwhile: that its file cannot be read means nothing.
+                    Err(_) if self.start() > from => {
+                        from = self.start();
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             from = its_end.offset;
         }
@@ -344,6 +353,7 @@ impl Partition {
     pub(crate) fn changes(&self, now_ms: i64) -> Vec<(Arc<Segment>, SegmentEnd)> {
         let unsettled = self.unsettled.lock();
         unsettled[..written_no_more(&unsettled)].iter().for_each(|segment| segment.seal(now_ms));
+        unsettled.iter().filter(|segment| segment.is_filled()).for_each(|segment| segment.note_filled(now_ms));
         let ends = unsettled.iter().map(|segment| (Arc::clone(segment), segment.end()));
         ends.filter(|(segment, end)| segment.is_filled() && segment.recorded() != Some(*end)).collect()
     }
@@ -436,6 +446,7 @@ impl SegmentRow {
             end_offset: end.offset,
             max_timestamp_ms: end.max_timestamp_ms,
             sealed_ms: end.sealed_ms,
+            filled_ms: end.filled_ms,
         }
     }
 
@@ -446,6 +457,7 @@ impl SegmentRow {
             offset: self.end_offset,
             max_timestamp_ms: self.max_timestamp_ms,
             sealed_ms: self.sealed_ms,
+            filled_ms: self.filled_ms,
         }
     }
 }
@@ -493,6 +505,8 @@ impl Turn {
         if let Some(active) = &mut plan.active {
             active.position -= bytes as u64;
         }
+        // Of a segment that was made for it; the batch counts when it has its place.
+        plan.usage.add(plan.bytes.saturating_sub(bytes as u64));
         self.active = plan.active;
         Ok(())
     }
@@ -514,10 +528,9 @@ impl Turn {
         self.active.as_ref().is_some_and(|active| Arc::ptr_eq(&active.segment, segment))
     }
 
-    /// Where the segment begins that is written to, if it holds records.
-    pub(super) fn filled_base(&self) -> Option<LogOffset> {
-        let filled = self.active.as_ref().filter(|active| active.segment.is_filled());
-        filled.map(|active| active.segment.head.base_offset)
+    /// The segment that is written to, if it holds records.
+    pub(super) fn filled(&self) -> Option<&Arc<Segment>> {
+        self.active.as_ref().map(|active| &active.segment).filter(|segment| segment.is_filled())
     }
 
     /// The next batch starts a new segment, if it would have gone to one of `segments`.

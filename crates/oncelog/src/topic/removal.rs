@@ -36,38 +36,48 @@ impl Partition {
     }
 
     /// Its files, for retention. Those that get no more records are sealed at `now_ms`; the newest is ended if it was
-    /// first seen with records so long ago.
-    pub(crate) fn files(&self, turn: &mut Turn, now_ms: i64, max_age: Option<Duration>) -> Vec<FileView> {
+    /// first seen with records so long ago. Also whether the next trim point has something new to say of them.
+    pub(crate) fn files(&self, turn: &mut Turn, now_ms: i64, max_age: Option<Duration>) -> (Vec<FileView>, bool) {
         let applied = self.applied_end();
         let segments = self.segments.read().clone();
         if self.is_aged(turn, now_ms, max_age) {
             turn.leave(&segments);
         }
-        let mut files = Vec::with_capacity(segments.len());
+        let (mut files, mut news) = (Vec::with_capacity(segments.len()), false);
         for (at, segment) in segments.iter().enumerate() {
             let next = segments.get(at + 1).map(|next| next.head.base_offset);
             let behind = next.unwrap_or(turn.last_place());
             let is_active = turn.writes(segment);
             if !is_active && behind <= applied && segment.is_filled() {
+                news |= segment.end().sealed_ms.is_none();
                 segment.seal(now_ms);
+                self.unsettle(segment);
             }
             let end = segment.end();
             files.push(FileView { behind, bytes: end.position, sealed_ms: end.sealed_ms });
         }
-        files
+        (files, news)
+    }
+
+    /// Has the next trim point say of the segment what it does not say yet.
+    fn unsettle(&self, segment: &Arc<Segment>) {
+        if segment.recorded() == Some(segment.end()) {
+            return;
+        }
+        let mut unsettled = self.unsettled.lock();
+        if !unsettled.iter().any(|known| Arc::ptr_eq(known, segment)) {
+            let at = unsettled.partition_point(|known| known.head.base_offset < segment.head.base_offset);
+            unsettled.insert(at, Arc::clone(segment));
+        }
     }
 
     /// Whether the segment that is written to has held records for `max_age`.
     fn is_aged(&self, turn: &Turn, now_ms: i64, max_age: Option<Duration>) -> bool {
-        let mut filled = self.filled_since.lock();
-        let base = turn.filled_base();
-        *filled = base.map(|base| match *filled {
-            Some((since, known)) if known == base => (since, base),
-            _ => (now_ms, base),
-        });
+        let Some(segment) = turn.filled() else { return false };
+        segment.note_filled(now_ms);
+        let since = segment.end().filled_ms.unwrap_or(now_ms);
         // What is gathered has its room there.
-        let can_end = turn.open.is_none();
-        can_end && filled.zip(max_age).is_some_and(|((since, _), max_age)| elapsed(since, now_ms) >= max_age)
+        turn.open.is_none() && max_age.is_some_and(|max_age| elapsed(since, now_ms) >= max_age)
     }
 
     /// What the next trim point removes.

@@ -2,6 +2,7 @@
 //!
 //! Whole segment files are removed, the oldest first: see [`decide`], which only calculates.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -198,14 +199,16 @@ pub(crate) fn decide(
         let bytes =
             |(view, gone): (&PartitionView, &usize)| view.files[*gone..].iter().map(|file| file.bytes).sum::<u64>();
         let mut total: u64 = partitions.iter().zip(&gone).map(bytes).sum();
+        let head = |at: usize, gone: &[usize]| {
+            let file = partitions[at].files.get(gone[at]).filter(|file| may_go(&partitions[at], file))?;
+            Some((file.sealed_ms.unwrap_or(i64::MAX), at, file.bytes))
+        };
+        let mut heads: BTreeSet<_> = (0..partitions.len()).filter_map(|at| head(at, &gone)).collect();
         while total.saturating_add(wanted) > most {
-            let heads = partitions.iter().zip(&gone).enumerate();
-            let heads = heads.filter_map(|(at, (view, gone))| Some((at, view, view.files.get(*gone)?)));
-            let heads = heads.filter(|(_, view, file)| may_go(view, file));
-            let oldest = heads.min_by_key(|(at, _, file)| (file.sealed_ms.unwrap_or(i64::MAX), *at));
-            let Some((at, _, file)) = oldest else { break };
-            total -= file.bytes;
+            let Some((_, at, bytes)) = heads.pop_first() else { break };
+            total -= bytes;
             gone[at] += 1;
+            heads.extend(head(at, &gone));
         }
     }
     let start = |(view, gone): (&PartitionView, &usize)| gone.checked_sub(1).map(|last| view.files[last].behind);

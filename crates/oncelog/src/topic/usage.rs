@@ -79,7 +79,8 @@ impl Usage {
         if bytes == 0 {
             return;
         }
-        self.bytes.fetch_sub(bytes, Ordering::SeqCst);
+        let less = |held: u64| Some(held.saturating_sub(bytes));
+        let _ = self.bytes.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
         self.wanted.store(0, Ordering::SeqCst);
         self.freed.raise();
     }
@@ -101,6 +102,11 @@ impl Usage {
         }
         self.wanted.fetch_max(bytes, Ordering::SeqCst);
         Room::Full { limit }
+    }
+
+    /// As [`Usage::room_for`], for a batch that may grow to so many bytes.
+    pub(crate) fn room_for_open(&self, bytes: u64) -> Room {
+        self.room_for(bytes.min(self.limit.load(Ordering::SeqCst)))
     }
 
     /// Whether there is more than is to be kept, or somebody was refused.

@@ -86,7 +86,7 @@ impl Pending {
         self.pipeline.has_background && Journal::<Applier>::register(ticket, waker)
     }
 
-    pub(super) fn wait(self) -> Result<Committed> {
+    pub(crate) fn wait(self) -> Result<Committed> {
         match &self.ticket {
             Some(ticket) => self.pipeline.journal.wait(ticket).map(|()| self.committed),
             None => Ok(self.committed),
@@ -104,12 +104,18 @@ impl Pipeline {
     /// # Errors
     /// `Conflict`: what it read has changed; `Full`, `Unavailable`: no room; `Closed`. It did not happen then.
     pub(super) fn submit(self: &Arc<Self>, tx: StoreTx) -> Result<Pending> {
+        if !tx.writes.is_empty() {
+            self.wait_for_table_memory()?;
+        }
+        self.submit_at_once(tx)
+    }
+
+    /// As [`Pipeline::submit`], however much of the tables is in memory only: for the background, which nobody else
+    /// would relieve.
+    pub(crate) fn submit_at_once(self: &Arc<Self>, tx: StoreTx) -> Result<Pending> {
         let (ticket, committed) = if tx.is_read_only() {
             (self.confirm_reads(&tx)?, Committed::default())
         } else {
-            if !tx.writes.is_empty() {
-                self.wait_for_table_memory()?;
-            }
             let (ticket, committed) = self.place(tx)?;
             (Some(ticket), committed)
         };
@@ -176,8 +182,10 @@ impl Pipeline {
     fn check_topics_of_rows(&self, tx: &StoreTx) -> Result<()> {
         let first = (system::PROGRESS, system::SHARD, Vec::new());
         let progress = tx.writes.range(first..).take_while(|((table, ..), _)| *table == system::PROGRESS);
-        let progress = progress.filter(|(_, value)| value.is_some());
-        let topics = progress.filter_map(|((_, _, key), _)| system::topic_of_key(key));
+        let first = (system::WAITED_FOR, system::SHARD, Vec::new());
+        let waited = tx.writes.range(first..).take_while(|((table, ..), _)| *table == system::WAITED_FOR);
+        let rows = progress.chain(waited).filter(|(_, value)| value.is_some());
+        let topics = rows.filter_map(|((_, _, key), _)| system::topic_of_key(key));
         topics.chain(tx.stamps.iter().map(|staged| staged.topic)).try_for_each(|id| self.topics.check_takes_rows(id))
     }
 
@@ -291,13 +299,16 @@ impl Pipeline {
     }
 
     fn check_room(&self, tx: &StoreTx, plans: &[Plan]) -> Result<()> {
-        tx.appends.iter().zip(plans).try_for_each(|(staged, plan)| self.room_in(&staged.partition, plan.bytes))
+        let room = |plan: &Plan, partition: &Partition| partition.usage().room_for(plan.bytes);
+        tx.appends
+            .iter()
+            .zip(plans)
+            .try_for_each(|(staged, plan)| self.admit(&staged.partition, room(plan, &staged.partition)))
     }
 
     /// # Errors
-    /// `TopicFull`, `Invalid`: so many bytes more do not fit into the topic, now or ever.
-    pub(super) fn room_in(&self, partition: &Partition, bytes: u64) -> Result<()> {
-        let room = partition.usage().room_for(bytes);
+    /// `TopicFull`, `Invalid`: there is no room, now or ever.
+    pub(super) fn admit(&self, partition: &Partition, room: Room) -> Result<()> {
         if room == Room::Enough {
             return Ok(());
         }

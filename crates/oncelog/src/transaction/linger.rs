@@ -205,7 +205,7 @@ impl StoreAppender {
             self.pipeline.raise_bound(partition)?;
             return Ok(None);
         }
-        self.pipeline.room_in(partition, 1)?;
+        self.pipeline.admit(partition, partition.usage().room_for_open(self.limit as u64))?;
         let promised = frame_room(self.limit + FRAME_EXTRA_BYTES);
         self.pipeline.journal.promise(promised)?;
         if let Err(error) = turn.reserve(partition, self.limit) {

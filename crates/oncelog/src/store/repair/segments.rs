@@ -110,6 +110,7 @@ impl Opening {
             offset: run.offsets.end,
             max_timestamp_ms: run.max_timestamp_ms,
             sealed_ms: None,
+            filled_ms: None,
         });
         self.put(topic, partition, lsn, (head, kept_end))?;
         for run in found.runs.iter().skip(usize::from(stays.is_some())) {
@@ -119,7 +120,7 @@ impl Opening {
                 segment::copy_run(disk, dir, (path, head.salt), run, &part)?
             } else {
                 let (offset, max_timestamp_ms) = (run.offsets.end, run.max_timestamp_ms);
-                SegmentEnd { position, offset, max_timestamp_ms, sealed_ms: None }
+                SegmentEnd { position, offset, max_timestamp_ms, sealed_ms: None, filled_ms: None }
             };
             self.put(topic, partition, lsn, (&part, Some(end)))?;
         }
