@@ -533,6 +533,7 @@ fn a_consumer_that_had_nothing_to_read_is_not_abandoned() -> Result<()> {
         }
         assert!(store.offsets("lines", ZERO)?.0.0 <= read, "after {quiet} s");
         read += audit.try_process(None, |_, _| Ok(Outcome::Commit))?;
+        clock.pass(300);
         store.retain()?;
         clock.pass(quiet);
         store.retain()?;
