@@ -35,7 +35,8 @@ impl Store {
     ///
     /// # Errors
     /// `NotFound`: no such topic, or none of this owner. `Invalid`: no such partition, or `offset` is behind its
-    /// visible end. `Full`: no room for the trim point, nothing was removed yet; it may go with a later one. `InDoubt`, `Closed`.
+    /// visible end. `Full`: no room for the trim point, nothing was removed yet; it may go with a later one. `InDoubt`,
+    /// `Closed`.
     pub fn truncate_before(&self, topic: &str, partition: PartitionId, offset: LogOffset) -> Result<()> {
         let core = self.core();
         core.check_open()?;
