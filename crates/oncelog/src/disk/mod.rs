@@ -69,6 +69,8 @@ pub enum SyncSite {
     TopicDir,
     /// The claim that names a topic's owner and id.
     TopicClaim,
+    /// The directory in which the claim on a consumer's id was, before another owner may have the id.
+    ClaimGone,
     /// The blocks of a table file, before the manifest names the state that they make.
     TableFile,
     /// The directory entry of a new table file.
@@ -108,7 +110,7 @@ pub enum SyncSite {
 impl SyncSite {
     /// Every site of a store at work, for tests that drop each in turn. Those of offset files and of repairs have tests
     /// of their own.
-    pub const ALL: [SyncSite; 16] = [
+    pub const ALL: [SyncSite; 17] = [
         SyncSite::JournalGroup,
         SyncSite::JournalRotate,
         SyncSite::JournalFile,
@@ -117,6 +119,7 @@ impl SyncSite {
         SyncSite::SegmentDir,
         SyncSite::TopicDir,
         SyncSite::TopicClaim,
+        SyncSite::ClaimGone,
         SyncSite::TableFile,
         SyncSite::TableDir,
         SyncSite::ManifestFirst,

@@ -14,16 +14,19 @@ pub enum StepSite {
     TrimBeforeSweep,
     /// The trim point no longer names a segment before its file is removed.
     TrimBeforeRemoval,
+    /// The progress of a consumer that is forgotten is gone before the claim on its id.
+    ProgressBeforeClaim,
 }
 
 #[cfg(oncelog_mutants)]
 impl StepSite {
     /// Every site, for tests that break each in turn.
-    pub const ALL: [StepSite; 4] = [
+    pub const ALL: [StepSite; 5] = [
         StepSite::StampsInFrame,
         StepSite::ManifestBeforeRecycling,
         StepSite::TrimBeforeSweep,
         StepSite::TrimBeforeRemoval,
+        StepSite::ProgressBeforeClaim,
     ];
 }
 

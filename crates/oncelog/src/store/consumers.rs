@@ -8,10 +8,11 @@ use std::ops::Bound;
 use super::claims::Name;
 use super::source::Claimed;
 use super::{Core, Store};
-use crate::disk::SyncSite;
+use crate::disk::{StepSite, SyncSite, is_kept};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId};
 use crate::table::ScanRange;
+use crate::topic::Claim;
 use crate::transaction::EngineTx;
 use crate::transaction::system;
 
@@ -105,10 +106,11 @@ impl Core {
             tx.put(system::PROGRESS, system::SHARD, key, None)?;
             tx.put(system::WAITED_FOR, system::SHARD, key, None)?;
         }
+        let mut was_claimed = !is_kept(StepSite::ProgressBeforeClaim) && self.give_back_claim(name)?;
         if !rows.is_empty() {
             Box::new(tx).submit()?.wait()?;
         }
-        let was_claimed = self.give_back_claim(name)?;
+        was_claimed |= self.give_back_claim(name)?;
         if rows.is_empty() && !was_claimed {
             return Err(Error::new(ErrorKind::NotFound, format!("nothing is known of {}", name.text())));
         }
@@ -123,11 +125,14 @@ impl Core {
             return Ok(false);
         }
         self.claimed.lock().remove(&dir);
-        self.remove_claim(&dir);
+        disk.remove(&Claim::path(&dir)).map_err(|error| Error::io(&dir, "give a name back", error))?;
+        let _ = disk.remove(&dir.join("CLAIM.new"));
         // Not empty when somebody has put something there, and stays then: a directory without a claim claims nothing.
-        let _ = disk.remove_dir(&dir);
-        let above = dir.parent().unwrap_or(&self.layout.dir);
-        disk.sync_dir(above, SyncSite::TopicDir).map_err(|error| Error::sync(above, "give a name back", error))?;
+        let changed = match disk.remove_dir(&dir) {
+            Ok(()) => dir.parent().unwrap_or(&self.layout.dir),
+            Err(_) => &dir,
+        };
+        disk.sync_dir(changed, SyncSite::ClaimGone).map_err(|error| Error::sync(changed, "give a name back", error))?;
         Ok(true)
     }
 }
