@@ -122,6 +122,12 @@ impl Error {
     /// A sync that failed. Never `Full`, whatever the reason: nothing is known of what it should have covered, and
     /// trying again would prove nothing.
     pub(crate) fn sync(file: &Path, doing: &str, error: io::Error) -> Error {
+        Error::unknown(file, doing, error)
+    }
+
+    /// Behind it nobody knows what is there. `Unavailable`, whatever the reason: after `Full` one goes on as if nothing
+    /// had happened.
+    pub(crate) fn unknown(file: &Path, doing: &str, error: io::Error) -> Error {
         let mut wrapped = Error::io(file, doing, error);
         wrapped.0.kind = ErrorKind::Unavailable;
         wrapped

@@ -162,7 +162,8 @@ impl Segment {
                 return Ok(Arc::clone(file));
             }
             match self.open_file() {
-                Ok(file) => {
+                Ok((file, OpenMode::Read)) => return Ok(Arc::from(file)),
+                Ok((file, _)) => {
                     let file: Arc<dyn DiskFile> = Arc::from(file);
                     *open = Some(Arc::clone(&file));
                     drop(open);
@@ -174,8 +175,11 @@ impl Segment {
             }
         }
         // Others give up theirs, which takes their locks, so not under ours.
-        let file: Arc<dyn DiskFile> =
-            Arc::from(self.files.with_room(|| self.open_file()).map_err(|error| self.not_opened(error))?);
+        let opened = self.files.with_room(|| self.open_file()).map_err(|error| self.not_opened(error))?;
+        let file: Arc<dyn DiskFile> = Arc::from(opened.0);
+        if opened.1 == OpenMode::Read {
+            return Ok(file);
+        }
         let mut open = self.file.lock();
         if let Some(theirs) = open.as_ref() {
             return Ok(Arc::clone(theirs));
@@ -186,16 +190,21 @@ impl Segment {
         Ok(file)
     }
 
-    fn open_file(&self) -> io::Result<Box<dyn DiskFile>> {
+    /// For reading alone where the disk takes no writes now. That one is not kept, or it would still be in the way when
+    /// the disk takes writes again.
+    fn open_file(&self) -> io::Result<(Box<dyn DiskFile>, OpenMode)> {
         let disk = &self.files.disk;
-        let file = disk.open(&self.path, OpenMode::Write).or_else(|error| match error.kind() {
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                disk.open(&self.path, OpenMode::Read)
-            }
-            _ => Err(error),
-        })?;
-        self.check_file(file.as_ref()).map_err(io::Error::other)?;
-        Ok(file)
+        let opened = match disk.open(&self.path, OpenMode::Write) {
+            Ok(file) => (file, OpenMode::Write),
+            Err(error) => match error.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    (disk.open(&self.path, OpenMode::Read)?, OpenMode::Read)
+                }
+                _ => return Err(error),
+            },
+        };
+        self.check_file(opened.0.as_ref()).map_err(io::Error::other)?;
+        Ok(opened)
     }
 
     fn check_file(&self, file: &dyn DiskFile) -> Result<()> {

@@ -123,7 +123,7 @@ impl Fence {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(self.trip("the manifest was removed"));
             }
-            Err(error) => return Err(Error::io(&self.path, "look for the manifest", error)),
+            Err(error) => return Err(Error::unknown(&self.path, "look for the manifest", error)),
         }
         let file = self.file.lock().clone().ok_or_else(Error::closed)?;
         for _ in 0..LOOKS {

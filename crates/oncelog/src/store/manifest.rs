@@ -265,9 +265,9 @@ impl ManifestFile {
         self.file()?.sync(SyncSite::ManifestFirst).map_err(|error| self.doing(error))
     }
 
-    /// Never `Full`: half written, it may say the new or the old.
+    /// Half written, it may say the new or the old.
     fn doing(&self, error: io::Error) -> Error {
-        Error::sync(&self.path, "write the manifest", error)
+        Error::unknown(&self.path, "write the manifest", error)
     }
 
     fn check_fence(&self) -> Result<()> {

@@ -129,6 +129,7 @@ impl Taken {
                 let partitions = used.iter().flat_map(|topic| &topic.partitions);
                 let dirs: Vec<_> = partitions.map(|partition| partition.dir().to_owned()).collect();
                 layout.remove_epoch(&*disk, epoch, shared, &dirs);
+                OwnerPage::forget_own(&*disk, &layout.page, epoch);
             }
         })
     }

@@ -123,6 +123,10 @@ pub(super) fn page_path(dir: &Path, epoch: Epoch, number: usize) -> PathBuf {
     dir.join(format!("{:010}-{number:03}.page", epoch.0))
 }
 
+fn is_of(path: &Path, epoch: Epoch) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{:010}-", epoch.0)))
+}
+
 impl OwnerPage {
     /// Makes the page of the opening `name.epoch`. Of those before only what tells of a failed journal stays, until
     /// [`OwnerPage::forget_earlier`]. Only with the owner's lock.
@@ -153,12 +157,15 @@ impl OwnerPage {
 
     /// A recovery is complete and durable: what earlier openings left in doubt is settled.
     pub(super) fn forget_earlier(disk: &dyn Disk, dir: &Path, epoch: Epoch) {
-        let ours = format!("{:010}-", epoch.0);
-        let is_ours = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&ours));
-        if let Err(error) = remove_all(disk, dir, is_ours) {
+        if let Err(error) = remove_all(disk, dir, |path| is_of(path, epoch)) {
             // From now on our own page says that nothing before it counts.
             tracing::warn!(%error, "an old page stays");
         }
+    }
+
+    /// An opening has ended for want of space before it showed anything: its page says nothing, and goes.
+    pub(super) fn forget_own(disk: &dyn Disk, dir: &Path, epoch: Epoch) {
+        let _ = remove_all(disk, dir, |path| !is_of(path, epoch));
     }
 
     /// The owner ends: readers look for themselves from now on.

@@ -108,7 +108,7 @@ pub(in crate::store) enum Copy {
 /// `UnsupportedVersion`: one is whole and of a newer format; that is not damage, whatever the others say.
 pub(in crate::store) fn read_copies(file: &dyn DiskFile, path: &Path) -> Result<[[Copy; 2]; 2]> {
     let mut bytes = [0; FILE_BYTES];
-    let read = file.read_full_at(&mut bytes, 0).map_err(|error| Error::io(path, "read the manifest", error))?;
+    let read = file.read_full_at(&mut bytes, 0).map_err(|error| Error::unknown(path, "read the manifest", error))?;
     let mut copies = [const { [Copy::Damaged, Copy::Damaged] }; 2];
     // One that was cut short has lost copies, and nobody knows which of the others counts.
     if read < bytes.len() {
