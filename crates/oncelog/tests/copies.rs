@@ -2,12 +2,16 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and makes its own files")]
 
+#[path = "common/hooked_disk.rs"]
+mod hooked_disk;
+
 use std::io;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use oncelog::disk::{Disk, DiskFile, FileIdentity, OpenMode, RealDisk, SyncSite};
+use hooked_disk::{Event, over};
+use oncelog::disk::{Disk, OpenMode, RealDisk};
 use oncelog::{Bytes, ErrorKind, Store, TopicDef};
 
 const LINES: TopicDef<Bytes, Bytes> = TopicDef::new("lines");
@@ -98,38 +102,15 @@ fn nothing_outside_is_touched_through_a_link() {
     }
 }
 
-/// A disk that lets nothing be written.
-struct ReadOnly;
-
-fn refused<T>() -> io::Result<T> {
-    Err(io::ErrorKind::ReadOnlyFilesystem.into())
-}
-
-impl Disk for ReadOnly {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
-        if mode == OpenMode::Read { RealDisk.open(path, mode) } else { refused() }
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        RealDisk.list(dir)
-    }
-    fn rename(&self, _: &Path, _: &Path) -> io::Result<()> {
-        refused()
-    }
-    fn remove(&self, _: &Path) -> io::Result<()> {
-        refused()
-    }
-    fn create_dir(&self, _: &Path) -> io::Result<()> {
-        refused()
-    }
-    fn remove_dir(&self, _: &Path) -> io::Result<()> {
-        refused()
-    }
-    fn identity(&self, path: &Path) -> io::Result<FileIdentity> {
-        RealDisk.identity(path)
-    }
-    fn sync_dir(&self, _: &Path, _: SyncSite) -> io::Result<()> {
-        refused()
-    }
+/// The machine's disk, of which nothing may be written.
+fn read_only() -> Arc<dyn Disk> {
+    over(Arc::new(RealDisk), |event| match event {
+        Event::Open(_, mode) if mode != OpenMode::Read => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
+        Event::Rename(..) | Event::Remove(_) | Event::CreateDir(_) | Event::RemoveDir(_) | Event::SyncDir(..) => {
+            Err(io::ErrorKind::ReadOnlyFilesystem.into())
+        }
+        _ => Ok(()),
+    })
 }
 
 #[test]
@@ -137,7 +118,7 @@ fn a_read_only_file_system_is_told_at_the_opening() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     append(&Store::open(&path).unwrap());
-    let options = || Store::options().disk(Arc::new(ReadOnly));
+    let options = || Store::options().disk(read_only());
     for opened in [options().open(&path), options().attach(&path, "billing"), options().open(dir.path().join("new"))] {
         let error = opened.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);

@@ -6,14 +6,17 @@
     reason = "a test may fail by panic, and waits for processes it kills"
 )]
 
-use std::io;
-use std::path::{Path, PathBuf};
+#[path = "common/hooked_disk.rs"]
+mod hooked_disk;
+
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use oncelog::disk::{Disk, DiskFile, FileIdentity, MapAccess, MemoryDisk, OpenMode, SharedMap, SyncSite};
+use hooked_disk::{Event, over};
+use oncelog::disk::MemoryDisk;
 use oncelog::{
     Bytes, ConsumerOptions, ConsumerStyle, ErrorKind, LogOffset, Outcome, PartitionId, Processor, Result, Store,
     StoreOptions, TableDef, TopicDef, U64, Utf8, Visibility, Whence,
@@ -175,79 +178,6 @@ fn a_processor_runs_over_topics_of_others_and_its_own() -> Result<()> {
     Ok(())
 }
 
-/// A disk that counts how often somebody asks whether an owner lives, which every look at another owner does.
-struct Counting {
-    disk: MemoryDisk,
-    asked: Arc<AtomicUsize>,
-}
-
-struct CountingFile {
-    file: Box<dyn DiskFile>,
-    asked: Arc<AtomicUsize>,
-}
-
-impl Disk for Counting {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
-        let file = self.disk.open(path, mode)?;
-        Ok(Box::new(CountingFile { file, asked: Arc::clone(&self.asked) }))
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        self.disk.list(dir)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove(path)
-    }
-    fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.create_dir(dir)
-    }
-    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.remove_dir(dir)
-    }
-    fn identity(&self, path: &Path) -> io::Result<FileIdentity> {
-        self.disk.identity(path)
-    }
-    fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()> {
-        self.disk.sync_dir(dir, site)
-    }
-    fn map_shared(&self, path: &Path, words: usize, access: MapAccess) -> io::Result<Arc<dyn SharedMap>> {
-        self.disk.map_shared(path, words, access)
-    }
-}
-
-impl DiskFile for CountingFile {
-    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, position)
-    }
-    fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
-        self.file.write_at(bytes, position)
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-    fn preallocate(&self, end: u64) -> io::Result<()> {
-        self.file.preallocate(end)
-    }
-    fn sync(&self, site: SyncSite) -> io::Result<()> {
-        self.file.sync(site)
-    }
-    fn try_lock(&self) -> io::Result<bool> {
-        self.file.try_lock()
-    }
-    fn identity(&self) -> io::Result<FileIdentity> {
-        self.file.identity()
-    }
-    fn is_locked(&self) -> io::Result<bool> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        self.file.is_locked()
-    }
-}
-
 /// Three owners, one of which waits for all three: it is woken by each, and looks at none without cause.
 #[test]
 fn whoever_waits_for_several_owners_does_not_look_all_the_time() -> Result<()> {
@@ -255,8 +185,13 @@ fn whoever_waits_for_several_owners_does_not_look_all_the_time() -> Result<()> {
     const B: TopicDef<Utf8, U64> = TopicDef::new("b");
     const C: TopicDef<Utf8, U64> = TopicDef::new("c");
     let asked = Arc::new(AtomicUsize::new(0));
-    let disk = Arc::new(Counting { disk: MemoryDisk::default(), asked: Arc::clone(&asked) });
-    let options = || StoreOptions::new().disk(Arc::clone(&disk) as _);
+    let counts = Arc::clone(&asked);
+    // Every look at another owner asks whether that lives.
+    let disk = over(Arc::new(MemoryDisk::default()), move |event| {
+        counts.fetch_add(usize::from(matches!(event, Event::IsLocked(_))), Ordering::Relaxed);
+        Ok(())
+    });
+    let options = || StoreOptions::new().disk(Arc::clone(&disk));
     let (main, other) = (options().open("/s")?, options().attach("/s", "other")?);
     let waits = options().attach("/s", "waits")?;
     main.producer(A)?.append("k", &0)?;

@@ -16,8 +16,8 @@ use std::time::Duration;
 use hooked_disk::{Event, on};
 use oncelog::disk::{Disk, MemoryDisk, OpenMode, SyncSite};
 use oncelog::{
-    Bytes, ConsumerStyle, ErrorKind, IdempotentProducerConfig, Outcome, PartitionId, Processor, Store, SyncPolicy,
-    TableDef, TopicDef, U64, Utf8,
+    Bytes, ConsumerStyle, ErrorKind, IdempotentProducerConfig, LogOffset, Outcome, PartitionId, Processor, Step, Store,
+    SyncPolicy, TableDef, TopicDef, U64, Utf8,
 };
 
 const LINES: TopicDef<Bytes, Bytes> = TopicDef::new("lines").partitions(2);
@@ -103,6 +103,44 @@ fn a_sync_that_fails_for_want_of_space_ends_the_handle_all_the_same() {
     assert_eq!(again.offsets("one", PartitionId(0)).unwrap().1.0, 1);
 }
 
+/// Between its place and the copy somebody else has the segment's file given up, and no descriptor is left to open it
+/// again: what has its place is carried out.
+#[test]
+fn a_segments_file_is_held_from_its_place_to_the_copy() {
+    let none_left = Arc::new(AtomicBool::new(false));
+    let meanwhile = Arc::new(Mutex::new(None::<Box<dyn FnOnce() + Send>>));
+    let (theirs, inside) = (Arc::clone(&none_left), Arc::clone(&meanwhile));
+    let hook = move |event: Event<'_>| match event {
+        Event::Open(path, _) if is_segment(path) && theirs.load(Ordering::SeqCst) => {
+            Err(io::Error::from_raw_os_error(24)) // EMFILE
+        }
+        Event::Sync(_, SyncSite::JournalGroup) => {
+            let act = inside.lock().unwrap().take();
+            act.into_iter().for_each(|act| act());
+            Ok(())
+        }
+        _ => Ok(()),
+    };
+    let store = on(&Arc::default(), hook).manual_duties().max_open_files(1).open("/s").unwrap();
+    let (one, lines) = (store.producer(ONE).unwrap(), store.producer(LINES).unwrap());
+    for _ in 0..3 {
+        lines.append_record(Some(PartitionId(0)), None, Some(b"v"), &[], None).unwrap();
+        // Behind this the only file that is open is that of `one`.
+        one.append(b"k", b"v").unwrap();
+        let (snapshot, left) = (store.snapshot().unwrap(), Arc::clone(&none_left));
+        *meanwhile.lock().unwrap() = Some(Box::new(move || {
+            left.store(true, Ordering::SeqCst);
+            let read = snapshot.read("lines", PartitionId(0), LogOffset(0), |_| Ok(Step::Next));
+            assert_eq!(read.unwrap_err().kind(), ErrorKind::Unavailable);
+        }));
+        one.append(b"k", b"v").unwrap();
+        assert!(none_left.swap(false, Ordering::SeqCst), "a commit without a sync");
+    }
+    assert_eq!(store.offsets("one", PartitionId(0)).unwrap().1.0, 6);
+    assert_eq!(store.snapshot().unwrap().read("one", PartitionId(0), LogOffset(0), |_| Ok(Step::Next)).unwrap().0, 6);
+    store.close().unwrap();
+}
+
 #[test]
 fn a_failed_making_of_a_store_leaves_that_of_another_process_alone() {
     let disk = Arc::new(MemoryDisk::default());
@@ -184,7 +222,7 @@ fn a_claim_that_is_made_again_and_fails_stays() {
     let fails = Arc::new(AtomicBool::new(false));
     let theirs = Arc::clone(&fails);
     let hook = move |event: Event<'_>| match event {
-        Event::SyncDir(dir) if dir.ends_with("consumers/audit") && theirs.load(Ordering::SeqCst) => {
+        Event::SyncDir(dir, _) if dir.ends_with("consumers/audit") && theirs.load(Ordering::SeqCst) => {
             Err(io::Error::other("the sync fails"))
         }
         _ => Ok(()),

@@ -6,12 +6,17 @@
     reason = "a test may fail by panic, and copies its own files"
 )]
 
+#[path = "common/hooked_disk.rs"]
+mod hooked_disk;
+
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use oncelog::disk::{Disk, DiskFile, FileIdentity, MapAccess, OpenMode, RealDisk, SharedMap, SyncSite};
+use hooked_disk::{Event, over};
+use oncelog::disk::{OpenMode, RealDisk};
 use oncelog::{
     Bytes, Compression, ErrorKind, LogOffset, PartitionId, Result, Step, Store, StoreOptions, StoreReader, SyncPolicy,
     TopicDef, U64, Utf8, Whence,
@@ -452,52 +457,6 @@ fn a_claim_that_names_the_id_of_another_topic_is_no_topic() -> Result<()> {
     check()
 }
 
-/// The real disk, on which files of a page behind the first cannot be made for a while.
-struct NoRoomForPages {
-    refusals: std::sync::atomic::AtomicU32,
-}
-
-impl Disk for NoRoomForPages {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
-        use std::sync::atomic::Ordering;
-        let left = |left: u32| left.checked_sub(1);
-        if path.to_string_lossy().ends_with("-001.page")
-            && mode == OpenMode::Create
-            && self.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left).is_ok()
-        {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        RealDisk.open(path, mode)
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        RealDisk.list(dir)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove(path)
-    }
-    fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        RealDisk.create_dir(dir)
-    }
-    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
-        RealDisk.remove_dir(dir)
-    }
-    fn identity(&self, path: &Path) -> io::Result<FileIdentity> {
-        RealDisk.identity(path)
-    }
-    fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()> {
-        RealDisk.sync_dir(dir, site)
-    }
-    fn map_shared(&self, path: &Path, words: usize, access: MapAccess) -> io::Result<Arc<dyn SharedMap>> {
-        RealDisk.map_shared(path, words, access)
-    }
-    fn boot_id(&self) -> u128 {
-        RealDisk.boot_id()
-    }
-}
-
 #[test]
 fn what_could_not_be_shown_to_readers_is_shown_when_there_is_room() -> Result<()> {
     const MANY: TopicDef<Utf8, U64> = TopicDef::new("many").partitions(1100);
@@ -506,8 +465,19 @@ fn what_could_not_be_shown_to_readers_is_shown_when_there_is_room() -> Result<()
     store.producer(MANY)?.append("k", &1)?;
     store.close()?;
     for manual in [false, true] {
-        let disk = Arc::new(NoRoomForPages { refusals: 2.into() });
-        let options = options().disk(Arc::clone(&disk) as _);
+        let refusals = Arc::new(AtomicU32::new(2));
+        let left = Arc::clone(&refusals);
+        // Files of a page behind the first cannot be made for a while.
+        let disk = over(Arc::new(RealDisk), move |event| match event {
+            Event::Open(path, OpenMode::Create)
+                if path.to_string_lossy().ends_with("-001.page")
+                    && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() =>
+            {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            _ => Ok(()),
+        });
+        let options = options().disk(disk);
         let store = if manual { options.manual_duties() } else { options }.open(home.path())?;
         if manual {
             let reader = StoreReader::options().patience(Duration::ZERO).open(home.path())?;
@@ -519,7 +489,7 @@ fn what_could_not_be_shown_to_readers_is_shown_when_there_is_room() -> Result<()
         let snapshot = reader.snapshot()?;
         let ends = (0..1100).map(|number| snapshot.end_offset("many", PartitionId(number)).map(|end| end.0));
         assert_eq!(ends.sum::<Result<u64>>()?, 1);
-        assert_eq!(disk.refusals.load(std::sync::atomic::Ordering::SeqCst), 0);
+        assert_eq!(refusals.load(Ordering::SeqCst), 0);
         store.close()?;
     }
     Ok(())

@@ -11,13 +11,16 @@
     reason = "a test may fail by panic, waits for processes, and shows figures"
 )]
 
-use std::io;
-use std::path::{Path, PathBuf};
+#[path = "common/hooked_disk.rs"]
+mod hooked_disk;
+
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use oncelog::disk::{Disk, DiskFile, FileIdentity, MapAccess, OpenMode, RealDisk, SharedMap, SyncSite};
+use hooked_disk::{Event, over};
+use oncelog::disk::{Disk, RealDisk};
 use oncelog::{
     Bytes, ErrorKind, IdempotentProducerConfig, LogOffset, PartitionId, Result, Snapshot, Step, Store, StoreOptions,
     StoreReader, SyncPolicy, TableDef, TopicDef, U64, Utf8,
@@ -38,117 +41,20 @@ const NEVER: u64 = 1_000_001;
 const DIR: &str = "ONCELOG_TEST_RECOVERY_OF";
 const CALL: &str = "ONCELOG_TEST_RECOVERY_CALL";
 
-/// The machine's disk, which ends the process before a call.
-struct DeadlyDisk {
-    calls: Arc<Calls>,
-}
-
-struct DeadlyFile {
-    file: Box<dyn DiskFile>,
-    calls: Arc<Calls>,
-}
-
-struct Calls {
-    made: AtomicU64,
-    last: u64,
-}
-
-impl Calls {
-    fn one(&self) {
-        if self.made.fetch_add(1, Ordering::SeqCst) + 1 == self.last {
-            die();
-        }
-    }
-}
-
 fn die() -> ! {
     kill_process(getpid(), Signal::KILL).unwrap();
     unreachable!("a process that was killed goes on")
 }
 
-impl Disk for DeadlyDisk {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
-        self.calls.one();
-        let file = RealDisk.open(path, mode)?;
-        Ok(Box::new(DeadlyFile { file, calls: Arc::clone(&self.calls) }))
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        self.calls.one();
-        RealDisk.list(dir)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.calls.one();
-        RealDisk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.calls.one();
-        RealDisk.remove(path)
-    }
-    fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        self.calls.one();
-        RealDisk.create_dir(dir)
-    }
-    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
-        self.calls.one();
-        RealDisk.remove_dir(dir)
-    }
-    fn is_of_machine(&self) -> bool {
-        true
-    }
-    fn identity(&self, path: &Path) -> io::Result<FileIdentity> {
-        self.calls.one();
-        RealDisk.identity(path)
-    }
-    fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()> {
-        self.calls.one();
-        RealDisk.sync_dir(dir, site)
-    }
-    fn map_shared(&self, path: &Path, words: usize, access: MapAccess) -> io::Result<Arc<dyn SharedMap>> {
-        self.calls.one();
-        RealDisk.map_shared(path, words, access)
-    }
-    fn boot_id(&self) -> u128 {
-        RealDisk.boot_id()
-    }
-}
-
-impl DiskFile for DeadlyFile {
-    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-        self.calls.one();
-        self.file.read_at(buffer, position)
-    }
-    fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
-        self.calls.one();
-        self.file.write_at(bytes, position)
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.calls.one();
-        self.file.len()
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.calls.one();
-        self.file.set_len(len)
-    }
-    fn preallocate(&self, end: u64) -> io::Result<()> {
-        self.calls.one();
-        self.file.preallocate(end)
-    }
-    fn sync(&self, site: SyncSite) -> io::Result<()> {
-        self.calls.one();
-        self.file.sync(site)
-    }
-    fn try_lock(&self) -> io::Result<bool> {
-        self.calls.one();
-        self.file.try_lock()
-    }
-    fn is_locked(&self) -> io::Result<bool> {
-        self.calls.one();
-        self.file.is_locked()
-    }
-    fn identity(&self) -> io::Result<FileIdentity> {
-        self.calls.one();
-        self.file.identity()
-    }
+/// The machine's disk, which counts calls and ends the process before the last of so many.
+fn deadly(calls: &Arc<AtomicU64>, last: u64) -> Arc<dyn Disk> {
+    let calls = Arc::clone(calls);
+    over(Arc::new(RealDisk), move |event| {
+        if !matches!(event, Event::Wrote(_)) && calls.fetch_add(1, Ordering::SeqCst) + 1 == last {
+            die();
+        }
+        Ok(())
+    })
 }
 
 /// Small files, so that recovery has to roll, rotate and sweep.
@@ -166,10 +72,9 @@ fn the_process_that_dies() {
         let _not_closed = make_ruins(Path::new(&dir)).unwrap();
         die();
     }
-    let calls = Arc::new(Calls { made: AtomicU64::new(0), last });
-    let disk = DeadlyDisk { calls: Arc::clone(&calls) };
-    let _store = options().seed(last).manual_duties().disk(Arc::new(disk)).open(&dir).unwrap();
-    println!("opened after {}", calls.made.load(Ordering::SeqCst));
+    let calls = Arc::default();
+    let _store = options().seed(last).manual_duties().disk(deadly(&calls, last)).open(&dir).unwrap();
+    println!("opened after {}", calls.load(Ordering::SeqCst));
     die();
 }
 

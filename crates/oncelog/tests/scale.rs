@@ -1,67 +1,36 @@
 //! Many topics, many consumers, large records: what an opening looks at, and what is bounded.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and makes its own files")]
 
-use std::io;
+#[path = "common/hooked_disk.rs"]
+mod hooked_disk;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use oncelog::disk::{Disk, DiskFile, FileIdentity, MemoryDisk, OpenMode, SyncSite};
+use hooked_disk::{Event, on, over};
+use oncelog::disk::{Disk, MemoryDisk, OpenMode, SyncSite};
 use oncelog::{Bytes, ConsumerStyle, ErrorKind, Outcome, PartitionId, StoreOptions, TableDef, TopicDef, U64, Utf8};
 
 const ONE: TopicDef<Utf8, Bytes> = TopicDef::new("one");
 const ROWS: TableDef<Utf8, U64> = TableDef::new("rows");
 
-/// A disk that notes which directories and files below `topics` are looked at.
-struct Watched {
-    inner: Arc<MemoryDisk>,
-    seen: Arc<Mutex<Vec<PathBuf>>>,
-}
-
-impl Watched {
-    fn note(&self, path: &Path) {
-        if path.to_str().unwrap().contains("/topics/") {
-            self.seen.lock().unwrap().push(path.to_owned());
-        }
-    }
-}
-
-impl Disk for Watched {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
-        self.note(path);
-        self.inner.open(path, mode)
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        self.note(dir);
-        self.inner.list(dir)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.inner.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.note(path);
-        self.inner.remove(path)
-    }
-    fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        self.inner.create_dir(dir)
-    }
-    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
-        self.inner.remove_dir(dir)
-    }
-    fn identity(&self, path: &Path) -> io::Result<FileIdentity> {
-        self.inner.identity(path)
-    }
-    fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()> {
-        self.inner.sync_dir(dir, site)
-    }
-}
-
 fn named(number: usize) -> String {
     format!("topic {number}")
 }
 
-fn on(disk: &Arc<MemoryDisk>, seen: &Arc<Mutex<Vec<PathBuf>>>) -> StoreOptions {
-    let watched = Watched { inner: Arc::clone(disk), seen: Arc::clone(seen) };
-    StoreOptions::new().disk(Arc::new(watched)).manual_duties().journal_file_bytes(64 << 10)
+/// A store that notes which directories and files below `topics` are looked at.
+fn watched(disk: &Arc<MemoryDisk>, seen: &Arc<Mutex<Vec<PathBuf>>>) -> StoreOptions {
+    let seen = Arc::clone(seen);
+    on(disk, move |event| {
+        if let Event::Open(path, _) | Event::List(path) | Event::Remove(path) = event
+            && path.to_str().unwrap().contains("/topics/")
+        {
+            seen.lock().unwrap().push(path.to_owned());
+        }
+        Ok(())
+    })
+    .manual_duties()
 }
 
 /// All files and directories of `from`.
@@ -90,13 +59,13 @@ fn append(store: &oncelog::Store, name: &str, value: &[u8]) -> u64 {
 #[test]
 fn an_opening_looks_only_at_the_topics_of_the_journals_tail() {
     let (disk, seen) = (Arc::new(MemoryDisk::default()), Arc::new(Mutex::new(Vec::new())));
-    let store = on(&disk, &seen).open("/s").unwrap();
+    let store = watched(&disk, &seen).open("/s").unwrap();
     for number in 0..40 {
         append(&store, &named(number), b"first");
     }
     store.close().unwrap();
     seen.lock().unwrap().clear();
-    let store = on(&disk, &seen).open("/s").unwrap();
+    let store = watched(&disk, &seen).open("/s").unwrap();
     assert!(seen.lock().unwrap().is_empty(), "a clean opening looks at no topic");
     store.trim().unwrap();
     append(&store, &named(7), b"second");
@@ -104,7 +73,7 @@ fn an_opening_looks_only_at_the_topics_of_the_journals_tail() {
     let left = Arc::new(copy(&disk, Path::new("/")));
     drop(store);
     seen.lock().unwrap().clear();
-    let store = on(&left, &seen).open("/s").unwrap();
+    let store = watched(&left, &seen).open("/s").unwrap();
     assert_eq!(store.recovery_report().frames, 1);
     let touched = seen.lock().unwrap().clone();
     assert!(!touched.is_empty());
@@ -119,7 +88,7 @@ fn an_opening_looks_only_at_the_topics_of_the_journals_tail() {
 #[test]
 fn what_there_is_can_be_listed() {
     let (disk, seen) = (Arc::new(MemoryDisk::default()), Arc::default());
-    let store = on(&disk, &seen).open("/s").unwrap();
+    let store = watched(&disk, &seen).open("/s").unwrap();
     for number in 0..3 {
         append(&store, &named(number), b"a value");
     }
@@ -188,6 +157,24 @@ fn crashed(disk: &MemoryDisk) -> Arc<MemoryDisk> {
     Arc::new(copy(disk, Path::new("/")))
 }
 
+/// The disk, of which is kept what it holds before each change.
+fn keeping(disk: &Arc<MemoryDisk>, moments: &Arc<Mutex<Vec<Arc<MemoryDisk>>>>) -> Arc<dyn Disk> {
+    let (inner, moments) = (Arc::clone(disk), Arc::clone(moments));
+    over(Arc::clone(disk) as _, move |event| {
+        if let Event::Rename(..)
+        | Event::Remove(_)
+        | Event::CreateDir(_)
+        | Event::RemoveDir(_)
+        | Event::SyncDir(..)
+        | Event::Write(..) = event
+        {
+            let left = crashed(&inner);
+            moments.lock().unwrap().push(left);
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn a_deletion_is_whole_from_whatever_instant_a_crash_leaves() {
     let disk = Arc::new(MemoryDisk::default());
@@ -196,8 +183,7 @@ fn a_deletion_is_whole_from_whatever_instant_a_crash_leaves() {
     let open = |disk: &Arc<MemoryDisk>| options().disk(Arc::clone(disk) as _).open("/s");
     let deleted_at;
     {
-        let watched = Moments { inner: Arc::clone(&disk), moments: Arc::clone(&moments) };
-        let store = options().disk(Arc::new(watched)).open("/s").unwrap();
+        let store = options().disk(keeping(&disk, &moments)).open("/s").unwrap();
         append(&store, "one", b"first");
         append(&store, "other", b"stays");
         store.trim().unwrap();
@@ -227,84 +213,6 @@ fn a_deletion_is_whole_from_whatever_instant_a_crash_leaves() {
         assert_eq!(again.offsets("one", PartitionId(0)).unwrap().1.0, next + 1);
     }
     assert_eq!(shapes.into_iter().collect::<Vec<_>>(), [None, Some(0), Some(1), Some(2)]);
-}
-
-/// A disk that keeps what it holds at each step.
-struct Moments {
-    inner: Arc<MemoryDisk>,
-    moments: Arc<Mutex<Vec<Arc<MemoryDisk>>>>,
-}
-
-struct MomentsFile {
-    file: Box<dyn DiskFile>,
-    inner: Arc<MemoryDisk>,
-    moments: Arc<Mutex<Vec<Arc<MemoryDisk>>>>,
-}
-
-fn keep(disk: &MemoryDisk, moments: &Mutex<Vec<Arc<MemoryDisk>>>) {
-    let left = crashed(disk);
-    moments.lock().unwrap().push(left);
-}
-
-impl Disk for Moments {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
-        let file = self.inner.open(path, mode)?;
-        Ok(Box::new(MomentsFile { file, inner: Arc::clone(&self.inner), moments: Arc::clone(&self.moments) }))
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        self.inner.list(dir)
-    }
-    fn identity(&self, path: &Path) -> io::Result<FileIdentity> {
-        self.inner.identity(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        keep(&self.inner, &self.moments);
-        self.inner.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        keep(&self.inner, &self.moments);
-        self.inner.remove(path)
-    }
-    fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        keep(&self.inner, &self.moments);
-        self.inner.create_dir(dir)
-    }
-    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
-        keep(&self.inner, &self.moments);
-        self.inner.remove_dir(dir)
-    }
-    fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()> {
-        keep(&self.inner, &self.moments);
-        self.inner.sync_dir(dir, site)
-    }
-}
-
-impl DiskFile for MomentsFile {
-    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, position)
-    }
-    fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
-        keep(&self.inner, &self.moments);
-        self.file.write_at(bytes, position)
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn identity(&self) -> io::Result<FileIdentity> {
-        self.file.identity()
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-    fn preallocate(&self, end: u64) -> io::Result<()> {
-        self.file.preallocate(end)
-    }
-    fn sync(&self, site: SyncSite) -> io::Result<()> {
-        self.file.sync(site)
-    }
-    fn try_lock(&self) -> io::Result<bool> {
-        self.file.try_lock()
-    }
 }
 
 #[test]
@@ -355,126 +263,76 @@ fn few_files_are_open_for_many_topics() {
     assert_eq!(ours(), 0);
 }
 
-/// A disk that counts the syncs of each site.
-#[derive(Default)]
-struct Counted {
-    inner: MemoryDisk,
-    syncs: Arc<Mutex<std::collections::BTreeMap<String, usize>>>,
-}
+/// How often each site has synced.
+#[derive(Clone, Default)]
+struct Syncs(Arc<Mutex<BTreeMap<SyncSite, usize>>>);
 
-struct CountedFile {
-    inner: Box<dyn DiskFile>,
-    syncs: Arc<Mutex<std::collections::BTreeMap<String, usize>>>,
-}
-
-impl Counted {
+impl Syncs {
+    /// A disk whose syncs are counted.
+    fn count(&self) -> Arc<dyn Disk> {
+        let syncs = self.clone();
+        over(Arc::new(MemoryDisk::default()), move |event| {
+            if let Event::Sync(_, site) | Event::SyncDir(_, site) = event {
+                *syncs.0.lock().unwrap().entry(site).or_default() += 1;
+            }
+            Ok(())
+        })
+    }
     fn of(&self, site: SyncSite) -> usize {
-        self.syncs.lock().unwrap().get(&format!("{site:?}")).copied().unwrap_or(0)
+        self.0.lock().unwrap().get(&site).copied().unwrap_or(0)
     }
     fn all(&self) -> usize {
-        self.syncs.lock().unwrap().values().sum()
+        self.0.lock().unwrap().values().sum()
     }
-}
-
-impl Disk for Counted {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
-        let inner = self.inner.open(path, mode)?;
-        Ok(Box::new(CountedFile { inner, syncs: Arc::clone(&self.syncs) }))
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        self.inner.list(dir)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.inner.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.inner.remove(path)
-    }
-    fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        self.inner.create_dir(dir)
-    }
-    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
-        self.inner.remove_dir(dir)
-    }
-    fn identity(&self, path: &Path) -> io::Result<FileIdentity> {
-        self.inner.identity(path)
-    }
-    fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()> {
-        *self.syncs.lock().unwrap().entry(format!("{site:?}")).or_default() += 1;
-        self.inner.sync_dir(dir, site)
-    }
-}
-
-impl DiskFile for CountedFile {
-    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-        self.inner.read_at(buffer, position)
-    }
-    fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
-        self.inner.write_at(bytes, position)
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.inner.set_len(len)
-    }
-    fn preallocate(&self, end: u64) -> io::Result<()> {
-        self.inner.preallocate(end)
-    }
-    fn sync(&self, site: SyncSite) -> io::Result<()> {
-        *self.syncs.lock().unwrap().entry(format!("{site:?}")).or_default() += 1;
-        self.inner.sync(site)
-    }
-    fn try_lock(&self) -> io::Result<bool> {
-        self.inner.try_lock()
-    }
-    fn identity(&self) -> io::Result<FileIdentity> {
-        self.inner.identity()
+    fn forget(&self) {
+        self.0.lock().unwrap().clear();
     }
 }
 
 #[test]
 fn an_opening_after_an_orderly_close_waits_for_one_sync_and_the_first_commit_for_another() {
-    let disk = Arc::new(Counted::default());
-    let open = || StoreOptions::new().disk(Arc::clone(&disk) as _).manual_duties().open("/s").unwrap();
+    let syncs = Syncs::default();
+    let disk = syncs.count();
+    let open = || StoreOptions::new().disk(Arc::clone(&disk)).manual_duties().open("/s").unwrap();
     for _ in 0..3 {
         let store = open();
         append(&store, "one", b"value");
         store.close().unwrap();
     }
-    disk.syncs.lock().unwrap().clear();
+    syncs.forget();
     let store = open();
-    assert_eq!((disk.of(SyncSite::ManifestFirst), disk.all()), (1, 1));
+    assert_eq!((syncs.of(SyncSite::ManifestFirst), syncs.all()), (1, 1));
     append(&store, "one", b"value");
-    assert_eq!(disk.of(SyncSite::ManifestSecond), 1, "nothing is answered before both copies are durable");
+    assert_eq!(syncs.of(SyncSite::ManifestSecond), 1, "nothing is answered before both copies are durable");
     store.run_duties().unwrap();
     append(&store, "one", b"value");
-    assert_eq!((disk.of(SyncSite::ManifestFirst), disk.of(SyncSite::ManifestSecond)), (1, 1));
+    assert_eq!((syncs.of(SyncSite::ManifestFirst), syncs.of(SyncSite::ManifestSecond)), (1, 1));
     store.close().unwrap();
     // Without a commit it is for the background.
     let store = open();
-    disk.syncs.lock().unwrap().clear();
+    syncs.forget();
     store.run_duties().unwrap();
     store.run_duties().unwrap();
-    assert_eq!((disk.of(SyncSite::ManifestSecond), disk.of(SyncSite::ManifestFirst)), (1, 0));
+    assert_eq!((syncs.of(SyncSite::ManifestSecond), syncs.of(SyncSite::ManifestFirst)), (1, 0));
 }
 
 #[test]
 fn topics_made_together_share_their_syncs() {
-    let disk = Arc::new(Counted::default());
-    let open = || StoreOptions::new().disk(Arc::clone(&disk) as _).manual_duties().open("/s").unwrap();
+    let syncs = Syncs::default();
+    let disk = syncs.count();
+    let open = || StoreOptions::new().disk(Arc::clone(&disk)).manual_duties().open("/s").unwrap();
     let store = open();
     let specs = |from: usize| {
         (from..from + 100).map(|number| TopicDef::<Utf8, Bytes>::named(named(number)).partitions(2).spec())
     };
     store.create_topics(specs(0)).unwrap();
-    disk.syncs.lock().unwrap().clear();
+    syncs.forget();
     // Half of them are there, and one is named twice.
     store.create_topics(specs(50).chain(specs(100).take(1))).unwrap();
-    assert_eq!(disk.of(SyncSite::TopicClaim), 50, "each claim on its own, before it has its name");
+    assert_eq!(syncs.of(SyncSite::TopicClaim), 50, "each claim on its own, before it has its name");
     // Each directory of a topic, and the one above once for each group of at most 64.
-    assert_eq!(disk.of(SyncSite::TopicDir), 50 + 2);
-    assert!(disk.of(SyncSite::JournalGroup) <= 2, "{:?}", disk.syncs);
+    assert_eq!(syncs.of(SyncSite::TopicDir), 50 + 2);
+    assert!(syncs.of(SyncSite::JournalGroup) <= 2, "{:?}", syncs.0);
     let differing = TopicDef::<Utf8, Bytes>::named(named(3)).partitions(5).spec();
     let new = TopicDef::<Utf8, Bytes>::new("new").spec();
     let error = store.create_topics([new, differing]).unwrap_err();
@@ -493,20 +351,21 @@ fn topics_made_together_share_their_syncs() {
 
 #[test]
 fn consumers_made_together_are_claimed_once() {
-    let disk = Arc::new(Counted::default());
-    let open = |owner| StoreOptions::new().disk(Arc::clone(&disk) as _).manual_duties().attach("/s", owner).unwrap();
+    let syncs = Syncs::default();
+    let disk = syncs.count();
+    let open = |owner| StoreOptions::new().disk(Arc::clone(&disk)).manual_duties().attach("/s", owner).unwrap();
     let store = open("main");
     append(&store, "one", b"value");
     let ids: Vec<String> = (0..100).map(|number| format!("consumer {number}")).collect();
     let create = |store: &oncelog::Store| store.create_consumers(ids.iter().map(String::as_str));
-    disk.syncs.lock().unwrap().clear();
+    syncs.forget();
     create(&store).unwrap();
-    assert_eq!((disk.of(SyncSite::TopicClaim), disk.of(SyncSite::TopicDir)), (100, 100 + 2));
-    disk.syncs.lock().unwrap().clear();
+    assert_eq!((syncs.of(SyncSite::TopicClaim), syncs.of(SyncSite::TopicDir)), (100, 100 + 2));
+    syncs.forget();
     create(&store).unwrap();
     let mut consumer = store.consumer(ONE, ConsumerStyle::ClientTx(ids[7].clone())).unwrap();
     assert_eq!(consumer.try_process(None, |_, _| Ok(Outcome::Commit)).unwrap(), 1);
-    assert_eq!(disk.of(SyncSite::TopicClaim), 0, "known by now");
+    assert_eq!(syncs.of(SyncSite::TopicClaim), 0, "known by now");
     assert_eq!(store.create_consumers(["a", ""]).unwrap_err().kind(), ErrorKind::Invalid);
     let other = open("other");
     assert_eq!(create(&other).unwrap_err().kind(), ErrorKind::Locked);

@@ -3,11 +3,14 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and replaces files")]
 
-use std::io;
+#[path = "common/hooked_disk.rs"]
+mod hooked_disk;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use oncelog::disk::{Disk, DiskFile, FileIdentity, MapAccess, OpenMode, RealDisk, SharedMap, SyncSite};
+use hooked_disk::{Event, over};
+use oncelog::disk::{Disk, RealDisk};
 use oncelog::{
     ConsumerStyle, ErrorKind, Result, Store, StoreOptions, StoreReader, TableDef, TopicDef, U64, Utf8, Whence,
 };
@@ -15,92 +18,24 @@ use oncelog::{
 const ROWS: TableDef<Utf8, U64> = TableDef::new("rows");
 
 /// What happens before a write to a table file.
-type Moment = Box<dyn FnMut(u64) + Send>;
+type Moment = Box<dyn FnMut() + Send>;
 
-/// The machine's disk, which stops before writes to the table file.
-#[derive(Clone, Default)]
-struct Sleepy {
-    moment: Arc<Mutex<Option<Moment>>>,
-}
-
-struct SleepyFile {
-    file: Box<dyn DiskFile>,
-    moment: Option<Arc<Mutex<Option<Moment>>>>,
-}
-
-impl Disk for Sleepy {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
-        let is_table = path.extension().is_some_and(|kind| kind == "table");
-        let moment = is_table.then(|| Arc::clone(&self.moment));
-        Ok(Box::new(SleepyFile { file: RealDisk.open(path, mode)?, moment }))
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        RealDisk.list(dir)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove(path)
-    }
-    fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        RealDisk.create_dir(dir)
-    }
-    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
-        RealDisk.remove_dir(dir)
-    }
-    fn is_of_machine(&self) -> bool {
-        true
-    }
-    fn identity(&self, path: &Path) -> io::Result<FileIdentity> {
-        RealDisk.identity(path)
-    }
-    fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()> {
-        RealDisk.sync_dir(dir, site)
-    }
-    fn map_shared(&self, path: &Path, words: usize, access: MapAccess) -> io::Result<Arc<dyn SharedMap>> {
-        RealDisk.map_shared(path, words, access)
-    }
-    fn boot_id(&self) -> u128 {
-        RealDisk.boot_id()
-    }
-}
-
-impl DiskFile for SleepyFile {
-    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, position)
-    }
-    fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
-        if let Some(moment) = &self.moment {
+/// The machine's disk, on which the moment comes before writes to a table file.
+fn sleepy(moment: &Arc<Mutex<Option<Moment>>>) -> Arc<dyn Disk> {
+    let moment = Arc::clone(moment);
+    over(Arc::new(RealDisk), move |event| {
+        if let Event::Write(path, _) = event
+            && path.extension().is_some_and(|kind| kind == "table")
+        {
+            // Taken out: it makes writes of its own.
             let taken = moment.lock().unwrap().take();
             if let Some(mut taken) = taken {
-                taken(position);
+                taken();
                 moment.lock().unwrap().get_or_insert(taken);
             }
         }
-        self.file.write_at(bytes, position)
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-    fn preallocate(&self, end: u64) -> io::Result<()> {
-        self.file.preallocate(end)
-    }
-    fn sync(&self, site: SyncSite) -> io::Result<()> {
-        self.file.sync(site)
-    }
-    fn try_lock(&self) -> io::Result<bool> {
-        self.file.try_lock()
-    }
-    fn is_locked(&self) -> io::Result<bool> {
-        self.file.is_locked()
-    }
-    fn identity(&self) -> io::Result<FileIdentity> {
-        self.file.identity()
-    }
+        Ok(())
+    })
 }
 
 fn options() -> StoreOptions {
@@ -141,14 +76,14 @@ fn who_sleeps_in_a_trim_does_no_harm_to_who_has_taken_over() -> Result<()> {
     for asleep_before in 0.. {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().to_owned();
-        let disk = Sleepy::default();
-        let first = options().disk(Arc::new(disk.clone())).open(&dir)?;
+        let moment = Arc::default();
+        let first = options().disk(sleepy(&moment)).open(&dir)?;
         put(&first, 1);
         first.trim()?;
         put(&first, 2);
         let (second, path) = (Arc::new(Mutex::new(None)), dir.clone());
         let (theirs, mut writes) = (Arc::clone(&second), 0);
-        *disk.moment.lock().unwrap() = Some(Box::new(move |_| {
+        *moment.lock().unwrap() = Some(Box::new(move || {
             if writes == asleep_before {
                 lose_lock(&path);
                 let store = options().open(&path).unwrap();
@@ -163,7 +98,7 @@ fn who_sleeps_in_a_trim_does_no_harm_to_who_has_taken_over() -> Result<()> {
         let trimmed = first.trim();
         let Some(second) = second.lock().unwrap().take() else {
             trimmed?;
-            *disk.moment.lock().unwrap() = None;
+            *moment.lock().unwrap() = None;
             assert!(asleep_before > 2, "{asleep_before}");
             return first.close();
         };

@@ -1,4 +1,5 @@
-//! A disk that calls the test at each write and sync, so that threads meet at the worst moment, or the disk fails.
+//! A disk over another one that tells the test of each call before it makes it: so that threads meet at the worst
+//! moment, calls are counted, kept waiting or refused, or the process ends before one.
 
 #![allow(dead_code, reason = "each test uses what it needs of it")]
 
@@ -7,22 +8,37 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oncelog::StoreOptions;
-use oncelog::disk::{Disk, DiskFile, FileIdentity, MemoryDisk, OpenMode, SyncSite};
+use oncelog::disk::{Disk, DiskFile, FileIdentity, MapAccess, MemoryDisk, OpenMode, SharedMap, SyncSite};
 
-/// What is about to happen, or has just happened, on the disk.
+/// What is about to happen on the disk.
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Event<'a> {
     Open(&'a Path, OpenMode),
+    List(&'a Path),
+    Rename(&'a Path, &'a Path),
+    Remove(&'a Path),
+    CreateDir(&'a Path),
+    RemoveDir(&'a Path),
+    SyncDir(&'a Path, SyncSite),
+    Map(&'a Path),
+    /// Of a name, or of an open file.
+    Identity(&'a Path),
+    Read(&'a Path),
     Write(&'a Path, u64),
+    /// This one has happened.
     Wrote(&'a Path),
+    Len(&'a Path),
+    SetLen(&'a Path),
+    Preallocate(&'a Path),
     Sync(&'a Path, SyncSite),
-    SyncDir(&'a Path),
+    TryLock(&'a Path),
+    IsLocked(&'a Path),
 }
 
 pub(crate) type Hook = Arc<dyn Fn(Event<'_>) -> io::Result<()> + Send + Sync>;
 
-/// A disk in memory that asks first.
-pub(crate) struct HookedDisk {
-    disk: Arc<MemoryDisk>,
+struct HookedDisk {
+    disk: Arc<dyn Disk>,
     hook: Hook,
 }
 
@@ -39,31 +55,48 @@ impl Disk for HookedDisk {
         Ok(Box::new(HookedFile { file, path: path.to_owned(), hook: Arc::clone(&self.hook) }))
     }
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        (self.hook)(Event::List(dir))?;
         self.disk.list(dir)
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        (self.hook)(Event::Rename(from, to))?;
         self.disk.rename(from, to)
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
+        (self.hook)(Event::Remove(path))?;
         self.disk.remove(path)
     }
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        (self.hook)(Event::CreateDir(dir))?;
         self.disk.create_dir(dir)
     }
     fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        (self.hook)(Event::RemoveDir(dir))?;
         self.disk.remove_dir(dir)
     }
+    fn is_of_machine(&self) -> bool {
+        self.disk.is_of_machine()
+    }
     fn identity(&self, path: &Path) -> io::Result<FileIdentity> {
+        (self.hook)(Event::Identity(path))?;
         self.disk.identity(path)
     }
     fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()> {
-        (self.hook)(Event::SyncDir(dir))?;
+        (self.hook)(Event::SyncDir(dir, site))?;
         self.disk.sync_dir(dir, site)
+    }
+    fn map_shared(&self, path: &Path, words: usize, access: MapAccess) -> io::Result<Arc<dyn SharedMap>> {
+        (self.hook)(Event::Map(path))?;
+        self.disk.map_shared(path, words, access)
+    }
+    fn boot_id(&self) -> u128 {
+        self.disk.boot_id()
     }
 }
 
 impl DiskFile for HookedFile {
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        (self.hook)(Event::Read(&self.path))?;
         self.file.read_at(buffer, position)
     }
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
@@ -73,12 +106,15 @@ impl DiskFile for HookedFile {
         Ok(written)
     }
     fn len(&self) -> io::Result<u64> {
+        (self.hook)(Event::Len(&self.path))?;
         self.file.len()
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
+        (self.hook)(Event::SetLen(&self.path))?;
         self.file.set_len(len)
     }
     fn preallocate(&self, end: u64) -> io::Result<()> {
+        (self.hook)(Event::Preallocate(&self.path))?;
         self.file.preallocate(end)
     }
     fn sync(&self, site: SyncSite) -> io::Result<()> {
@@ -86,11 +122,25 @@ impl DiskFile for HookedFile {
         self.file.sync(site)
     }
     fn try_lock(&self) -> io::Result<bool> {
+        (self.hook)(Event::TryLock(&self.path))?;
         self.file.try_lock()
     }
     fn identity(&self) -> io::Result<FileIdentity> {
+        (self.hook)(Event::Identity(&self.path))?;
         self.file.identity()
     }
+    fn is_locked(&self) -> io::Result<bool> {
+        (self.hook)(Event::IsLocked(&self.path))?;
+        self.file.is_locked()
+    }
+}
+
+/// `disk`, which asks `hook` first; an error is the answer.
+pub(crate) fn over(
+    disk: Arc<dyn Disk>,
+    hook: impl Fn(Event<'_>) -> io::Result<()> + Send + Sync + 'static,
+) -> Arc<dyn Disk> {
+    Arc::new(HookedDisk { disk, hook: Arc::new(hook) })
 }
 
 /// A store on `disk` that asks `hook` first, with small journal files.
@@ -98,6 +148,5 @@ pub(crate) fn on(
     disk: &Arc<MemoryDisk>,
     hook: impl Fn(Event<'_>) -> io::Result<()> + Send + Sync + 'static,
 ) -> StoreOptions {
-    let disk = HookedDisk { disk: Arc::clone(disk), hook: Arc::new(hook) };
-    StoreOptions::new().journal_file_bytes(64 << 10).disk(Arc::new(disk))
+    StoreOptions::new().journal_file_bytes(64 << 10).disk(over(Arc::clone(disk) as _, hook))
 }
