@@ -1,6 +1,8 @@
 //! Group commit in every order of two or three threads: an answer comes after the sync that covers it and after the
 //! apply, in LSN order; nobody waits for ever; after a failed sync nothing is written and nobody hears `Ok`.
 
+#![allow(clippy::unwrap_used, reason = "a model fails by panicking")]
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex as Plain;

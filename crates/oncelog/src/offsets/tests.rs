@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::{Clock, SystemClock};
-use crate::disk::{Disk, MemoryDisk, OpenMode};
+use crate::disk::{Disk, DiskFile, MemoryDisk, OpenMode};
 
 fn sequence(number: u64) -> Offset {
     Offset::Sequence(number)
@@ -225,6 +225,69 @@ fn a_lock_that_others_keep_is_told() {
     assert_eq!(store.load(1, 1).unwrap(), None, "reading needs no lock");
     drop(held);
     store.save(1, 1, 1).unwrap();
+}
+
+/// Time passes by sleeping only; at some moment the lock is free.
+struct Sleeper {
+    now: Mutex<Duration>,
+    free_at: Duration,
+    lock: Mutex<Option<Box<dyn DiskFile>>>,
+}
+
+impl Clock for Sleeper {
+    fn now_ms(&self) -> i64 {
+        0
+    }
+
+    fn monotonic(&self) -> Duration {
+        *self.now.lock().unwrap()
+    }
+
+    fn sleep(&self, pause: Duration) {
+        let mut now = self.now.lock().unwrap();
+        *now += pause;
+        assert!(*now < Duration::from_secs(100), "it waits for ever");
+        if *now >= self.free_at {
+            drop(self.lock.lock().unwrap().take());
+        }
+    }
+}
+
+#[test]
+fn a_lock_is_waited_for_as_long_as_patience_lasts_and_not_longer() {
+    let patience = Duration::from_secs(30);
+    type Commit = fn(Arc<dyn Disk>, Arc<dyn Clock>) -> Result<(), OffsetError>;
+    let stores: [(&str, Commit); 2] = [
+        ("/d/offsets.json.lock", |disk, clock| {
+            FileOffsetStore::open_on(disk, clock, "/d/offsets.json")?.commit("a", &sequence(1)).map(drop)
+        }),
+        ("/d/base/client/.lock", |disk, clock| {
+            LockFileOffsetStore::open_on(disk, clock, "/d/base", "client")?.commit("a", &sequence(1)).map(drop)
+        }),
+    ];
+    for (lock, commit) in stores {
+        for free_at in [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(29), Duration::MAX] {
+            let disk = memory_disk();
+            // Makes the directories.
+            commit(Arc::clone(&disk), SystemClock::shared()).unwrap();
+            let held = disk.open(Path::new(lock), OpenMode::Write).unwrap();
+            assert!(held.try_lock().unwrap());
+            let clock = Arc::new(Sleeper { now: Mutex::default(), free_at, lock: Mutex::new(Some(held)) });
+            let done = commit(Arc::clone(&disk), Arc::clone(&clock) as _);
+            let waited = clock.monotonic();
+            let until = free_at.min(patience);
+            assert!(
+                waited >= until && waited < until + Duration::from_millis(50),
+                "{lock}: {waited:?} for {free_at:?}"
+            );
+            match done {
+                Ok(()) => assert!(free_at < patience, "{lock}"),
+                Err(error) => {
+                    assert!(free_at > patience && matches!(error, OffsetError::Lock { .. }), "{lock}: {error}")
+                }
+            }
+        }
+    }
 }
 
 #[test]

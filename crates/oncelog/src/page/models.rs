@@ -1,6 +1,8 @@
 //! The page in every order of its owner's steps and a reader's, and with every value that a load may then see: ends
 //! that belong together or none, and no news is missed.
 
+#![allow(clippy::unwrap_used, reason = "a model fails by panicking")]
+
 use std::time::Duration;
 
 use super::*;

@@ -4,6 +4,8 @@
 //! Time stands still, so what only time would bring (a sync of lax appends, the end of a linger) a flush brings here.
 //! Each call into the library and each call to the disk is one step: see [`plain`](crate::wake::plain).
 
+#![allow(clippy::unwrap_used, reason = "a model fails by panicking")]
+
 use std::time::Duration;
 
 use super::{Snapshot, Store, StoreOptions, StoreReader};
