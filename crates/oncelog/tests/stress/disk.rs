@@ -19,6 +19,8 @@ pub(super) struct Faults {
     pub(super) syncs: AtomicU64,
     /// One of so many reads fails; 0: none.
     pub(super) reads: AtomicU64,
+    /// What fails is answered as if it had gone well: nothing is written, and zeros are read.
+    pub(super) is_silent: AtomicBool,
     dice: AtomicU64,
 }
 
@@ -33,12 +35,19 @@ impl Faults {
         [&self.writes, &self.syncs, &self.reads].iter().for_each(|one| one.store(0, Ordering::SeqCst));
     }
 
+    fn strikes(&self, one_of: &AtomicU64) -> bool {
+        let count = one_of.load(Ordering::Relaxed);
+        count > 0 && super::draw(&self.dice).is_multiple_of(count)
+    }
+
     fn fails(&self, one_of: &AtomicU64) -> io::Result<()> {
-        match one_of.load(Ordering::Relaxed) {
-            0 => Ok(()),
-            count if super::draw(&self.dice).is_multiple_of(count) => Err(io::Error::other("a failure on purpose")),
-            _ => Ok(()),
-        }
+        let is_told = !self.is_silent.load(Ordering::Relaxed);
+        if self.strikes(one_of) && is_told { Err(io::Error::other("a failure on purpose")) } else { Ok(()) }
+    }
+
+    /// Whether a read or a write is to fail without a word.
+    fn swallows(&self, one_of: &AtomicU64) -> bool {
+        self.is_silent.load(Ordering::Relaxed) && self.strikes(one_of)
     }
 
     fn takes_space(&self) -> io::Result<()> {
@@ -98,10 +107,17 @@ impl Disk for FailingDisk {
 
 impl DiskFile for FailingFile {
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        if self.faults.swallows(&self.faults.reads) {
+            buffer.fill(0);
+            return Ok(buffer.len());
+        }
         self.faults.fails(&self.faults.reads)?;
         self.file.read_at(buffer, position)
     }
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
+        if self.faults.swallows(&self.faults.writes) {
+            return Ok(bytes.len());
+        }
         self.faults.fails(&self.faults.writes)?;
         let end = position + bytes.len() as u64;
         if end > self.taken.load(Ordering::Relaxed) && end > self.file.len()? {

@@ -318,7 +318,7 @@ fn run_processor(life: &Life<'_>) {
     });
 }
 
-fn live(store: &Store, known: &Known, faults: &Faults, dice: &AtomicU64) {
+fn live(store: &Store, known: &Known, faults: &Faults, dice: &AtomicU64, wrong: Wrong) {
     let ends = AtomicBool::new(false);
     let workers: [fn(&Life<'_>); 12] = [
         produce_durably,
@@ -348,23 +348,36 @@ fn live(store: &Store, known: &Known, faults: &Faults, dice: &AtomicU64) {
             });
         }
         let over = Instant::now() + LIFE;
-        let kind = draw(dice) % 5;
         std::thread::sleep(LIFE / 4);
-        match kind {
-            0 => faults.syncs.store(300, Ordering::SeqCst),
-            1 => faults.writes.store(1000, Ordering::SeqCst),
-            2 => faults.reads.store(300, Ordering::SeqCst),
-            _ => {}
+        // What is told ends a life; in silence there may be many.
+        let rarely = if faults.is_silent.load(Ordering::SeqCst) { 1 } else { 50 };
+        match wrong {
+            Wrong::Syncs => faults.syncs.store(6 * rarely, Ordering::SeqCst),
+            Wrong::Writes => faults.writes.store(20 * rarely, Ordering::SeqCst),
+            Wrong::Reads => faults.reads.store(6 * rarely, Ordering::SeqCst),
+            Wrong::Space | Wrong::Nothing => {}
         }
         while Instant::now() < over && !ends.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(10));
-            if kind == 3 {
+            if wrong == Wrong::Space {
                 faults.full.store(draw(dice).is_multiple_of(2), Ordering::SeqCst);
             }
         }
         ends.store(true, Ordering::SeqCst);
     });
 }
+
+/// What goes wrong in a life, from its first quarter on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wrong {
+    Syncs,
+    Writes,
+    Reads,
+    Space,
+    Nothing,
+}
+
+const WRONGS: [Wrong; 5] = [Wrong::Syncs, Wrong::Writes, Wrong::Reads, Wrong::Space, Wrong::Nothing];
 
 struct EndsAll<'a>(&'a AtomicBool);
 
@@ -439,13 +452,17 @@ fn check_end(store: &Store, dice: &AtomicU64) {
     assert_eq!(dead.len(), all().filter(|value| effect(*value) == Outcome::DeadLetter).count());
 }
 
-#[test]
-fn everything_at_once_on_a_failing_disk() {
-    let seed = std::env::var("ONCELOG_STRESS_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
+fn seed() -> u64 {
+    let given = std::env::var("ONCELOG_STRESS_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(|| u64::from(std::process::id()));
     println!("ONCELOG_STRESS_SEED={seed}");
-    let (dice, faults) = (AtomicU64::new(seed), Faults::new(seed));
-    let disk = Arc::new(FailingDisk { disk: Arc::new(MemoryDisk::default()), faults: Arc::clone(&faults) });
+    seed
+}
+
+/// Lives of one store until the time is over, each with something wrong out of `wrongs`.
+fn live_again_and_again(seed: u64, faults: &Arc<Faults>, wrongs: &[Wrong]) {
+    let dice = AtomicU64::new(seed);
+    let disk = Arc::new(FailingDisk { disk: Arc::new(MemoryDisk::default()), faults: Arc::clone(faults) });
     let options = || {
         let disk = Arc::clone(&disk) as _;
         StoreOptions::new().disk(disk).journal_file_bytes(32 << 10).trim_bytes(128 << 10).batch_bytes(2048)
@@ -460,7 +477,8 @@ fn everything_at_once_on_a_failing_disk() {
             store.transact(|tx| (0..ACCOUNTS_COUNT).try_for_each(|n| tx.table(ACCOUNTS)?.put(&n, &each))).unwrap();
         }
         check(&store, &known);
-        live(&store, &known, &faults, &dice);
+        let wrong = wrongs[usize::try_from(draw(&dice) % wrongs.len() as u64).unwrap()];
+        live(&store, &known, faults, &dice, wrong);
         if draw(&dice).is_multiple_of(2) {
             faults.end();
         }
@@ -474,4 +492,22 @@ fn everything_at_once_on_a_failing_disk() {
     check_end(&store, &dice);
     store.close().unwrap();
     println!("{lives} lives, {} values", known.next_value.load(Ordering::Relaxed));
+}
+
+#[test]
+fn everything_at_once_on_a_failing_disk() {
+    let seed = seed();
+    live_again_and_again(seed, &Faults::new(seed), &WRONGS);
+}
+
+/// What all of this would see: a disk that fails and does not say so.
+#[test]
+fn a_failure_that_nobody_tells_is_seen() {
+    let seed = seed();
+    for wrong in [Wrong::Writes, Wrong::Reads] {
+        let faults = Faults::new(seed);
+        faults.is_silent.store(true, Ordering::SeqCst);
+        let lived = std::panic::catch_unwind(|| live_again_and_again(seed, &faults, &[wrong]));
+        assert!(lived.is_err(), "{wrong:?} that fail in silence go unseen");
+    }
 }
