@@ -8,9 +8,11 @@
 
 pub mod exhaust;
 mod ops;
+mod ops_changes;
 mod ops_churn;
 mod ops_fleeting;
 mod ops_linger;
+mod ops_outside;
 mod ops_owners;
 mod ops_readers;
 mod ops_removal;

@@ -40,8 +40,11 @@ enum Command {
         #[arg(long, default_value_t = 2)]
         all: usize,
     },
-    /// Fails every call of a history with everything in it, by every error
+    /// Fails every call of histories with everything in them, by every error
     Failures {
+        /// So many operations to a history: longer ones meet more of what came before, and take longer
+        #[arg(long, default_value_t = 5)]
+        length: usize,
         /// Tries every so many-th call, for each error another one
         #[arg(long, default_value_t = 1)]
         stride: u64,
@@ -84,7 +87,7 @@ fn main() -> ExitCode {
     match args.command {
         Command::Run { crashes, seed, repeat } => run(crashes, seed, repeat),
         Command::Exhaust { core, all } => exhaust(core, all),
-        Command::Failures { stride } => failures(stride),
+        Command::Failures { length, stride } => failures(length, stride),
         Command::Rot { stride } => rot(stride),
         Command::Mutants { crashes, only } => mutants(crashes, only.as_deref()),
         Command::Replay { seed } => replay(seed),
@@ -95,8 +98,8 @@ fn exhaust(core: usize, all: usize) -> ExitCode {
     conclude(&exhaust::crashes(core, all), "crashes")
 }
 
-fn failures(stride: u64) -> ExitCode {
-    conclude(&exhaust::failures(stride), "failed calls")
+fn failures(length: usize, stride: u64) -> ExitCode {
+    conclude(&exhaust::failures(length, stride), "failed calls")
 }
 
 fn conclude(tally: &exhaust::Tally, what: &str) -> ExitCode {

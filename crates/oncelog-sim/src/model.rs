@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use oncelog::{Compression, TopicSpec};
+
+use crate::schema::way_of;
+
 /// A topic's name and a partition's number.
 pub type Place = (&'static str, u32);
 /// Key and value of a record.
@@ -14,6 +18,21 @@ pub struct Log {
     pub records: BTreeMap<u64, Content>,
     /// Behind the last, or behind a hole.
     pub next: u64,
+}
+
+/// How a topic is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Way {
+    /// How its batches are compressed.
+    pub compression: Compression,
+    /// Where its segments end.
+    pub file_roll_size: u64,
+}
+
+impl From<&TopicSpec> for Way {
+    fn from(spec: &TopicSpec) -> Way {
+        Way { compression: spec.compression, file_roll_size: spec.file_roll_size }
+    }
 }
 
 /// Rows by table and key.
@@ -30,6 +49,8 @@ pub struct Model {
     pub progress: BTreeMap<(&'static str, Place), u64>,
     /// The next sequence, by producer and partition, or the topic `""`; 0 is not kept.
     pub stamps: BTreeMap<(&'static str, Place), u64>,
+    /// Topics that are written in another way than they were made.
+    pub ways: BTreeMap<&'static str, Way>,
 }
 
 /// What one transaction does.
@@ -47,6 +68,10 @@ pub struct Effect {
     pub removed: Option<(Place, u64)>,
     /// Next sequences.
     pub stamps: Vec<((&'static str, Place), u64)>,
+    /// Topics that are altered.
+    pub ways: Vec<(&'static str, Way)>,
+    /// A consumer that is forgotten, in all topics.
+    pub forgotten: Option<&'static str>,
 }
 
 impl Model {
@@ -54,6 +79,10 @@ impl Model {
     pub fn apply(&mut self, effect: &Effect) {
         if let Some(topic) = effect.deleted {
             self.logs.retain(|place, _| place.0 != topic);
+            self.ways.remove(topic);
+        }
+        if let Some(consumer) = effect.forgotten {
+            self.progress.retain(|(id, _), _| *id != consumer);
         }
         if let Some((place, start)) = effect.removed
             && let Some(log) = self.logs.get_mut(&place)
@@ -72,10 +101,20 @@ impl Model {
             };
         }
         for (key, next) in &effect.progress {
-            self.progress.insert(*key, *next);
+            match next {
+                0 => self.progress.remove(key),
+                next => self.progress.insert(*key, *next),
+            };
         }
         for (key, next) in &effect.stamps {
             self.stamps.insert(*key, *next);
+        }
+        for (topic, way) in &effect.ways {
+            if *way == way_of(topic) {
+                self.ways.remove(topic)
+            } else {
+                self.ways.insert(topic, *way)
+            };
         }
     }
 
@@ -83,6 +122,12 @@ impl Model {
     #[must_use]
     pub fn next(&self, place: Place) -> u64 {
         self.logs.get(&place).map_or(0, |log| log.next)
+    }
+
+    /// Where a consumer stands: the next offset that it gets.
+    #[must_use]
+    pub fn stands(&self, consumer: &'static str, place: Place) -> u64 {
+        self.progress.get(&(consumer, place)).copied().unwrap_or(0)
     }
 
     /// The row, if there is one.
@@ -120,6 +165,9 @@ impl Model {
         }
         if self.stamps != other.stamps {
             return format!("stamps {:?} / {:?}", self.stamps, other.stamps);
+        }
+        if self.ways != other.ways {
+            return format!("ways {:?} / {:?}", self.ways, other.ways);
         }
         format!("partitions {:?} / {:?}", self.logs.keys(), other.logs.keys())
     }

@@ -2,10 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use oncelog::{ErrorKind, LogOffset, PartitionId, ReaderSnapshot, RecordView, Result, Sequence, Snapshot, Step, Store};
+use oncelog::{
+    ErrorKind, LogOffset, Offset, PartitionId, ReaderSnapshot, RecordView, Result, Sequence, Snapshot, Step, Store,
+};
 
-use crate::model::{Log, Model, Place, Rows};
-use crate::schema::{CONSUMER, DEVICE, GATE, GLOBAL, JOINED, JOINER, LATE, PROCESSOR, ROWS, TOPICS, TOTALS, WIDE};
+use crate::model::{Log, Model, Place, Rows, Way};
+use crate::schema::{
+    CONSUMER, DEVICE, FEEDS_ROWS, GATE, GLOBAL, JOINED, JOINER, LATE, PROCESSOR, ROUND, ROWS, TOPICS, TOTALS, WIDE,
+    way_of,
+};
 
 /// What the store shows now.
 ///
@@ -19,6 +24,7 @@ pub fn observe(store: &Store) -> Result<Model> {
         (JOINER, "Spread/3"),
         (JOINER, "side"),
         (LATE, "plain"),
+        (ROUND, "plain"),
         (GLOBAL, "lax"),
     ] {
         let committed = match store.committed_offsets(consumer, topic) {
@@ -30,6 +36,13 @@ pub fn observe(store: &Store) -> Result<Model> {
             if next.0 > 0 {
                 seen.progress.insert((consumer, (topic, partition)), next.0);
             }
+        }
+    }
+    for (_, spec) in store.topics()? {
+        if let Some((topic, _)) = TOPICS.into_iter().find(|(topic, _)| spec.name == *topic)
+            && Way::from(&spec) != way_of(topic)
+        {
+            seen.ways.insert(topic, Way::from(&spec));
         }
     }
     Ok(seen)
@@ -64,6 +77,7 @@ pub fn look(snapshot: &Snapshot) -> Result<Model> {
     for (name, table) in [("rows", ROWS), ("totals", TOTALS), ("joined", JOINED), ("wide", WIDE)] {
         seen.rows.extend(snapshot.scan(table, ..)?.into_iter().map(|(key, value)| ((name, key), value)));
     }
+    seen.rows.extend(feeds(snapshot.scan(FEEDS_ROWS, ..)?));
     Ok(seen)
 }
 
@@ -99,7 +113,14 @@ pub fn rows_beside(snapshot: &ReaderSnapshot) -> Result<Rows> {
     for (name, table) in [("rows", ROWS), ("totals", TOTALS), ("joined", JOINED), ("wide", WIDE)] {
         seen.extend(snapshot.scan(table, ..)?.into_iter().map(|(key, value)| ((name, key), value)));
     }
+    seen.extend(feeds(snapshot.scan(FEEDS_ROWS, ..)?));
     Ok(seen)
+}
+
+/// Offsets of sources as rows; one that is no number is told apart from all that are.
+fn feeds(rows: Vec<(String, String)>) -> impl Iterator<Item = ((&'static str, String), u64)> {
+    let number = |text: &str| text.parse().ok().as_ref().and_then(Offset::as_sequence);
+    rows.into_iter().map(move |(source, text)| (("feeds", source), number(&text).unwrap_or(u64::MAX)))
 }
 
 fn read(snapshot: &Snapshot, (topic, partition): Place) -> Result<Log> {

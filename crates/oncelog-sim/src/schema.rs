@@ -2,6 +2,8 @@
 
 use oncelog::{Bytes, Compression, Outcome, RecordRef, Result, TableDef, TopicDef, Tx, U64, Utf8};
 
+use crate::model::Way;
+
 /// Segments are small, so that histories roll them often.
 const ROLL: u64 = 2048;
 
@@ -63,6 +65,11 @@ pub const JOINED: TableDef<Utf8, U64> = TableDef::new("joined");
 /// Many rows, of which ranges come and go.
 pub const WIDE: TableDef<Utf8, U64> = TableDef::new("wide");
 
+/// Offsets of sources outside, in a table of the store.
+pub const FEEDS: &str = "feeds";
+/// That table.
+pub const FEEDS_ROWS: TableDef<Utf8, Utf8> = TableDef::new("offsets.feeds");
+
 /// Processes `SPREAD`.
 pub const PROCESSOR: &str = "totaller";
 /// Processes `SPREAD` and `SIDE` together.
@@ -73,6 +80,16 @@ pub const CONSUMER: &str = "one by one";
 pub const LATE: &str = "late";
 /// The global consumer, of `LAX`.
 pub const GLOBAL: &str = "";
+/// An id that one owner takes, gives back, and another one takes.
+pub const ROUND: &str = "round";
+
+/// How a topic is written when it is made.
+#[must_use]
+pub fn way_of(topic: &str) -> Way {
+    let specs = [PLAIN.spec(), SPREAD.spec(), OUT.spec(), LAX.spec(), STAMPED.spec(), FLEETING.spec()];
+    let spec = specs.iter().find(|spec| spec.name == topic);
+    spec.map_or(Way { compression: Compression::None, file_roll_size: ROLL }, Way::from)
+}
 
 /// Adds the length of each value to the total of its key; each third total is told to `OUT`. Values that start with 7
 /// are skipped after their effects were made, so that these must be taken back.

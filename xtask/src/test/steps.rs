@@ -45,12 +45,13 @@ impl Step {
 
 /// Every step, in the order of running: what fails most often and soonest comes first.
 pub(super) fn steps(root: &Path, size: Size) -> Vec<Step> {
-    let (crashes, longest) = match size {
-        Size::Full => (100_000, 2),
-        Size::Quick => (5_000, 1),
+    let (crashes, longest, stride) = match size {
+        Size::Full => (100_000, 2, 1),
+        Size::Quick => (5_000, 1, 20),
     };
     let simulate = format!("run --release --locked -p oncelog-sim -- run --crashes {crashes}");
     let exhaust = format!("run --release --locked -p oncelog-sim -- exhaust --core {longest} --all {longest}");
+    let failures = format!("run --release --locked -p oncelog-sim -- failures --stride {stride}");
     let flags = std::env::var("RUSTFLAGS").ok();
     // Builds with other flags have directories of their own, so that they do not undo each other.
     let apart = |step: Step, flag: &str, dir: &str| {
@@ -65,6 +66,7 @@ pub(super) fn steps(root: &Path, size: Size) -> Vec<Step> {
         Step::new("Zstandard", "test --locked -p oncelog --features zstd --lib record::", Proof::TestResults),
         Step::new("simulation", &simulate, Proof::Crashes(crashes)),
         Step::new("short histories", &exhaust, Proof::Crashes(1000)),
+        Step::new("failing calls", &failures, Proof::Checked),
         Step::new("rot survey", "run --release --locked -p oncelog-sim -- rot --stride 10", Proof::Checked),
         // Built with switches that break the engine on purpose.
         apart(

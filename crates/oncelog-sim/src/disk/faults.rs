@@ -25,7 +25,8 @@ impl Failure {
     pub const ENOSPC: Failure = Failure::Kind(io::ErrorKind::StorageFull);
     /// Read-only file system.
     pub const EROFS: Failure = Failure::Kind(io::ErrorKind::ReadOnlyFilesystem);
-    /// Interrupted system call.
+    /// Interrupted system call. Only reads and writes answer with it: of the others the standard library makes the
+    /// call again by itself, or the system is never interrupted in them.
     pub const EINTR: Failure = Failure::Kind(io::ErrorKind::Interrupted);
 
     fn error(self) -> io::Error {
@@ -38,7 +39,7 @@ impl Failure {
     /// Whether a disk in this state would fail `call` too: a read-only disk still reads, a full one still syncs.
     fn fits(self, call: Call) -> bool {
         match self {
-            Failure::EINTR => false,
+            Failure::EINTR => matches!(call, Call::Read | Call::Write),
             Failure::EROFS => call.mutates() || matches!(call, Call::Open { writes: true }),
             Failure::EMFILE => matches!(call, Call::Open { .. } | Call::Create | Call::List | Call::SyncDir(_)),
             Failure::ENOSPC => {
@@ -202,8 +203,10 @@ impl Faults {
 
     fn failure_of(&mut self, call: Call) -> Option<Failure> {
         let now = self.all_ops;
-        let strikes = |pending: &Pending| {
-            now == pending.at || pending.repeat == Repeat::Sticky && now > pending.at && pending.failure.fits(call)
+        let strikes = |pending: &Pending| match pending.failure {
+            // One that lasted would never let anything be done.
+            Failure::EINTR => now == pending.at && pending.failure.fits(call),
+            failure => now == pending.at || pending.repeat == Repeat::Sticky && now > pending.at && failure.fits(call),
         };
         self.failures.iter().find(|pending| strikes(pending)).map(|pending| pending.failure)
     }

@@ -71,8 +71,8 @@ fn orders(operations: &[Short], len: usize) -> Vec<Vec<Short>> {
 }
 
 /// Histories in whose last operation a mutant of some sync shows: the making of a store, of an owner, of topics and of
-/// files, readers of ruins, two trims in a row.
-const TELLING: [&[Short]; 14] = [
+/// files, readers of ruins, two trims in a row, an id that is given back.
+const TELLING: [&[Short]; 15] = [
     &[],
     &[Short::Append],
     &[Short::Append, Short::Append],
@@ -87,6 +87,7 @@ const TELLING: [&[Short]; 14] = [
     &[Short::Fill, Short::Kill],
     &[Short::Fill, Short::Trim, Short::Fill, Short::Trim],
     &[Short::Fleeting, Short::Trim, Short::Side],
+    &[Short::Round],
 ];
 
 /// Each of them is tried from so many seeds.
@@ -162,26 +163,27 @@ fn changes_of(mut world: World, history: &[Short]) -> u64 {
     world.disk.ops()
 }
 
-/// Every `stride`-th call to the disk of one history with everything in it, opening and closing included, failed in
-/// turn, by each error, once and for good. Each of these begins at another call, so that together they miss few.
+/// Every `stride`-th call to the disk of histories with everything in them, `length` operations to each, opening and
+/// closing included, failed in turn, by each error, once and for good. Each of these begins at another call, so that
+/// together they miss few.
 #[must_use]
-pub fn failures(stride: u64) -> Tally {
+pub fn failures(length: usize, stride: u64) -> Tally {
     let mut tally = Tally::default();
-    let history = [&Short::ALL[..], &[Short::Append, Short::Trim, Short::Close]].concat();
-    let mut world = World::quiet(SEED, None);
-    let ran = world.open().and_then(|()| history.iter().try_for_each(|op| world.short(*op)));
-    if let Err(what) = ran {
-        tally.violations.push(format!("without a failure: {what}"));
+    let mut planned = Vec::new();
+    for operations in Short::ALL.chunks(length.max(1)) {
+        let history = [operations, &[Short::Append, Short::Trim, Short::Close]].concat();
+        let mut world = World::quiet(SEED, None);
+        let ran = world.open().and_then(|()| history.iter().try_for_each(|op| world.short(*op)));
+        if let Err(what) = ran {
+            tally.violations.push(format!("{history:?} without a failure: {what}"));
+        }
+        let ways = (0..).zip(ways());
+        let calls = ways.flat_map(|(way, kind)| calls(1 + way % stride.max(1), world.disk.all_ops(), stride, kind));
+        planned.extend(calls.map(|call| (history.clone(), call)));
     }
-    let (calls, step) = (world.disk.all_ops(), usize::try_from(stride).unwrap_or(1).max(1));
-    let kinds = [Failure::EIO, Failure::ENOSPC, Failure::EMFILE, Failure::EROFS, Failure::EINTR];
-    let ways = kinds.into_iter().flat_map(|failure| [(failure, Repeat::Once), (failure, Repeat::Sticky)]);
-    let planned = (0..).zip(ways).flat_map(|(way, (failure, repeat))| {
-        (1 + way % stride.max(1)..=calls).step_by(step).map(move |at| (at, failure, repeat))
-    });
     spread(
         planned,
-        |planned| fail_once(&history, planned),
+        |(history, call)| fail_once(&history, call),
         |more| {
             tally.add(more);
             ControlFlow::Continue(())
@@ -190,10 +192,25 @@ pub fn failures(stride: u64) -> Tally {
     tally
 }
 
-fn fail_once(history: &[Short], planned: (u64, Failure, Repeat)) -> Tally {
+/// Which call fails, how, and for how long.
+type Planned = (u64, Failure, Repeat);
+
+/// Every way to fail. An interruption never lasts.
+fn ways() -> impl Iterator<Item = (Failure, Repeat)> {
+    let lasting = [Failure::EIO, Failure::ENOSPC, Failure::EMFILE, Failure::EROFS];
+    let lasting = lasting.into_iter().flat_map(|failure| [(failure, Repeat::Once), (failure, Repeat::Sticky)]);
+    lasting.chain([(Failure::EINTR, Repeat::Once)])
+}
+
+fn calls(first: u64, last: u64, stride: u64, way: (Failure, Repeat)) -> impl Iterator<Item = Planned> {
+    let stride = usize::try_from(stride).unwrap_or(1).max(1);
+    (first..=last).step_by(stride).map(move |at| (at, way.0, way.1))
+}
+
+fn fail_once(history: &[Short], planned: Planned) -> Tally {
     let mut tally = Tally { tried: 1, ..Tally::default() };
     let (at, failure, repeat) = planned;
-    let name = || format!("{failure:?} {repeat:?} at call {at}");
+    let name = || format!("{history:?}, {failure:?} {repeat:?} at call {at}");
     tally.run(name, || {
         let mut world = World::quiet(SEED, None);
         world.fail_at = Some(planned);

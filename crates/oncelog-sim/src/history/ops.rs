@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use oncelog::{AsEngine, Committed, ConsumerStyle, ErrorKind, LogOffset, PartitionId, Processor, SyncPolicy};
 
+use super::ops_styles::{handed, is_next};
 use super::world::World;
 use crate::model::{Content, Effect, Model, Place, partition_of};
 use crate::observe::look;
@@ -47,6 +48,12 @@ const OPS: &[(u64, &str, Op)] = &[
     (1, "look from beside", World::look_from_beside),
     (1, "follow", World::follow),
     (1, "churn", World::churn),
+    (1, "alter", World::alter),
+    (2, "move a consumer", World::move_consumer),
+    (2, "forget a consumer", World::forget_consumer),
+    (1, "disturb a consumer", World::disturb_consumer),
+    (2, "go round", World::go_round),
+    (2, "offsets outside", World::offsets_outside),
     (1, "end", World::end),
 ];
 
@@ -333,7 +340,7 @@ impl World {
         let group = 1 + self.dice.below(4);
         let in_flight = self.dice.up_to(3);
         let mut effects: Vec<Effect> = Vec::new();
-        let mut state = self.head.clone();
+        let (mut state, mut wrong) = (self.head.clone(), Ok(()));
         let mut processed = 0;
         let built = Processor::new(PROCESSOR, SPREAD)
             .table(TOTALS)
@@ -342,6 +349,9 @@ impl World {
             .commits_in_flight(in_flight)
             .build(store.as_engine(), |record, tx| {
                 let place = ("Spread/3", record.partition().0);
+                if let Err(what) = is_next(&state, place, state.stands(PROCESSOR, place), handed(&record)) {
+                    wrong = Err(what);
+                }
                 let effect = total_by_hand(&state, place, record.offset().0, record.key_bytes(), record.value_bytes());
                 state.apply(&effect);
                 if processed % group == 0 {
@@ -354,6 +364,7 @@ impl World {
                 total(record, tx)
             });
         let ran = built.and_then(|mut task| task.step(None));
+        wrong?;
         match ran {
             Ok(count) if count != processed => Err(format!("{count} records reported, {processed} handed out")),
             Ok(_) => {
@@ -369,14 +380,18 @@ impl World {
     pub(super) fn consume(&mut self) -> Done {
         let store = self.store()?;
         let most = 1 + self.dice.below(5);
-        let mut effects = Vec::new();
+        let (mut effects, mut wrong) = (Vec::new(), Ok(()));
         let mut state = self.head.clone();
         let ran = store.consumer(PLAIN, ConsumerStyle::ClientTx(CONSUMER.to_owned())).and_then(|mut consumer| {
             consumer.try_process(Some(most), |record, tx| {
+                let place = ("plain", 0);
+                if let Err(what) = is_next(&state, place, state.stands(CONSUMER, place), handed(&record)) {
+                    wrong = Err(what);
+                }
                 let seen = state.row("rows", "seen").unwrap_or(0) + 1;
                 let effect = Effect {
                     rows: vec![(("rows", "seen".to_owned()), Some(seen))],
-                    progress: vec![((CONSUMER, ("plain", 0)), record.offset().0 + 1)],
+                    progress: vec![((CONSUMER, place), record.offset().0 + 1)],
                     ..Effect::default()
                 };
                 state.apply(&effect);
@@ -384,6 +399,7 @@ impl World {
                 count(record, tx)
             })
         });
+        wrong?;
         match ran {
             Ok(done) if done != effects.len() as u64 => {
                 Err(format!("{done} records reported, {} handed out", effects.len()))
@@ -452,7 +468,11 @@ impl World {
         let room = self.dice.below(12 << 10);
         self.disk.capacity(Some(used + room));
         for _ in 0..3 {
-            match self.dice.below(5) {
+            match self.dice.below(9) {
+                8 => self.alter()?,
+                7 => self.move_consumer()?,
+                6 => self.forget_consumer()?,
+                5 => self.offsets_outside()?,
                 4 => self.gather()?,
                 0 => self.append()?,
                 1 => self.append_spread()?,

@@ -56,8 +56,12 @@ impl World {
 
     /// Compares the book with what is shown. After a recovery what is not there is gone, and its offsets with it.
     pub(super) fn check_book(&mut self, snapshot: &Snapshot, recovered: bool) -> Done {
-        let Some((found, end)) = read(snapshot).map_err(|error| format!("reading what was gathered says {error:?}"))?
-        else {
+        let read = match read(snapshot) {
+            Ok(read) => read,
+            Err(error) if self.was_to_fail(&error)? => return self.check_book(snapshot, recovered),
+            Err(error) => return Err(format!("reading what was gathered says {error:?}")),
+        };
+        let Some((found, end)) = read else {
             return if self.book.certain == 0 { Ok(()) } else { Err("the gathered topic is gone".to_owned()) };
         };
         let all_there = found.iter().zip(&self.book.given).all(|(found, given)| found == given);

@@ -5,7 +5,8 @@ use oncelog::{
     Whence,
 };
 
-use super::ops_styles::is_next;
+use super::ops_changes::Holder;
+use super::ops_styles::{handed, is_next};
 use super::world::{DIR, World};
 use crate::model::Content;
 use crate::schema::PLAIN;
@@ -79,6 +80,11 @@ impl World {
             drop(store);
             return self.after_side_error(&error);
         }
+        let takes = !self.holders.may_be(Holder::Side) || self.dice.one_in(2);
+        if let Err(error) = self.pass_round(&store, Holder::Side, takes)? {
+            drop(store);
+            return self.after_side_error(&error);
+        }
         match store.close() {
             Ok(()) => Ok(()),
             Err(error) => self.after_side_error(&error),
@@ -100,12 +106,11 @@ impl World {
         let (mut next, mut wrong) = (self.side.taken, Ok(()));
         let ran = store.consumer(PLAIN, how).and_then(|mut consumer| {
             consumer.try_process(Some(most), |record, tx| {
-                let (key, value) = (record.key()?, record.value()?);
-                if let Err(what) = is_next(&self.certain, place, next, (record.offset(), key, value)) {
+                if let Err(what) = is_next(&self.certain, place, next, handed(&record)) {
                     wrong = Err(what);
                 }
                 next = record.offset().0 + 1;
-                tx.append(TAKEN, key, value)?;
+                tx.append(TAKEN, record.key()?, record.value()?)?;
                 Ok(Outcome::Commit)
             })
         });
@@ -147,6 +152,7 @@ impl World {
         if self.disk.is_dead() {
             return self.crash();
         }
+        self.was_to_fail(error)?;
         self.disk.clear_faults();
         self.arm();
         if let ErrorKind::Corrupt | ErrorKind::Locked = error.kind() {

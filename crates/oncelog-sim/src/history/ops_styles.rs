@@ -1,7 +1,8 @@
 //! Operations on consumers: the global one over records that may be lost, one that begins at the end, one that forgets.
 
 use oncelog::{
-    Consumer, ConsumerOptions, ConsumerStyle, GapPolicy, LogOffset, Outcome, PartitionId, Visibility, Whence,
+    Codec, Consumer, ConsumerOptions, ConsumerStyle, GapPolicy, LogOffset, Outcome, PartitionId, RecordRef, Visibility,
+    Whence,
 };
 
 use super::ops::Done;
@@ -34,6 +35,11 @@ fn passes(state: &Model) -> Vec<Effect> {
     effects
 }
 
+/// A record as [`is_next`] takes it.
+pub(super) fn handed<'r, K: Codec, V: Codec>(record: &RecordRef<'r, K, V>) -> (LogOffset, &'r [u8], &'r [u8]) {
+    (record.offset(), record.key_bytes().unwrap_or_default(), record.value_bytes().unwrap_or_default())
+}
+
 impl World {
     /// The global consumer takes records that may not be durable yet: each once, and none whose loss outlives it.
     pub(super) fn tail(&mut self) -> Done {
@@ -54,9 +60,7 @@ impl World {
             }
             consumer.try_process(Some(most), |record, tx| {
                 let place = ("lax", record.partition().0);
-                let from = state.progress.get(&(GLOBAL, place)).copied().unwrap_or(0);
-                let found = (record.offset(), record.key()?, record.value()?);
-                if let Err(what) = is_next(&state, place, from, found) {
+                if let Err(what) = is_next(&state, place, state.stands(GLOBAL, place), handed(&record)) {
                     wrong = Err(what);
                 }
                 let seen = state.row("rows", "global").unwrap_or(0) + 1;
@@ -157,28 +161,27 @@ impl World {
         let how = ConsumerOptions::new(ConsumerStyle::NonTx(Whence::Oldest)).commit_records(3);
         let (mut from, mut wrong) = (0, Ok(()));
         let before = self.head.row("rows", "again").unwrap_or(0);
-        let mut handed = 0;
+        let mut count = 0;
         let ran = store.consumer(PLAIN, how).and_then(|mut consumer| {
             consumer.try_process(Some(most), |record, tx| {
-                let found = (record.offset(), record.key()?, record.value()?);
-                if let Err(what) = is_next(&self.head, ("plain", 0), from, found) {
+                if let Err(what) = is_next(&self.head, ("plain", 0), from, handed(&record)) {
                     wrong = Err(what);
                 }
                 from = record.offset().0 + 1;
-                handed += 1;
+                count += 1;
                 tx.table(ROWS)?.update("again", |seen| seen.unwrap_or(0) + 1)?;
                 Ok(Outcome::Commit)
             })
         });
         wrong?;
-        let ends = (1..=handed).filter(|count| count % 3 == 0 || *count == handed);
+        let ends = (1..=count).filter(|end| end % 3 == 0 || *end == count);
         let effect = |count: u64| Effect {
             rows: vec![(("rows", "again".to_owned()), Some(before + count))],
             ..Effect::default()
         };
         let effects: Vec<Effect> = ends.map(effect).collect();
         match ran {
-            Ok(done) if done != handed => Err(format!("{done} records reported, {handed} handed out")),
+            Ok(done) if done != count => Err(format!("{done} records reported, {count} handed out")),
             Ok(_) => {
                 effects.into_iter().for_each(|effect| self.is_durable(effect));
                 Ok(())

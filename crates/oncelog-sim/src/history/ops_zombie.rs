@@ -1,11 +1,14 @@
 //! A store whose lock is taken away while it lives: another opening takes the owner over, and the first goes on as if
 //! nothing had happened. It must be told with its next commit, and leave everything of its successor as it is.
 
-use oncelog::{ConsumerStyle, Error, ErrorKind, Store, Whence};
+use oncelog::{
+    Compression, ConsumerStyle, Error, ErrorKind, LogOffset, Offset, OffsetError, OffsetStore, PartitionId, Store,
+    TopicChange, Whence,
+};
 
 use super::world::World;
 use crate::observe::observe;
-use crate::schema::{PLAIN, ROWS};
+use crate::schema::{CONSUMER, FEEDS, PLAIN, ROUND, ROWS};
 
 type Done = Result<(), String>;
 
@@ -43,7 +46,7 @@ impl World {
 
     fn haunt(&mut self, zombie: &Store) -> Done {
         for _ in 0..=self.dice.below(4) {
-            let (note, which) = (self.bytes(), self.dice.below(7));
+            let (note, which) = (self.bytes(), self.dice.below(12));
             let done = match which {
                 0 => zombie.producer(PLAIN).and_then(|plain| plain.append(b"zombie", &note)).map(drop),
                 1 => zombie.transact(|tx| tx.table(ROWS)?.put("zombie", &1)),
@@ -54,19 +57,32 @@ impl World {
                     tx.submit().map(drop)
                 }),
                 5 => zombie.run_duties(),
-                _ => zombie.consumer(PLAIN, ConsumerStyle::NonTx(Whence::Oldest)).and_then(|mut reader| {
+                6 => zombie.consumer(PLAIN, ConsumerStyle::NonTx(Whence::Oldest)).and_then(|mut reader| {
                     while let Some(batch) = reader.next_batch()? {
                         batch.into_iter().try_for_each(|record| record.map(drop))?;
                     }
                     Ok(())
                 }),
+                7 => zombie.alter_topic(PLAIN.name(), &TopicChange::default().compression(Compression::Lz4)),
+                8 => zombie.reset_consumer(CONSUMER, PLAIN.name(), &[(PartitionId(0), LogOffset(0))]),
+                9 => zombie.forget_consumer([CONSUMER, ROUND][self.dice.up_to(1)]),
+                10 => zombie.create_consumers(["zombie"]),
+                _ => match zombie.offset_store(FEEDS).reset("feed-0", &Offset::Sequence(77)) {
+                    Err(OffsetError::Store(error)) => Err(error),
+                    other => return Err(format!("a zombie's offsets were answered {other:?}")),
+                },
             };
             match done {
                 // A flush promises nothing new of what was answered before; handing over, duties and a look at what was
                 // there promise nothing.
-                Ok(()) if which >= 3 => {}
+                Ok(()) if matches!(which, 3..=6) => {}
                 Ok(()) => return Err(format!("a zombie was answered, in its try {which}")),
                 Err(error) if self.is_told(&error) => {}
+                // It never had the topic.
+                Err(error)
+                    if error.kind() == ErrorKind::NotFound
+                        && matches!(which, 7 | 8)
+                        && self.head.next(("plain", 0)) == 0 => {}
                 Err(error) => return Err(format!("a zombie was told {error:?}")),
             }
         }

@@ -21,6 +21,14 @@ pub(crate) enum Short {
     Tail,
     Fleeting,
     Churn,
+    Alter,
+    /// Something is consumed, and its consumer put elsewhere.
+    Move,
+    /// Something is consumed, and its consumer forgotten.
+    Forget,
+    /// A consumer id that both owners have, one after the other.
+    Round,
+    Outside,
     Side,
     /// Enough to roll segments and to fill a file of the journal.
     Fill,
@@ -33,7 +41,7 @@ pub(crate) enum Short {
 }
 
 impl Short {
-    pub(crate) const ALL: [Short; 21] = [
+    pub(crate) const ALL: [Short; 26] = [
         Short::Append,
         Short::Spread,
         Short::Lax,
@@ -49,6 +57,11 @@ impl Short {
         Short::Tail,
         Short::Fleeting,
         Short::Churn,
+        Short::Alter,
+        Short::Move,
+        Short::Forget,
+        Short::Round,
+        Short::Outside,
         Short::Side,
         Short::Fill,
         Short::Trim,
@@ -82,6 +95,11 @@ impl World {
             Short::Tail => self.tail(),
             Short::Fleeting => self.fleeting(),
             Short::Churn => self.churn(),
+            Short::Alter => self.alter_plain(),
+            Short::Move => self.consume_and(World::move_one_by_one),
+            Short::Forget => self.consume_and(World::forget_one_by_one),
+            Short::Round => self.go_all_round(),
+            Short::Outside => self.offsets_outside(),
             Short::Side => self.side(),
             Short::Fill => self.fill(),
             Short::Trim => self.trim_now(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use oncelog::{Error, ErrorKind, Snapshot, Store, StoreOptions};
 
 use super::Outcome;
+use super::ops_changes::{Holder, Holders};
 use super::ops_linger::Book;
 use super::ops_owners::Side;
 use super::ops_readers::{Beside, Followed};
@@ -37,6 +38,8 @@ pub(super) struct World {
     pub(super) held: Option<(Snapshot, Model)>,
     /// The second owner.
     pub(super) side: Side,
+    /// Who may have the consumer id that both owners take in turn.
+    pub(super) holders: Holders,
     /// The last stamped batches, for sending them again.
     pub(super) sent: Vec<Sent>,
     /// The records that are gathered before they are written.
@@ -98,6 +101,7 @@ impl World {
             lax_used: false,
             held: None,
             side: Side::default(),
+            holders: Holders::default(),
             sent: Vec::new(),
             book: Book::default(),
             followed: Followed::default(),
@@ -157,7 +161,10 @@ impl World {
                 Err(error) if error.kind() == ErrorKind::Corrupt && !dead => {
                     return Err(format!("recovery says {error}"));
                 }
-                Err(error) => last = error.to_string(),
+                Err(error) => {
+                    self.was_to_fail(&error)?;
+                    last = error.to_string();
+                }
                 Ok(_) => {}
             }
             if dead {
@@ -233,7 +240,8 @@ impl World {
     pub(super) fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         (self.disk.image_hash(), &self.certain, &self.pending, &self.head).hash(&mut hasher);
-        let others = (&self.dice, self.lax_used, self.made, &self.side, &self.sent, &self.book, &self.followed);
+        let owners = (&self.side, self.holders);
+        let others = (&self.dice, self.lax_used, self.made, owners, &self.sent, &self.book, &self.followed);
         format!("{others:?}").hash(&mut hasher);
         hasher.finish()
     }
@@ -346,15 +354,34 @@ impl World {
         }
     }
 
-    /// Reading fails only when the machine has stopped, or an earlier failure has ended the store.
+    /// Reading fails only when the machine has stopped, an earlier failure has ended the store, or its own call was to
+    /// fail; then it reads again.
     pub(super) fn unreadable(&mut self, error: &Error) -> Result<(), String> {
         if self.disk.is_dead() {
             return self.crash();
         }
         match error.kind() {
             ErrorKind::Closed => self.reopen_after_error(),
+            _ if self.was_to_fail(error)? => self.reconcile(),
             _ => Err(format!("reading says {error:?}")),
         }
+    }
+
+    /// Whether the error is that of the call that was to fail; from then on none fails any more.
+    ///
+    /// # Errors
+    /// An interruption was told, which nobody but the disk's caller may ever see.
+    pub(super) fn was_to_fail(&mut self, error: &Error) -> Result<bool, String> {
+        let Some((at, failure, _)) = self.fail_at else { return Ok(false) };
+        if failure == Failure::EINTR {
+            return Err(format!("an interruption is told: {error:?}"));
+        }
+        let is_it = at <= self.disk.all_ops() && matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Full);
+        if is_it {
+            self.fail_at = None;
+            self.disk.clear_faults();
+        }
+        Ok(is_it)
     }
 
     fn rebuild_head(&mut self) {
@@ -367,7 +394,11 @@ impl World {
     /// As [`World::reconcile`], after an opening: what did not make it is gone, and holes are told and never filled.
     fn check_recovered(&mut self) -> Result<(), String> {
         let store = self.store()?;
-        let seen = observe(&store).map_err(|error| format!("reading after recovery says {error:?}"))?;
+        let seen = match observe(&store) {
+            Ok(seen) => seen,
+            Err(error) if self.was_to_fail(&error)? => return self.check_recovered(),
+            Err(error) => return Err(format!("reading after recovery says {error:?}")),
+        };
         let mut expected = self.certain.clone();
         let mut used = 0;
         while !same_but_for_holes(&expected, &seen) {
@@ -416,6 +447,7 @@ impl World {
         if self.disk.is_dead() {
             return self.crash();
         }
+        self.was_to_fail(error)?;
         match error.kind() {
             ErrorKind::Corrupt => Err(format!("an operation says {error}")),
             ErrorKind::InDoubt | ErrorKind::Closed | ErrorKind::Unavailable | ErrorKind::Full => {
@@ -451,6 +483,7 @@ impl World {
     /// The last check: close in order, open, and everything is there.
     pub(super) fn finish(&mut self) -> Result<(), String> {
         self.disk.clear_faults();
+        self.fail_at = None;
         if self.disk.is_dead() || self.store()?.flush().is_err() {
             self.reopen_after_error()?;
         }
@@ -471,8 +504,16 @@ impl World {
         let snapshot = store.snapshot().map_err(|error| format!("looking after a close says {error:?}"))?;
         self.check_book(&snapshot, true)?;
         self.store = Some(store);
-        // What a crash has left of the second owner is seen when that comes back.
-        if self.quiet && self.side.tried { self.side() } else { Ok(()) }
+        if !self.quiet {
+            return Ok(());
+        }
+        // What a crash has left of the second owner is seen when that comes back; of the id that goes round when both
+        // ask for it.
+        let goes_round = self.holders.may_be(Holder::Main);
+        if self.side.tried || goes_round {
+            self.side()?;
+        }
+        if goes_round { self.take_or_give_back(true) } else { Ok(()) }
     }
 }
 
@@ -484,5 +525,6 @@ fn same_but_for_holes(expected: &Model, seen: &Model) -> bool {
     expected.rows == seen.rows
         && expected.stamps == seen.stamps
         && expected.progress == seen.progress
+        && expected.ways == seen.ways
         && records(expected) == records(seen)
 }

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use oncelog::{AsEngine, Error, FailurePolicy, Outcome, Processor, RecordRef, Result, RetryPolicy, Tx};
+use oncelog::{AsEngine, Error, FailurePolicy, LogOffset, Outcome, Processor, RecordRef, Result, RetryPolicy, Tx};
 
 use super::Done;
+use crate::history::ops_styles::is_next;
 use crate::history::world::World;
 use crate::model::{Effect, Model, Place, partition_of};
 use crate::schema::{DEAD, JOINED, JOINER, SIDE, SPREAD};
@@ -100,6 +101,8 @@ struct Diary {
     effects: Vec<Effect>,
     /// Of each partition the record of the last call, and how often it was handed out.
     last: BTreeMap<Place, (u64, u32)>,
+    /// The first record that was not the next one.
+    wrong: Option<String>,
 }
 
 impl Diary {
@@ -108,6 +111,9 @@ impl Diary {
         let last = self.last.entry(record.place).or_insert((record.offset, 0));
         let attempt = if last.0 == record.offset { last.1 + 1 } else { 1 };
         *last = (record.offset, attempt);
+        let handed = (LogOffset(record.offset), record.key.as_bytes(), &record.value[..]);
+        let checked = is_next(&self.state, record.place, self.state.stands(JOINER, record.place), handed);
+        self.wrong = self.wrong.take().or(checked.err());
         if fate.is_final(attempt) {
             let effect = fate.effect(&self.state, record);
             self.state.apply(&effect);
@@ -158,7 +164,8 @@ impl World {
         let store = self.store()?;
         let (group, in_flight) = (1 + self.dice.below(4), self.dice.up_to(3));
         let state = self.head.clone();
-        let diary = Arc::new(Mutex::new(Diary { state, effects: Vec::new(), last: BTreeMap::new() }));
+        let diary = Diary { state, effects: Vec::new(), last: BTreeMap::new(), wrong: None };
+        let diary = Arc::new(Mutex::new(diary));
         let lock = |diary: &Mutex<Diary>, fate, seen: &Seen| {
             diary.lock().unwrap_or_else(PoisonError::into_inner).called(fate, seen)
         };
@@ -186,7 +193,11 @@ impl World {
                 fate.act(record.key()?, attempt, tx)
             });
         let ran = built.and_then(|mut task| task.step(None));
-        let effects = std::mem::take(&mut diary.lock().unwrap_or_else(PoisonError::into_inner).effects);
+        let (effects, wrong) = {
+            let mut diary = diary.lock().unwrap_or_else(PoisonError::into_inner);
+            (std::mem::take(&mut diary.effects), diary.wrong.take())
+        };
+        wrong.map_or(Ok(()), Err)?;
         match ran {
             Ok(count) if count != effects.len() as u64 => {
                 Err(format!("{count} records reported, {} done with", effects.len()))
