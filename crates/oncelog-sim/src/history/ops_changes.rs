@@ -255,8 +255,8 @@ impl World {
 
     /// Both owners have the id, one after the other.
     pub(super) fn go_all_round(&mut self) -> Done {
-        let (main_takes, main_gives): (fn(&mut World) -> Done, fn(&mut World) -> Done) =
-            (|world| world.take_or_give_back(true), |world| world.take_or_give_back(false));
+        let main_takes: fn(&mut World) -> Done = |world| world.take_or_give_back(true);
+        let main_gives: fn(&mut World) -> Done = |world| world.take_or_give_back(false);
         self.one_by_one(&[World::append, main_takes, main_gives, World::side])
     }
 
