@@ -154,14 +154,14 @@ pub(super) fn admit(stream: &str, keys: &[Key], new: Key) -> Result<()> {
 }
 
 /// What goes when `new` is there: others of its sequence, then what is too much, first what no longer counts, then the
-/// oldest. `new` is good, and stays.
-pub(super) fn surplus(keys: &[Key], new: Key, max: usize) -> Vec<Key> {
+/// oldest. `new` is good, and stays; and so does `newer`, which is the newest good one where `new` is not.
+pub(super) fn surplus(keys: &[Key], new: Key, newer: Option<Key>, max: usize) -> Vec<Key> {
     let (mut gone, mut there): (Vec<Key>, Vec<Key>) =
         keys.iter().filter(|key| **key != new).partition(|key| key.sequence == new.sequence);
     there.push(new);
     let current = current(&there);
     there.sort_unstable_by_key(|key| (current.contains(key), key.age()));
     let too_many = there.len().saturating_sub(max.max(1));
-    gone.extend(there.into_iter().filter(|key| *key != new).take(too_many));
+    gone.extend(there.into_iter().filter(|key| *key != new && Some(*key) != newer).take(too_many));
     gone
 }

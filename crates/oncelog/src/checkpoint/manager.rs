@@ -57,7 +57,19 @@ struct Stream {
     operators: BTreeMap<String, Arc<dyn CheckpointOperator>>,
     /// `None` until the stream is recovered, or its first event finds that there is nothing to recover.
     now: Option<Now>,
+    /// Whether an attempt to recover failed: operators may be at different places.
+    is_broken: bool,
     taken: u64,
+}
+
+impl Stream {
+    /// Puts the stream elsewhere; until that has been done once, it is nowhere.
+    fn put<R>(&mut self, put: impl FnOnce(&mut Stream) -> Result<R>) -> Result<R> {
+        (self.now, self.is_broken) = (None, true);
+        let done = put(self)?;
+        self.is_broken = false;
+        Ok(done)
+    }
 }
 
 /// Where a stream is.
@@ -72,6 +84,13 @@ struct Now {
     since: Duration,
     /// Whether something has come since the last checkpoint.
     is_ahead: bool,
+}
+
+impl Now {
+    /// Something was set. Before the first event there is no checkpoint for it: it would say that one is included.
+    fn has_changed(&mut self) {
+        self.is_ahead = self.last.is_some();
+    }
 }
 
 /// Where a stream goes on.
@@ -155,15 +174,14 @@ impl<S: CheckpointStore> CheckpointManager<S> {
     pub fn recover(&self, stream: &str) -> Result<Option<Recovered>> {
         let entry = self.entry(stream);
         let mut entry = entry.lock();
-        entry.now = None;
-        match self.store.latest(stream)? {
-            Some(latest) => self.adopt(&mut entry, latest).map(Some),
+        entry.put(|entry| match self.store.latest(stream)? {
+            Some(latest) => self.adopt(entry, latest).map(Some),
             None => {
                 entry.operators.iter().try_for_each(|(name, operator)| restore(name, &**operator, None))?;
                 entry.now = Some(self.beginning(stream));
                 Ok(None)
             }
-        }
+        })
     }
 
     /// Takes a stream back to the checkpoint at `sequence`, or the newest good one before, on a new line: see
@@ -175,8 +193,7 @@ impl<S: CheckpointStore> CheckpointManager<S> {
         let entry = self.entry(stream);
         let mut entry = entry.lock();
         let found = self.store.rewind(stream, sequence)?;
-        entry.now = None;
-        self.adopt(&mut entry, found)
+        entry.put(|entry| self.adopt(entry, found))
     }
 
     /// Counts an event that was processed, and takes a checkpoint if one is due: `true`. A watermark that goes back is
@@ -247,7 +264,10 @@ impl<S: CheckpointStore> CheckpointManager<S> {
         self.entry(stream).lock().now.as_ref().map_or(0, |now| now.state.event_count)
     }
 
-    /// Sets what to read next of a source: part of the next checkpoints.
+    /// Sets what to read next of a source: part of the next checkpoints. Set it before the
+    /// [`on_event`](CheckpointManager::on_event) of the event behind which it points: that call may take the checkpoint,
+    /// which then says of the source where the operators are. What is set behind it is part of the one after; a stream
+    /// is ahead then, also if nothing else comes, so [`close`](CheckpointManager::close) takes a last one.
     ///
     /// # Errors
     /// `Invalid`: it would go back, or is a policy and no place; or as [`CheckpointManager::on_event`].
@@ -257,21 +277,25 @@ impl<S: CheckpointStore> CheckpointManager<S> {
         let now = self.begun(&mut entry, stream)?;
         offsets::advance(source, now.state.source_offsets.get(source), &next)?;
         now.state.set_source_offset(source, next);
+        now.has_changed();
         Ok(())
     }
 
-    /// Sets a text: part of the next checkpoints.
+    /// Sets a text: part of the next checkpoints. When: as with [`CheckpointManager::set_source_offset`].
     ///
     /// # Errors
     /// As [`CheckpointManager::on_event`].
     pub fn set_metadata(&self, stream: &str, name: impl Into<String>, text: impl Into<String>) -> Result<()> {
         let entry = self.entry(stream);
         let mut entry = entry.lock();
-        self.begun(&mut entry, stream)?.state.metadata.insert(name.into(), text.into());
+        let now = self.begun(&mut entry, stream)?;
+        now.state.metadata.insert(name.into(), text.into());
+        now.has_changed();
         Ok(())
     }
 
-    /// Sets the state of an operator that is not registered: part of the next checkpoints.
+    /// Sets the state of an operator that is not registered: part of the next checkpoints. When: as with
+    /// [`CheckpointManager::set_source_offset`].
     ///
     /// # Errors
     /// `Invalid`: it is registered, and asked for its state; or as [`CheckpointManager::on_event`].
@@ -281,7 +305,9 @@ impl<S: CheckpointStore> CheckpointManager<S> {
         if entry.operators.contains_key(operator) {
             return Err(Error::invalid(format!("stream {stream:?}: operator {operator:?} is asked for its state")));
         }
-        self.begun(&mut entry, stream)?.state.set_operator_state(operator, state);
+        let now = self.begun(&mut entry, stream)?;
+        now.state.set_operator_state(operator, state);
+        now.has_changed();
         Ok(())
     }
 
@@ -292,8 +318,13 @@ impl<S: CheckpointStore> CheckpointManager<S> {
     pub fn forget_operator(&self, stream: &str, operator: &str) -> Result<bool> {
         let entry = self.entry(stream);
         let mut entry = entry.lock();
+        // What fails unregisters nothing.
         let state = self.begun(&mut entry, stream)?.state.operator_states.remove(operator);
-        Ok(entry.operators.remove(operator).is_some() || state.is_some())
+        let was_there = entry.operators.remove(operator).is_some() || state.is_some();
+        if let Some(now) = entry.now.as_mut().filter(|_| was_there) {
+            now.has_changed();
+        }
+        Ok(was_there)
     }
 
     fn entry(&self, stream: &str) -> Arc<Mutex<Stream>> {
@@ -302,6 +333,10 @@ impl<S: CheckpointStore> CheckpointManager<S> {
 
     /// Where the stream is; one that nobody recovered begins, if there is nothing to recover.
     fn begun<'e>(&self, entry: &'e mut MutexGuard<'_, Stream>, stream: &str) -> Result<&'e mut Now> {
+        if entry.is_broken {
+            let what = format!("stream {stream:?}: the last attempt to recover it failed; recover it first");
+            return Err(Error::invalid(what));
+        }
         if entry.now.is_none() && self.store.checkpoint_count(stream)? > 0 {
             let what = format!("stream {stream:?} has checkpoints: recover it first, or what they hold is lost");
             return Err(Error::invalid(what));
@@ -336,7 +371,7 @@ impl<S: CheckpointStore> CheckpointManager<S> {
 
     /// Takes a checkpoint of a stream that is under way.
     fn take(&self, entry: &mut Stream) -> Result<()> {
-        let Stream { operators, now: Some(now), taken } = entry else { return Ok(()) };
+        let Stream { operators, now: Some(now), taken, .. } = entry else { return Ok(()) };
         for (name, operator) in operators.iter() {
             let state = call(name, "say its state", || operator.snapshot())?;
             now.state.set_operator_state(name.clone(), state);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::bytes::{self, Flaw};
 use super::key::{Key, admit, current, surplus};
-use super::state::CheckpointState;
+use super::state::{CheckpointId, CheckpointState};
 use super::store::{CheckpointEntry, DamagedCheckpoint, LatestCheckpoint};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::name_complaint;
@@ -50,73 +50,120 @@ const LOOKS_MAX: u32 = 100;
 
 pub(crate) fn save(shelf: &impl Shelf, state: &CheckpointState) -> Result<()> {
     let stream = stream_of(&state.id.stream_id)?;
-    let key = Key { sequence: state.id.sequence, lineage: state.lineage };
-    let bytes = bytes::encode(state)?;
+    let (key, bytes) = (key_of(state), bytes::encode(state)?);
     let change = shelf.change(stream, &mut |view| {
-        let keys = view.keys()?;
-        admit(stream, &keys, key)?;
-        Ok(Change { write: Some((key, bytes.clone())), remove: surplus(&keys, key, shelf.max_per_stream()) })
+        let max = shelf.max_per_stream();
+        let (keys, good) = settled(stream, || {
+            let keys = view.keys()?;
+            admit(stream, &keys, key)?;
+            if keys.iter().all(|other| other.lineage != key.lineage) {
+                // A line begins here, and parts from what those before it say.
+                return Ok(Some((keys, None)));
+            }
+            Ok(newest_good(shelf, view, stream, &keys)?.map(|newest| (keys, newest.good)))
+        })?;
+        if let Some(good) = &good {
+            follow(good, state, max)?;
+        }
+        let newer = good.map(|good| key_of(&good)).filter(|good| good.age() > key.age());
+        Ok(Change { write: Some((key, bytes.clone())), remove: surplus(&keys, key, newer, max) })
     });
     change.map(drop)
 }
 
+fn key_of(state: &CheckpointState) -> Key {
+    Key { sequence: state.id.sequence, lineage: state.lineage }
+}
+
+/// Whether `new` may be saved on the line of which `good` is the newest good one.
+fn follow(good: &CheckpointState, new: &CheckpointState, max: usize) -> Result<()> {
+    let CheckpointId { stream_id: stream, sequence, .. } = &new.id;
+    let at = good.id.sequence;
+    if *sequence >= at && new.watermark_ns < good.watermark_ns {
+        let (back, was) = (new.watermark_ns, good.watermark_ns);
+        let what = format!("stream {stream:?}: the watermark {back} ns of {sequence} is before {was} ns, that of {at}");
+        return Err(Error::invalid(what));
+    }
+    if *sequence < at && max <= 1 {
+        let what = format!("stream {stream:?} is at {at}: there is room for one, and {sequence} is older");
+        return Err(Error::invalid(what));
+    }
+    Ok(())
+}
+
 pub(crate) fn latest(shelf: &impl Shelf, stream: &str) -> Result<Option<LatestCheckpoint>> {
     let stream = stream_of(stream)?;
-    for _ in 0..LOOKS_MAX {
+    let (mut view, Newest { good, damaged }) = settled(stream, || {
         let mut view = shelf.view(stream)?;
-        match newest_good(shelf, &mut *view, stream)? {
-            Newest::None => return Ok(None),
-            Newest::Gone => {}
-            Newest::Found(found) => return view.confirm().map(|()| Some(*found)),
+        let keys = view.keys()?;
+        Ok(newest_good(shelf, &mut *view, stream, &keys)?.map(|newest| (view, newest)))
+    })?;
+    for DamagedCheckpoint { sequence, error, .. } in &damaged {
+        tracing::warn!(stream, sequence, %error, "a checkpoint is passed over");
+    }
+    match good {
+        Some(state) => view.confirm().map(|()| Some(LatestCheckpoint { state, damaged })),
+        None if damaged.is_empty() => Ok(None),
+        None => Err(none_readable(stream, damaged)),
+    }
+}
+
+/// Looks until nothing that was there a moment ago is gone, which is `None`.
+fn settled<T>(stream: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    for _ in 0..LOOKS_MAX {
+        if let Some(seen) = look()? {
+            return Ok(seen);
         }
     }
     Err(Error::new(ErrorKind::Unavailable, format!("stream {stream:?}: its checkpoints go faster than they are read")))
 }
 
-enum Newest {
-    None,
-    /// What was there a moment ago is gone: look again.
-    Gone,
-    Found(Box<LatestCheckpoint>),
+/// What the current line ends with.
+struct Newest {
+    /// `None` where none can be read.
+    good: Option<CheckpointState>,
+    /// What is newer and cannot be read, the newest first.
+    damaged: Vec<DamagedCheckpoint>,
 }
 
-fn newest_good(shelf: &impl Shelf, view: &mut dyn View, stream: &str) -> Result<Newest> {
-    let keys = view.keys()?;
+/// `None`: one of them has gone meanwhile.
+fn newest_good(shelf: &impl Shelf, view: &mut dyn View, stream: &str, keys: &[Key]) -> Result<Option<Newest>> {
     let mut damaged = Vec::new();
-    for key in current(&keys) {
-        let Some(bytes) = view.read(key)? else { return Ok(Newest::Gone) };
-        match read(shelf, stream, key, &bytes) {
-            Ok(state) => return Ok(Newest::Found(Box::new(LatestCheckpoint { state, damaged }))),
+    for key in current(keys) {
+        match read(shelf, view, stream, key) {
+            Ok(Some(state)) => return Ok(Some(Newest { good: Some(state), damaged })),
+            Ok(None) => return Ok(None),
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                tracing::warn!(stream, sequence = key.sequence, %error, "a checkpoint is passed over");
                 damaged.push(DamagedCheckpoint { sequence: key.sequence, lineage: key.lineage, error });
             }
             Err(error) => return Err(error),
         }
     }
-    let count = damaged.len();
-    let Some(newest) = damaged.into_iter().next() else { return Ok(Newest::None) };
-    let what = format!("stream {stream:?}: none of its checkpoints can be read, {count} were tried");
+    Ok(Some(Newest { good: None, damaged }))
+}
+
+fn none_readable(stream: &str, damaged: Vec<DamagedCheckpoint>) -> Error {
+    let what = format!("stream {stream:?}: none of its checkpoints can be read, {} were tried", damaged.len());
     let error = Error::new(ErrorKind::Corrupt, what);
-    Err(match newest.error.file().map(ToOwned::to_owned) {
+    let Some(newest) = damaged.into_iter().next() else { return error };
+    match newest.error.file().map(ToOwned::to_owned) {
         Some(file) => error.in_file(&file),
         None => error,
     }
-    .because(newest.error))
+    .because(newest.error)
 }
 
 pub(crate) fn get(shelf: &impl Shelf, stream: &str, sequence: u64) -> Result<Option<CheckpointState>> {
     let stream = stream_of(stream)?;
-    for _ in 0..LOOKS_MAX {
+    settled(stream, || {
         let mut view = shelf.view(stream)?;
         let keys = view.keys()?.into_iter().filter(|key| key.sequence == sequence);
-        let Some(key) = keys.max_by_key(Key::age) else { return Ok(None) };
-        if let Some(bytes) = view.read(key)? {
-            let state = read(shelf, stream, key, &bytes)?;
-            return view.confirm().map(|()| Some(state));
+        let Some(key) = keys.max_by_key(Key::age) else { return Ok(Some(None)) };
+        match read(shelf, &mut *view, stream, key)? {
+            Some(state) => view.confirm().map(|()| Some(Some(state))),
+            None => Ok(None),
         }
-    }
-    Err(Error::new(ErrorKind::Unavailable, format!("stream {stream:?}: its checkpoints go faster than they are read")))
+    })
 }
 
 pub(crate) fn list(shelf: &impl Shelf, stream: &str) -> Result<Vec<CheckpointEntry>> {
@@ -138,19 +185,19 @@ pub(crate) fn delete_before(shelf: &impl Shelf, stream: &str, sequence: u64) -> 
         return Ok(0);
     }
     shelf.change(stream, &mut |view| {
-        let mut keys = view.keys()?;
-        keys.retain(|key| key.sequence < sequence);
-        if keys.is_empty() {
-            return Ok(Change::default());
-        }
-        let good = match newest_good(shelf, view, stream)? {
-            Newest::Found(found) => Key { sequence: found.state.id.sequence, lineage: found.state.lineage },
-            Newest::None | Newest::Gone => {
-                let what = format!("stream {stream:?}: others change it without the lock");
-                return Err(Error::new(ErrorKind::Unavailable, what));
+        let (mut keys, newest) = settled(stream, || {
+            let keys = view.keys()?;
+            if keys.iter().all(|key| key.sequence >= sequence) {
+                return Ok(Some((Vec::new(), Newest { good: None, damaged: Vec::new() })));
             }
-        };
-        keys.retain(|key| *key != good);
+            Ok(newest_good(shelf, view, stream, &keys)?.map(|newest| (keys, newest)))
+        })?;
+        match newest.good {
+            // What is newer than the good one, and damaged, leads to it: a line may be known by nothing else.
+            Some(good) => keys.retain(|key| key.sequence < sequence && key.age() < key_of(&good).age()),
+            None if keys.is_empty() => {}
+            None => return Err(none_readable(stream, newest.damaged)),
+        }
         Ok(Change { write: None, remove: keys })
     })
 }
@@ -182,8 +229,9 @@ fn stream_of(stream: &str) -> Result<&str> {
     }
 }
 
-/// What the bytes under a key say, which must be of that key.
-fn read(shelf: &impl Shelf, stream: &str, key: Key, bytes: &[u8]) -> Result<CheckpointState> {
+/// What there is under a key, which must be of that key; `None` where it has gone meanwhile.
+fn read(shelf: &impl Shelf, view: &mut dyn View, stream: &str, key: Key) -> Result<Option<CheckpointState>> {
+    let Some(bytes) = view.read(key)? else { return Ok(None) };
     let tell = |flaw: &Flaw| {
         let error = flaw.told(&format!("stream {stream:?}, checkpoint {}", key.sequence));
         match shelf.place(stream, key) {
@@ -191,13 +239,13 @@ fn read(shelf: &impl Shelf, stream: &str, key: Key, bytes: &[u8]) -> Result<Chec
             None => error,
         }
     };
-    let state = bytes::decode(bytes).map_err(|flaw| tell(&flaw))?;
-    let said = Key { sequence: state.id.sequence, lineage: state.lineage };
+    let state = bytes::decode(&bytes).map_err(|flaw| tell(&flaw))?;
+    let said = key_of(&state);
     if said != key || state.id.stream_id != stream {
         let what = format!("it is checkpoint {} of stream {:?} by its content", said.sequence, state.id.stream_id);
         return Err(tell(&Flaw { kind: ErrorKind::Corrupt, position: 0, what }));
     }
-    Ok(state)
+    Ok(Some(state))
 }
 
 /// Makes a shelf a store.

@@ -14,9 +14,11 @@ pub trait CheckpointStore: Send + Sync {
     /// sequence is replaced; what is too much goes after that.
     ///
     /// # Errors
-    /// `Invalid`: the stream has no usable name, or the state cannot be written. `Fenced`: the stream was rewound, and
-    /// this is of the line before: stop. `Conflict`: it was rewound twice at once. `Full`, `Locked`, `Unavailable`.
-    /// What was there before is there.
+    /// `Invalid`: the stream has no usable name, or the state cannot be written; its watermark is before that of the
+    /// newest good one of the line; or it is older than that one, and there is room for one only. `Fenced`: the stream
+    /// was rewound, and this is of the line before: stop. `Conflict`: it was rewound twice at once.
+    /// `UnsupportedVersion`: a newer version wrote the newest of the line. `Full`, `Locked`, `Unavailable`. What was
+    /// there before is there.
     fn save(&self, state: &CheckpointState) -> Result<()>;
 
     /// The newest of the current line that can be read, and what had to be passed over. `None`: there is none at all.
@@ -38,7 +40,8 @@ pub trait CheckpointStore: Send + Sync {
     /// `Corrupt`: there is something that is no checkpoint. `Unavailable`.
     fn list(&self, stream: &str) -> Result<Vec<CheckpointEntry>>;
 
-    /// Deletes those before a sequence, but never the newest good one of the current line; gives how many went.
+    /// Deletes those before a sequence that are older than the newest good one of the current line; gives how many went.
+    /// What is newer and damaged stays until there is a newer good one: only through it may the good one be known.
     ///
     /// # Errors
     /// `Corrupt`: none can be read; then none is deleted. `Unavailable`, `Locked`: some may be gone.
@@ -64,18 +67,18 @@ pub trait CheckpointStore: Send + Sync {
     /// `Unavailable`, `Locked`: some may be gone.
     fn clear(&self, stream: &str) -> Result<u64>;
 
-    /// The checkpoint of exactly this sequence, whatever line it is on, or else the newest good one before it on the
-    /// current line: what [`CheckpointStore::rewind`] goes back to.
+    /// The checkpoint of exactly this sequence, whatever line it is on, or else, also where that one is damaged, the
+    /// newest good one before it on the current line: what [`CheckpointStore::rewind`] goes back to. What was passed
+    /// over is told.
     ///
     /// # Errors
-    /// `NotFound`: there is none. `Corrupt`: there is, and it cannot be read. Others as [`CheckpointStore::latest`].
+    /// `NotFound`: there is none. `Corrupt`: there is, and none can be read. Others as [`CheckpointStore::latest`].
     fn at_or_before(&self, stream: &str, sequence: u64) -> Result<LatestCheckpoint> {
-        if let Some(state) = self.get(stream, sequence)? {
-            return Ok(LatestCheckpoint { state, damaged: Vec::new() });
-        }
         let mut damaged = Vec::new();
         let entries = self.list(stream)?;
-        for entry in entries.iter().rev().filter(|entry| entry.is_current && entry.sequence < sequence) {
+        let exact = entries.iter().rev().find(|entry| entry.sequence == sequence);
+        let before = entries.iter().rev().filter(|entry| entry.is_current && entry.sequence < sequence);
+        for entry in exact.into_iter().chain(before) {
             match self.get(stream, entry.sequence) {
                 Ok(Some(state)) => return Ok(LatestCheckpoint { state, damaged }),
                 Ok(None) => {}

@@ -300,12 +300,13 @@ fn the_current_line_goes_through_its_parents() {
     assert_eq!(second.branch(2, 200), line(2, 0, 200));
     assert_eq!(second.branch(2, 350), line(2, 1, 350));
     // Room is made first by what no longer counts, then by the oldest, and never by the new one.
-    let gone = |max| surplus(&keys, key(330, third), max).iter().map(|key| key.sequence).collect::<Vec<_>>();
+    let gone = |max| surplus(&keys, key(330, third), None, max).iter().map(|key| key.sequence).collect::<Vec<_>>();
     assert_eq!(gone(7), [] as [u64; 0]);
     assert_eq!(gone(4), [300, 350, 100]);
     assert_eq!(gone(1).len(), 6);
     assert_eq!(gone(0).len(), 6, "one stays");
-    assert_eq!(surplus(&keys, key(1, third), 1).len(), 6);
+    assert_eq!(surplus(&keys, key(310, third), None, 1).len(), 6);
+    assert!(!surplus(&keys, key(310, third), Some(key(320, third)), 1).contains(&key(320, third)));
 }
 
 fn memory_disk() -> Arc<dyn Disk> {
@@ -460,8 +461,9 @@ fn a_damaged_newest_is_passed_over_aloud_and_the_last_good_one_stays() {
         assert_eq!(store.get("s", 300).unwrap_err().kind(), ErrorKind::Corrupt);
         assert_eq!(bytes_of(&disk, &file_of(300)), spoilt, "it is not touched");
     }
-    assert_eq!(store.delete_before("s", 1_000).unwrap(), 2, "the damaged one and the oldest");
-    assert_eq!(sequences(&store, "s"), [200], "the newest good one");
+    assert_eq!(store.delete_before("s", 1_000).unwrap(), 1, "the oldest");
+    assert_eq!(sequences(&store, "s"), [200, 300], "the newest good one, and what comes before it");
+    disk.remove(&file_of(300)).unwrap();
 
     put(&disk, &file_of(200), b"");
     for error in [store.latest("s").unwrap_err(), store.delete_before("s", 1_000).unwrap_err()] {
@@ -480,6 +482,115 @@ fn a_damaged_first_of_a_new_line_falls_back_on_the_way_and_not_into_what_was_lef
     [100, 200, 300].iter().for_each(|sequence| store.save(&state("s", *sequence)).unwrap());
     let lineage = store.rewind("s", 200).unwrap().state.lineage;
     put(&disk, &Path::new("/d/base/s").join(Key { sequence: 200, lineage }.name()), b"spoilt");
+    assert_eq!(latest(&store, "s"), Some(100));
+}
+
+fn file_on(sequence: u64, lineage: Lineage) -> std::path::PathBuf {
+    Path::new("/d/base/s").join(Key { sequence, lineage }.name())
+}
+
+#[test]
+fn what_leads_to_the_newest_good_one_is_not_deleted() {
+    let disk = memory_disk();
+    let store = files_on(&disk).unwrap();
+    [100, 200].iter().for_each(|sequence| store.save(&state("s", *sequence)).unwrap());
+    let first = store.rewind("s", 200).unwrap().state.lineage;
+    store.save(&on_line("s", 300, first)).unwrap();
+    let second = store.rewind("s", 300).unwrap().state.lineage;
+    assert_eq!((first, second), (line(1, 0, 200), line(2, 1, 300)));
+    put(&disk, &file_on(300, second), b"spoilt");
+    put(&disk, &file_on(200, first), b"spoilt");
+    assert_eq!(latest(&store, "s"), Some(100));
+    assert_eq!(store.delete_before("s", 250).unwrap(), 0, "only the damaged 200 knows where line 1 came from");
+    assert_eq!(latest(&store, "s"), Some(100));
+    assert_eq!(store.delete_before("s", 1_000).unwrap(), 0);
+    assert_eq!(latest(&store, "s"), Some(100));
+    // Behind a good one they go as others do.
+    store.save(&on_line("s", 400, second)).unwrap();
+    assert_eq!(store.delete_before("s", 1_000).unwrap(), 3);
+    assert_eq!(sequences(&store, "s"), [400]);
+}
+
+#[test]
+fn a_watermark_goes_back_with_a_rewind_only() {
+    let at = |sequence, watermark_ns| CheckpointState { watermark_ns, ..state("s", sequence) };
+    for (name, store) in stores(10) {
+        store.save(&at(100, 50)).unwrap();
+        store.save(&at(200, 70)).unwrap();
+        for (sequence, watermark) in [(300, 69), (300, 0), (200, 69)] {
+            let error = store.save(&at(sequence, watermark)).unwrap_err();
+            assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains("watermark"), "{name}: {error}");
+        }
+        assert_eq!(sequences(&*store, "s"), [100, 200], "{name}");
+        store.save(&at(150, 60)).unwrap();
+        store.save(&at(200, 70)).unwrap();
+        store.save(&at(300, 70)).unwrap();
+        let lineage = store.rewind("s", 100).unwrap().state.lineage;
+        let on_line = |watermark_ns| CheckpointState { lineage, ..at(120, watermark_ns) };
+        assert_eq!(store.save(&on_line(49)).unwrap_err().kind(), ErrorKind::Invalid, "{name}");
+        store.save(&on_line(55)).unwrap();
+        assert_eq!(latest(&*store, "s"), Some(120), "{name}");
+    }
+}
+
+#[test]
+fn what_a_damaged_newest_said_binds_nobody() {
+    let disk = memory_disk();
+    let store = files_on(&disk).unwrap().max_per_stream(2);
+    [100, 300].iter().for_each(|sequence| store.save(&state("s", *sequence)).unwrap());
+    put(&disk, &file_of(300), b"spoilt");
+    store.save(&state("s", 200)).unwrap();
+    assert_eq!((latest(&store, "s"), sequences(&store, "s")), (Some(200), vec![200, 300]));
+    let error = store.save(&CheckpointState { watermark_ns: 199_999, ..state("s", 250) }).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "that of the newest good one does: {error}");
+    let one = files_on(&disk).unwrap().max_per_stream(1);
+    one.save(&state("s", 250)).unwrap();
+    assert_eq!(sequences(&one, "s"), [250]);
+}
+
+#[test]
+fn the_newest_good_one_makes_no_room_for_an_older_one() {
+    for (name, store) in stores(1) {
+        store.save(&state("s", 200)).unwrap();
+        let error = store.save(&state("s", 100)).unwrap_err();
+        assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains("200"), "{name}: {error}");
+        assert_eq!(sequences(&*store, "s"), [200], "{name}");
+        store.save(&CheckpointState { event_count: 99, ..state("s", 200) }).unwrap();
+        assert_eq!(store.get("s", 200).unwrap().unwrap().event_count, 99, "{name}: the same sequence replaces");
+    }
+    // Where there is room for two, the newest stays, although it comes before what is damaged.
+    let disk = memory_disk();
+    let store = files_on(&disk).unwrap().max_per_stream(2);
+    [200, 300].iter().for_each(|sequence| store.save(&state("s", *sequence)).unwrap());
+    put(&disk, &file_of(300), b"spoilt");
+    store.save(&state("s", 100)).unwrap();
+    assert_eq!((latest(&store, "s"), sequences(&store, "s")), (Some(200), vec![100, 200]));
+}
+
+#[test]
+fn one_that_is_too_long_to_be_read_is_passed_over_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = FileCheckpointStore::open(dir.path()).unwrap();
+    [100, 200].iter().for_each(|sequence| store.save(&state("s", *sequence)).unwrap());
+    let path = dir.path().join("s").join(Key { sequence: 200, lineage: Lineage::FIRST }.name());
+    let file = crate::disk::RealDisk.open(&path, OpenMode::Write).unwrap();
+    file.set_len(super::bytes::BYTES_MAX + 1).unwrap();
+    let latest = store.latest("s").unwrap().unwrap();
+    assert_eq!((latest.state.id.sequence, latest.damaged.len()), (100, 1));
+    assert_eq!(latest.damaged[0].error.file(), Some(&*path));
+    assert_eq!(store.at_or_before("s", 200).unwrap().state.id.sequence, 100);
+    store.save(&state("s", 300)).unwrap();
+}
+
+#[test]
+fn a_rewind_to_a_damaged_one_goes_to_the_good_one_before_aloud() {
+    let disk = memory_disk();
+    let store = files_on(&disk).unwrap();
+    [100, 200, 300].iter().for_each(|sequence| store.save(&state("s", *sequence)).unwrap());
+    put(&disk, &file_of(200), b"spoilt");
+    let found = store.rewind("s", 200).unwrap();
+    assert_eq!((found.state.id.sequence, found.damaged.len(), found.damaged[0].sequence), (100, 1, 200));
+    assert_eq!(found.damaged[0].error.file(), Some(&*file_of(200)));
     assert_eq!(latest(&store, "s"), Some(100));
 }
 
@@ -758,6 +869,64 @@ fn operators_that_fail_leave_no_checkpoint_that_lies() {
     assert!(manager.on_event("a", 5, 0).is_err(), "it does not go on from half a state");
     mood(0);
     assert_eq!(manager.recover("a").unwrap().unwrap().next, Some(5));
+}
+
+#[test]
+fn a_stream_whose_operators_did_not_begin_takes_no_event() {
+    struct Reset(std::sync::atomic::AtomicBool);
+    impl CheckpointOperator for Reset {
+        fn snapshot(&self) -> crate::error::Result<Vec<u8>> {
+            Ok(Vec::new())
+        }
+        fn restore(&self, _: Option<&[u8]>) -> crate::error::Result<()> {
+            match self.0.load(std::sync::atomic::Ordering::SeqCst) {
+                true => Err(Error::user("not now")),
+                false => Ok(()),
+            }
+        }
+    }
+    let (manager, reset) = (CheckpointManager::new(InMemoryCheckpointStore::new(3), 1), Arc::new(Reset(true.into())));
+    manager.register("a", "reset", Arc::clone(&reset)).unwrap();
+    assert_eq!(manager.recover("a").unwrap_err().kind(), ErrorKind::User);
+    for refused in [manager.on_event("a", 1, 0).map(drop), manager.set_metadata("a", "host", "one")] {
+        let error = refused.unwrap_err();
+        assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains("recover"), "{error}");
+    }
+    assert_eq!(manager.event_count("a"), 0);
+    reset.0.store(false, std::sync::atomic::Ordering::SeqCst);
+    assert!(manager.recover("a").unwrap().is_none());
+    assert!(manager.on_event("a", 1, 0).unwrap());
+}
+
+#[test]
+fn what_is_set_behind_the_last_event_is_in_the_last_checkpoint() {
+    type Manager = CheckpointManager<Kept>;
+    let sets: [fn(&Manager) -> crate::error::Result<()>; 4] = [
+        |manager| manager.set_source_offset("a", "feed", 8),
+        |manager| manager.set_metadata("a", "host", "one"),
+        |manager| manager.set_operator_state("a", "by hand", b"x".to_vec()),
+        |manager| manager.forget_operator("a", "gone").map(|was_there| assert!(was_there)),
+    ];
+    for (number, set) in sets.iter().enumerate() {
+        let store = Arc::new(InMemoryCheckpointStore::new(3));
+        let manager = CheckpointManager::new(Arc::clone(&store), 1);
+        manager.set_operator_state("a", "gone", b"y".to_vec()).unwrap();
+        assert!(!manager.checkpoint("a").unwrap(), "no event has come of which it could be");
+        assert!(manager.on_event("a", 7, 0).unwrap());
+        let before = store.get("a", 7).unwrap().unwrap();
+        set(&manager).unwrap();
+        assert_eq!(manager.close().unwrap(), 1, "{number}");
+        let after = store.get("a", 7).unwrap().unwrap();
+        assert_eq!((sequences(&*store, "a"), after.event_count), (vec![7], 1), "{number}");
+        let of = |state: &CheckpointState| {
+            (state.source_offsets.clone(), state.metadata.clone(), state.operator_states.clone())
+        };
+        assert_ne!(of(&before), of(&after), "{number}");
+    }
+    let store = Arc::new(InMemoryCheckpointStore::new(3));
+    let manager = CheckpointManager::new(Arc::clone(&store), 1);
+    manager.set_metadata("a", "host", "one").unwrap();
+    assert_eq!((manager.close().unwrap(), store.checkpoint_count("a").unwrap()), (0, 0), "no event has come");
 }
 
 #[test]
