@@ -59,7 +59,9 @@ fn a_stream_goes_back_and_forth() {
             shown.contains("line       2, from line 0 at 30") && shown.contains("metadata   why: by-hand"),
             "{shown}"
         );
+        assert!(shown.contains("watermark  30000 ns"), "as before, where nothing is told: {shown}");
         shell.fails(&format!("checkpoint create orders --sequence 40 {place}"), 2, "is at 40 already");
+        shell.fails(&format!("checkpoint create orders --sequence 41 --watermark-ns 29999 {place}"), 2, "watermark");
 
         let dry = shell.ok(&format!("checkpoint prune orders --keep 1 --dry-run {place}"));
         assert!(dry.starts_with("deleted  3\nleft     1\nnothing"), "{dry}");
@@ -84,10 +86,19 @@ fn damage_is_named_and_the_one_before_is_shown() {
         shown.contains("sequence   20") && shown.contains("damage     ") && shown.contains("000030-0-0-0"),
         "{shown}"
     );
-    assert!(shell.ok("checkpoint list --dir files").contains("its checksum does not fit"));
+    let output = shell.command("checkpoint list --dir files").output().unwrap();
+    let (listed, told) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!((output.status.code(), sequences(&listed).len()), (Some(4), 3), "{listed}");
+    assert!(listed.contains("its checksum does not fit") && told.contains("1 checkpoint cannot be read"), "{told}");
     shell.fails("checkpoint show orders --sequence 30 --dir files", 4, "000030-0-0-0");
-    shell.fails("checkpoint restore orders --sequence 30 --dir files", 4, "000030-0-0-0");
-    assert!(shell.ok("checkpoint restore orders --sequence 29 --dir files").contains("to      20"));
+    let dry = shell.ok("checkpoint prune orders --before 999 --dry-run --dir files");
+    let pruned = shell.ok("checkpoint prune orders --before 999 --dir files");
+    assert!(dry.starts_with(&pruned) && pruned == "deleted  1\nleft     2\n", "not the newest good one: {dry}{pruned}");
+    for sequence in [30, 29] {
+        let restored = shell.ok(&format!("checkpoint restore orders --sequence {sequence} --dir files"));
+        assert!(restored.contains("to      20"), "{restored}");
+        assert_eq!(restored.contains("damage  ") && restored.contains("000030-0-0-0"), sequence == 30, "{restored}");
+    }
     std::fs::write(shell.path("files/orders/notes.txt"), "").unwrap();
     shell.fails("checkpoint list --dir files", 4, "notes.txt");
 }

@@ -34,7 +34,7 @@ enum Verb {
     Create(CreateArguments),
     /// Go back to a checkpoint: a new line begins there
     Restore(RestoreArguments),
-    /// Delete old checkpoints, never the newest good one
+    /// Delete old checkpoints, never the newest good one, nor damaged ones that are newer
     Prune(PruneArguments),
 }
 
@@ -55,7 +55,8 @@ struct Place {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  oncelog checkpoint list --dir ./checkpoints\n  \
                         oncelog checkpoint list orders --name feeds --store ./data --output json\n\n\
-                        A checkpoint that is not current was left behind by a rewind.")]
+                        A checkpoint that is not current was left behind by a rewind. Exit code 4 where one cannot be \
+                        read; the others are listed.")]
 struct ListArguments {
     /// Only this stream
     stream: Option<String>,
@@ -89,7 +90,8 @@ struct ShowArguments {
 #[command(after_help = "Examples:\n  oncelog checkpoint create orders --import old.bin --dir ./checkpoints\n  \
                         oncelog checkpoint create orders --sequence 300 --source feed-0=301 \
                         --operator totals=totals.bin --dir ./checkpoints\n\n\
-                        It must be further than the newest there is. An offset is the next to read: a number, or as in \
+                        It must be further than the newest there is, and its watermark not before that one's. What \
+                        is not told of watermark and events is as in the newest that can be read. An offset is the next to read: a number, or as in \
                         timestamp:2026-05-01T12:00:00Z or custom:TEXT.")]
 #[command(group = clap::ArgGroup::new("what").required(true))]
 struct CreateArguments {
@@ -135,7 +137,7 @@ struct CreateArguments {
 struct RestoreArguments {
     /// The stream
     stream: String,
-    /// To this one, or the newest good one before it
+    /// To this one, or, if there is none or it cannot be read, the newest good one before it
     #[arg(long, value_name = "N")]
     sequence: u64,
     /// Show what would be done, and do nothing
@@ -364,7 +366,17 @@ fn list(arguments: &ListArguments) -> Result<(), Failure> {
         };
         let rows: Vec<_> = listed.iter().map(row).collect();
         out::columns(&["STREAM", "SEQUENCE", "LINE", "CURRENT", "EVENTS", "BYTES", "TAKEN", "STATE"], &rows)
-    })
+    })?;
+    match listed.iter().filter(|entry| entry.damage.is_some()).count() {
+        0 => Ok(()),
+        1 => Err(unreadable("1 checkpoint cannot be read")),
+        count => Err(unreadable(&format!("{count} checkpoints cannot be read"))),
+    }
+}
+
+fn unreadable(what: &str) -> Failure {
+    Failure::new(exit::CORRUPT, what)
+        .hint("`oncelog checkpoint show STREAM` shows from which one the stream would go on")
 }
 
 #[derive(Serialize)]
@@ -474,6 +486,7 @@ fn create(arguments: &CreateArguments) -> Result<(), Failure> {
                 return Ok(Err(newest.sequence));
             }
             state.lineage = newest.lineage;
+            arguments.go_on_from(store, &mut state)?;
         }
         store.save(&state)?;
         Ok(Ok(Shown::of(&state, &[])))
@@ -515,6 +528,20 @@ impl CreateArguments {
         state.watermark_ns = self.watermark_ns.unwrap_or(state.watermark_ns);
         state.event_count = self.events.unwrap_or(state.event_count);
         Ok(state)
+    }
+
+    /// Takes from the newest that can be read what neither an argument nor an import says.
+    fn go_on_from(&self, store: &dyn CheckpointStore, state: &mut CheckpointState) -> oncelog::Result<()> {
+        let newest = match store.latest(&self.stream) {
+            Ok(Some(newest)) if self.import.is_none() => newest.state,
+            Ok(_) => return Ok(()),
+            // None can be read: this one mends that.
+            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        state.watermark_ns = self.watermark_ns.unwrap_or(newest.watermark_ns);
+        state.event_count = self.events.unwrap_or(newest.event_count);
+        Ok(())
     }
 }
 
@@ -621,8 +648,9 @@ fn would_go(
 ) -> oncelog::Result<u64> {
     let mut old: Vec<_> = entries.iter().filter(|entry| entry.sequence < before).collect();
     if !old.is_empty() {
-        let good = store.latest(stream)?.map(|good| (good.state.id.sequence, good.state.lineage));
-        old.retain(|entry| Some((entry.sequence, entry.lineage)) != good);
+        let Some(good) = store.latest(stream)? else { return Ok(0) };
+        let good = (good.state.lineage.number, good.state.id.sequence);
+        old.retain(|entry| (entry.lineage.number, entry.sequence) < good);
     }
     Ok(old.len() as u64)
 }
