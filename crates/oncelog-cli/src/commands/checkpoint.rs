@@ -91,7 +91,8 @@ struct ShowArguments {
                         oncelog checkpoint create orders --sequence 300 --source feed-0=301 \
                         --operator totals=totals.bin --dir ./checkpoints\n\n\
                         It must be further than the newest there is, and its watermark not before that one's. What \
-                        is not told of watermark and events is as in the newest that can be read. An offset is the next to read: a number, or as in \
+                        is not told of watermark and events is as in the newest that can be read. An offset is the \
+                        next to read: a number, or as in \
                         timestamp:2026-05-01T12:00:00Z or custom:TEXT.")]
 #[command(group = clap::ArgGroup::new("what").required(true))]
 struct CreateArguments {

@@ -27,8 +27,8 @@ use crate::wake::{Arc, Mutex};
 
 /// Keeps each checkpoint in a file of its own, durable when [`save`](crate::CheckpointStore::save) returns; a crash
 /// leaves it whole or absent. A lock in the directory of a stream lets several processes share it. Saving costs a file
-/// and two syncs, and reads the newest one. Reading needs no lock and writes nothing; it costs a sync of the directory, so that what it shows
-/// stays.
+/// and two syncs, and reads the newest one. Reading needs no lock and writes nothing; it costs a sync of the directory,
+/// so that what it shows stays.
 ///
 /// ```
 /// use oncelog::{CheckpointId, CheckpointState, CheckpointStore, FileCheckpointStore};

@@ -265,8 +265,8 @@ impl<S: CheckpointStore> CheckpointManager<S> {
     }
 
     /// Sets what to read next of a source: part of the next checkpoints. Set it before the
-    /// [`on_event`](CheckpointManager::on_event) of the event behind which it points: that call may take the checkpoint,
-    /// which then says of the source where the operators are. What is set behind it is part of the one after; a stream
+    /// [`on_event`](CheckpointManager::on_event) of the event behind which it points: that call may take a checkpoint,
+    /// which then says where the operators are. What is set behind it is part of the one after; a stream
     /// is ahead then, also if nothing else comes, so [`close`](CheckpointManager::close) takes a last one.
     ///
     /// # Errors

@@ -40,7 +40,7 @@ pub trait CheckpointStore: Send + Sync {
     /// `Corrupt`: there is something that is no checkpoint. `Unavailable`.
     fn list(&self, stream: &str) -> Result<Vec<CheckpointEntry>>;
 
-    /// Deletes those before a sequence that are older than the newest good one of the current line; gives how many went.
+    /// Deletes those before a sequence that are older than the newest good one of the current line; gives how many.
     /// What is newer and damaged stays until there is a newer good one: only through it may the good one be known.
     ///
     /// # Errors
