@@ -649,3 +649,206 @@ fn what_happened_behind_a_damaged_frame_does_not_come_back() {
     let found = reader.verify(|_| {}).unwrap();
     assert!(found.is_sound(), "{:?}", found.damage);
 }
+
+/// A store with a second owner, which reads `lines` as its global consumer and as `theirs`; damage that can be mended
+/// is in the manifest of the first.
+fn two_owners() -> SimDisk {
+    let disk = specimen(Left::Closed);
+    let main = options(&disk).open(DIR).unwrap();
+    let other = options(&disk).attach(DIR, "other").unwrap();
+    for style in [ConsumerStyle::GlobalTx, ConsumerStyle::ClientTx("theirs".into())] {
+        let mut consumer = other.consumer(LINES, style).unwrap();
+        assert!(consumer.try_process(Some(3), |_, _| Ok(oncelog::Outcome::Commit)).unwrap() > 0);
+    }
+    other.close().unwrap();
+    main.close().unwrap();
+    disk.flip_bit(Path::new(DIR).join("owners/main/MANIFEST"), 12288 + 50, 0).unwrap();
+    disk
+}
+
+/// The claim of the global consumer of `lines`.
+fn global_claim(disk: &SimDisk) -> PathBuf {
+    files(disk, "consumers/%global-").remove(0)
+}
+
+#[test]
+fn a_damaged_claim_of_a_global_consumer_goes_back_to_its_owner() {
+    let disk = two_owners();
+    let (global, theirs) = (global_claim(&disk), Path::new(DIR).join("consumers/theirs/CLAIM"));
+    let written = [&global, &theirs].map(|path| disk.read_file(path).unwrap());
+    disk.flip_bit(&global, 20, 0).unwrap();
+    disk.flip_bit(&theirs, 20, 0).unwrap();
+    let report = repair(&disk).unwrap();
+    assert!(report.done.left.is_empty() && report.verification.is_sound(), "{report:?}");
+    assert_eq!([&global, &theirs].map(|path| disk.read_file(path).unwrap()), written);
+}
+
+#[test]
+fn no_name_is_free_while_an_owner_cannot_be_read() {
+    let disk = two_owners();
+    let claims = [global_claim(&disk), Path::new(DIR).join("consumers/theirs/CLAIM")];
+    claims.iter().for_each(|path| disk.flip_bit(path, 20, 0).unwrap());
+    for at in [0, 4096, 8192, 12288] {
+        disk.flip_bit(Path::new(DIR).join("owners/other/MANIFEST"), at + 50, 0).unwrap();
+    }
+    let damaged = claims.clone().map(|path| disk.read_file(path).unwrap());
+    let report = repair(&disk).unwrap();
+    assert!(!report.done.mends.is_empty() && !report.done.left.is_empty(), "{report:?}");
+    assert_eq!(claims.map(|path| disk.read_file(path).unwrap()), damaged, "{report:?}");
+}
+
+#[test]
+fn segments_that_were_swapped_get_their_names_again() {
+    for left in [Left::Closed, Left::Killed] {
+        let disk = specimen(left);
+        let before = shown(&disk.copy_tree());
+        let (one, two) = (segment(&disk, "packed", 0), segment(&disk, "packed", 1));
+        swap(&disk, &one, &two);
+        let damaged = disk.copy_tree();
+        let report = repair(&disk).unwrap();
+        assert!(report.done.lost.is_empty() && report.done.left.is_empty(), "{report:?}");
+        assert!(report.verification.is_sound(), "{report:?}");
+        assert_eq!(shown(&disk).unlike(&before), None);
+        for change in (1..).step_by(stride()) {
+            let disk = damaged.copy_tree();
+            disk.reseed(change);
+            disk.crash_after(change);
+            let _ = repair(&disk);
+            let is_done = !disk.is_dead();
+            disk.power_cut();
+            let again = repair(&disk).unwrap();
+            assert!(again.done.lost.is_empty() && again.verification.is_sound(), "at {change}: {again:?}");
+            assert_eq!(shown(&disk).unlike(&before), None, "at {change}");
+            if is_done {
+                break;
+            }
+        }
+    }
+}
+
+fn swap(disk: &SimDisk, one: &Path, two: &Path) {
+    let between = one.with_extension("between");
+    disk.rename_file(one, &between).unwrap();
+    disk.rename_file(two, one).unwrap();
+    disk.rename_file(&between, two).unwrap();
+}
+
+/// What is whole, and elsewhere in the store, is not lost: it is told, and nothing is cut.
+#[test]
+fn what_is_in_another_place_of_the_store_is_not_cut_out() {
+    let partition: fn(&SimDisk) =
+        |disk| swap(disk, &Path::new(DIR).join("topics/packed/000000"), &Path::new(DIR).join("topics/packed/000001"));
+    let topic: fn(&SimDisk) =
+        |disk| swap(disk, &Path::new(DIR).join("topics/lines"), &Path::new(DIR).join("topics/packed"));
+    let moved: fn(&SimDisk) = |disk| {
+        let path = segment(disk, "lines", 1);
+        disk.rename_file(&path, Path::new(DIR).join("topics/packed/000001").join(path.file_name().unwrap())).unwrap();
+    };
+    for (name, damage) in [("partitions", partition), ("topics", topic), ("a file", moved)] {
+        let disk = specimen(Left::Closed);
+        damage(&disk);
+        let was: BTreeMap<_, _> =
+            files(&disk, "/topics/").into_iter().map(|path| (path.clone(), disk.read_file(path).unwrap())).collect();
+        // Something else is mended.
+        disk.flip_bit(Path::new(DIR).join("owners/main/MANIFEST"), 12288 + 50, 0).unwrap();
+        let report = repair(&disk).unwrap();
+        assert!(report.done.lost.is_empty() && !report.done.left.is_empty(), "{name}: {report:?}");
+        for (path, bytes) in was.iter().filter(|(path, _)| path.extension().is_some_and(|kind| kind == "segment")) {
+            assert!(disk.read_file(path).is_ok_and(|found| found == *bytes), "{name}: {}", path.display());
+        }
+        for (path, bytes) in was.iter().filter(|(path, _)| path.ends_with("CLAIM")) {
+            assert!(disk.read_file(path).unwrap() == *bytes, "{name}: {}", path.display());
+        }
+    }
+}
+
+/// Behind a damaged journal nobody knows what was given out of a topic that cannot be put together.
+#[test]
+fn a_damaged_journal_is_left_if_a_topic_cannot_go_further_on() {
+    let disk = specimen(Left::Killed);
+    let (lines, packed) = (Path::new(DIR).join("topics/lines/CLAIM"), Path::new(DIR).join("topics/packed/CLAIM"));
+    swap(&disk, &lines, &packed);
+    let (path, position) = trim_point(&disk);
+    disk.flip_bit(path, position + 600, 0).unwrap();
+    let image = disk.image_hash();
+    let report = repair(&disk).unwrap();
+    assert!(report.done.mends.is_empty() && !report.done.left.is_empty(), "{report:?}");
+    assert_eq!(disk.image_hash(), image);
+}
+
+#[test]
+fn directories_that_a_backup_left_out_are_made() {
+    let disk = SimDisk::new(5);
+    let store = options(&disk).open(DIR).unwrap();
+    store.producer(LINES).unwrap().append("k", "v").unwrap();
+    store.close().unwrap();
+    for dir in ["tables", "consumers", "owners/main/aside"] {
+        disk.remove_dir(&Path::new(DIR).join(dir)).unwrap();
+    }
+    let report = repair(&disk).unwrap();
+    assert!(!report.done.mends.is_empty() && report.done.left.is_empty(), "{report:?}");
+    disk.power_cut();
+    for dir in ["tables", "consumers", "owners/main/aside"] {
+        assert_eq!(disk.list(&Path::new(DIR).join(dir)).unwrap(), Vec::<PathBuf>::new());
+    }
+    assert!(plan(&disk).is_empty());
+    assert_eq!(shown(&disk).records.len(), 1);
+}
+
+#[test]
+fn a_damaged_claim_on_a_topic_that_nobody_knows_is_free_again_unless_it_has_records() {
+    let disk = specimen(Left::Closed);
+    let ghost = Path::new(DIR).join("topics/ghost");
+    disk.create_dir(&ghost).unwrap();
+    disk.write_file(ghost.join("CLAIM"), b"no claim at all").unwrap();
+    disk.sync_dir(&ghost, SyncSite::TopicDir).unwrap();
+    disk.sync_dir(&Path::new(DIR).join("topics"), SyncSite::TopicDir).unwrap();
+    let with_records = disk.copy_tree();
+    let report = repair(&disk).unwrap();
+    assert!(!report.done.mends.is_empty() && report.done.left.is_empty(), "{report:?}");
+    let store = options(&disk).open(DIR).unwrap();
+    store.producer(TopicDef::<Utf8, Utf8>::new("ghost")).unwrap().append("k", "v").unwrap();
+    store.close().unwrap();
+
+    with_records.create_dir(&ghost.join("000000")).unwrap();
+    let records = with_records.read_file(segment(&with_records, "lines", 0)).unwrap();
+    with_records.write_file(ghost.join("000000/00000000000000000000-0000000001.segment"), &records).unwrap();
+    let report = repair(&with_records).unwrap();
+    assert!(report.done.mends.is_empty() && !report.done.left.is_empty(), "{report:?}");
+    assert!(with_records.read_file(ghost.join("CLAIM")).is_ok());
+}
+
+#[test]
+fn an_owner_in_a_directory_of_another_name_is_told() {
+    let disk = two_owners();
+    disk.rename_file(Path::new(DIR).join("owners/other"), Path::new(DIR).join("owners/moved")).unwrap();
+    let planned = plan(&disk);
+    assert!(planned.left.iter().any(|error| error.to_string().contains("moved")), "{planned:?}");
+    let report = repair(&disk).unwrap();
+    assert!(!report.done.mends.is_empty() && !report.done.left.is_empty(), "the other owner is mended: {report:?}");
+}
+
+/// What was lost up to an error is known, also if the next attempt finds nothing to tell of it any more.
+#[test]
+fn what_is_lost_is_told_if_a_later_step_fails() {
+    let disk = specimen(Left::Closed);
+    disk.remove_file(segment(&disk, "lines", 1)).unwrap();
+    let mut told_with_an_error = 0;
+    for call in (1..).step_by(stride()) {
+        let disk = disk.copy_tree();
+        let before = disk.all_ops();
+        disk.fail_op(call, Failure::EIO, Repeat::Once);
+        let mut done = RepairPlan::default();
+        let ended = options(&disk).repair_into(DIR, &mut done);
+        let reached = disk.all_ops() - before >= call;
+        disk.clear_faults();
+        disk.power_cut();
+        let again = repair(&disk).unwrap().done;
+        assert!(!done.lost.is_empty() || !again.lost.is_empty(), "at call {call}: {ended:?}, {done:?}, {again:?}");
+        told_with_an_error += u64::from(ended.is_err() && !done.lost.is_empty());
+        if !reached && ended.is_ok() {
+            break;
+        }
+    }
+    assert!(told_with_an_error > 0);
+}

@@ -84,7 +84,7 @@ impl Layout {
             return Ok(());
         }
         let ours = [&self.owners, &self.topics, &self.tables, &self.consumers, &self.new_store_file()];
-        let is_ours = |path: &PathBuf| ours.contains(&path);
+        let is_ours = |path: &PathBuf| ours.contains(&path) || is_scratch(path);
         if let Some(foreign) = found.iter().find(|path| !is_ours(path)) {
             let what = "the directory is not a store and holds something else; name another or an empty one";
             return Err(Error::invalid(what).in_file(foreign));
@@ -94,6 +94,16 @@ impl Layout {
         } else {
             Err(Error::new(ErrorKind::NotFound, "there is no store").in_file(&self.dir))
         }
+    }
+
+    /// The directories that owners share, but for theirs.
+    pub(super) fn shared_dirs(&self) -> [&PathBuf; 3] {
+        [&self.topics, &self.tables, &self.consumers]
+    }
+
+    /// The directories that every owner has.
+    pub(super) fn owner_dirs(&self) -> [&PathBuf; 3] {
+        [&self.journal, &self.state, &self.aside]
     }
 
     fn new_store_file(&self) -> PathBuf {
@@ -116,8 +126,8 @@ impl Layout {
     fn create_in(&self, disk: &dyn Disk, chance: &Chance, made: &mut Vec<PathBuf>) -> Result<()> {
         let doing = |error| Error::io(&self.dir, "make the store", error);
         make_dir_all(disk, &self.dir, made).map_err(doing)?;
-        let of_owner = [&self.owners, &self.owner, &self.journal, &self.state, &self.aside];
-        for dir in of_owner.into_iter().chain([&self.topics, &self.tables, &self.consumers]) {
+        let of_owner = [&self.owners, &self.owner].into_iter().chain(self.owner_dirs());
+        for dir in of_owner.chain(self.shared_dirs()) {
             match disk.create_dir(dir) {
                 Ok(()) => made.push(dir.clone()),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -240,6 +250,11 @@ impl Layout {
     }
 }
 
+/// Whether the command's `doctor` has made it and was killed before it could remove it.
+fn is_scratch(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(".oncelog-"))
+}
+
 /// Makes `dir`, there or not.
 pub(super) fn make_dir(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     match disk.create_dir(dir) {
@@ -279,6 +294,20 @@ fn sync_parent(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::disk::MemoryDisk;
+
+    /// What a killed `doctor` has left is in nobody's way; other things are.
+    #[test]
+    fn a_store_is_made_beside_what_the_command_left() {
+        let layout = Layout::of(Path::new("/s"), MAIN);
+        let made = |name: &str| {
+            let disk = MemoryDisk::default();
+            disk.create_dir(&layout.dir).unwrap();
+            disk.create_dir(&layout.dir.join(name)).unwrap();
+            layout.ensure_store(&disk, &Chance::from_seed(7), true).map_err(|error| error.kind())
+        };
+        assert_eq!(made(".oncelog-doctor-Xy12"), Ok(()));
+        assert_eq!(made("photos"), Err(ErrorKind::Invalid));
+    }
 
     /// An opening that suspects another gives back what it took, but for a name that makes the next one suspect it too.
     #[test]

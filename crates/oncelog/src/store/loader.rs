@@ -67,6 +67,9 @@ impl TopicLoader {
         if let Err(error) = self.check_claim(&dir, id) {
             let mends = self.mends.as_ref().filter(|_| error.kind() == ErrorKind::Corrupt);
             let Some(mends) = mends else { return Err(error) };
+            if self.is_another_topics(&dir, id, mends)? {
+                return Err(error);
+            }
             mends.claim(&dir, &self.claim_of(id, &spec), error)?;
         }
         let usage = Arc::new(Usage::of(&spec));
@@ -99,6 +102,19 @@ impl TopicLoader {
             return Err(Error::corrupt(&Claim::path(dir), 0, what));
         }
         Ok(())
+    }
+
+    /// Whether the claim is whole and of another topic: somebody has moved directories, and nothing in them is damaged.
+    /// Where the journal was cut it may be of one that was made behind the damage, in place of this.
+    fn is_another_topics(&self, dir: &Path, id: TopicId, mends: &Mends) -> Result<bool> {
+        match topic::find_claim(&*self.files.disk, dir) {
+            Ok(Some(claim)) if claim.topic != id => {
+                let key = CatalogueKey::Topic(claim.topic).encode();
+                Ok(!mends.journal_is_cut() || self.catalogue_row(&key)?.is_some())
+            }
+            Err(error) if error.kind() != ErrorKind::Corrupt => Err(error),
+            _ => Ok(false),
+        }
     }
 
     fn claim_of(&self, topic: TopicId, spec: &TopicSpec) -> Claim {

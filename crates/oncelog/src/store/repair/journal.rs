@@ -151,16 +151,13 @@ impl Opening {
     }
 
     /// A frame that cannot be read may have appended to any partition.
+    ///
+    /// # Errors
+    /// `Corrupt`: a topic cannot be put together. Then nothing of this owner can be mended: of that topic offsets would
+    /// be given out again.
     fn skip_offsets(&mut self, applier: &mut Applier, lsn: Lsn, given: &Given, mends: &Mends) -> Result<()> {
         for (id, spec) in self.catalogued(lsn)? {
-            let topic = match self.topics.get(id) {
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    mends.leave(error);
-                    continue;
-                }
-                topic => topic?,
-            };
-            for partition in &topic.partitions {
+            for partition in &self.topics.get(id)?.partitions {
                 let mut turn = partition.turn();
                 let given = given.ends.get(&(id, partition.id)).copied().unwrap_or_default();
                 let seen = given.max(mends.copied(id, partition.id)).max(turn.next_offset);

@@ -22,13 +22,14 @@ mod names;
 mod notes;
 mod segments;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use notes::Kept;
 pub(super) use notes::Mends;
 
-use super::layout::{Layout, MAIN};
+use super::layout::{Layout, MAIN, make_dir};
 use super::manifest::ManifestFile;
 use super::options::{Beside, StoreMode, StoreOptions};
 use super::owner::is_unmade;
@@ -112,6 +113,14 @@ enum Act {
 /// The owners of a store, locked, by name.
 type Locked = BTreeMap<String, ManifestFile>;
 
+/// What a plan knows of the owners.
+struct Owners {
+    /// Their names, and whether there is anything to mend.
+    named: Vec<(String, bool)>,
+    /// The directories of all names that any of them knows; `None`: there may be more.
+    names: Option<BTreeSet<PathBuf>>,
+}
+
 impl StoreOptions {
     /// See [`Store::plan_repair`](super::Store::plan_repair).
     ///
@@ -131,56 +140,96 @@ impl StoreOptions {
     /// # Errors
     /// See there.
     pub fn repair(self, dir: impl AsRef<Path>) -> Result<RepairReport> {
-        let layout = Layout::of(dir.as_ref(), MAIN);
-        let mut left = Vec::new();
-        let mut locked = lock_owners(&*self.disk, &layout, OpenMode::Write, &mut left)?;
-        sync_all(&*self.disk, &layout.dir)?;
-        let (plan, owners) = self.planned(&layout)?;
         let mut done = RepairPlan::default();
-        if !plan.mends.is_empty() {
-            let store = mend_store_file(&self, &layout, Act::Do, &mut done)?;
-            for (name, to_mend) in &owners {
-                let layout = Layout::of(&layout.dir, name);
-                let Some(manifest) = locked.get_mut(name).filter(|_| *to_mend) else { continue };
-                mend_manifest(&self, &layout, manifest, store, Act::Do, &mut done)?;
-                // The openings below take it themselves.
-                drop(locked.remove(name));
-                self.mend_owner(&layout, Act::Do, &mut done)?;
-                self.sweep_owner(&layout)?;
-                locked.insert(name.clone(), ManifestFile::lock(&*self.disk, &layout.manifest, OpenMode::Write)?);
-            }
-            self.forget_unknown_claims(&layout, Act::Do, &mut done)?;
-        }
-        done.left = plan.left;
-        drop(locked);
-        let reader = StoreReader::options().disk(Arc::clone(&self.disk)).clock(Arc::clone(&self.clock));
-        let verification = match reader.open(dir) {
-            Ok(reader) => reader.verify(|_| {})?,
-            Err(error) => Verification { damage: vec![error], ..Verification::default() },
-        };
+        let verification = self.repair_into(dir, &mut done)?;
         Ok(RepairReport { done, verification })
     }
 
-    /// The plan, and of each owner whether there is anything to mend.
-    fn planned(&self, layout: &Layout) -> Result<(RepairPlan, Vec<(String, bool)>)> {
+    /// As [`repair`](StoreOptions::repair), and what was done is added to `done`, also up to an error: what was lost is
+    /// told there, as the next repair may find nothing of it to mend any more.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn repair_into(self, dir: impl AsRef<Path>, done: &mut RepairPlan) -> Result<Verification> {
+        let layout = Layout::of(dir.as_ref(), MAIN);
+        let mut left = Vec::new();
+        let mut locked = lock_owners(&*self.disk, &layout, OpenMode::Write, &mut left)?;
+        sync_all(&*self.disk, &layout)?;
+        let (plan, owners) = self.planned(&layout)?;
+        // As planned, whatever comes of the rest.
+        done.left.extend(plan.left);
+        if !plan.mends.is_empty() {
+            self.mend(&layout, &mut locked, &owners, done)?;
+        }
+        drop(locked);
+        let reader = StoreReader::options().disk(Arc::clone(&self.disk)).clock(Arc::clone(&self.clock));
+        Ok(match reader.open(dir) {
+            Ok(reader) => reader.verify(|_| {})?,
+            Err(error) => Verification { damage: vec![error], ..Verification::default() },
+        })
+    }
+
+    /// Does what is planned.
+    fn mend(&self, layout: &Layout, locked: &mut Locked, owners: &Owners, done: &mut RepairPlan) -> Result<()> {
+        let left = std::mem::take(&mut done.left);
+        let ended = self.mend_owners(layout, locked, owners, done);
+        // The same was left by the plan.
+        done.left = left;
+        ended
+    }
+
+    fn mend_owners(&self, layout: &Layout, locked: &mut Locked, owners: &Owners, done: &mut RepairPlan) -> Result<()> {
+        mend_dirs(self, layout, layout.shared_dirs(), Act::Do, done)?;
+        let store = mend_store_file(self, layout, Act::Do, done)?;
+        for (name, to_mend) in &owners.named {
+            let layout = Layout::of(&layout.dir, name);
+            let Some(manifest) = locked.get_mut(name).filter(|_| *to_mend) else { continue };
+            mend_dirs(self, &layout, layout.owner_dirs(), Act::Do, done)?;
+            mend_manifest(self, &layout, manifest, store, Act::Do, done)?;
+            // The openings below take it themselves.
+            drop(locked.remove(name));
+            let left = done.left.len();
+            self.mend_owner(&layout, Act::Do, done)?;
+            // What nothing names may be what was left.
+            if done.left.len() == left {
+                self.sweep_owner(&layout)?;
+            }
+            locked.insert(name.clone(), ManifestFile::lock(&*self.disk, &layout.manifest, OpenMode::Write)?);
+        }
+        match &owners.names {
+            Some(names) => self.forget_unknown_claims(layout, names, Act::Do, done),
+            None => Ok(()),
+        }
+    }
+
+    /// The plan, and what there is to mend of each owner.
+    fn planned(&self, layout: &Layout) -> Result<(RepairPlan, Owners)> {
         let memory = StoreOptions { disk: Arc::new(OverlayDisk::over(Arc::clone(&self.disk))), ..self.clone() };
-        let (mut plan, mut owners) = (RepairPlan::default(), Vec::new());
+        let (mut plan, mut named, mut names) = (RepairPlan::default(), Vec::new(), BTreeSet::new());
+        mend_dirs(&memory, layout, layout.shared_dirs(), Act::Plan, &mut plan)?;
         let store = mend_store_file(&memory, layout, Act::Plan, &mut plan)?;
         for name in lock_owners(&*memory.disk, layout, OpenMode::Read, &mut plan.left)?.into_keys() {
             let layout = Layout::of(&layout.dir, &name);
             let (mut of_owner, before) = (RepairPlan::default(), plan.left.len());
-            let mut manifest = ManifestFile::lock(&*memory.disk, &layout.manifest, OpenMode::Write)?;
-            let mended = mend_manifest(&memory, &layout, &mut manifest, store, Act::Plan, &mut of_owner);
-            drop(manifest);
-            let can_open = match mended.and_then(|()| memory.mend_owner(&layout, Act::Plan, &mut of_owner)) {
-                Ok(()) => true,
+            let mended = (|| {
+                mend_dirs(&memory, &layout, layout.owner_dirs(), Act::Plan, &mut of_owner)?;
+                let mut manifest = ManifestFile::lock(&*memory.disk, &layout.manifest, OpenMode::Write)?;
+                mend_manifest(&memory, &layout, &mut manifest, store, Act::Plan, &mut of_owner)?;
+                drop(manifest);
+                memory.mend_owner(&layout, Act::Plan, &mut of_owner)
+            })();
+            let can_open = match mended {
+                Ok(known) => {
+                    names.extend(known);
+                    true
+                }
                 Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::UnsupportedVersion) => {
                     plan.left.push(error);
                     false
                 }
                 Err(error) => return Err(error),
             };
-            owners.push((name, can_open && !of_owner.mends.is_empty()));
+            named.push((name, can_open && !of_owner.mends.is_empty()));
             if can_open {
                 plan.add(of_owner);
             } else {
@@ -188,22 +237,31 @@ impl StoreOptions {
             }
             debug_assert!(can_open || plan.left.len() > before);
         }
-        if plan.left.is_empty() {
-            memory.forget_unknown_claims(layout, Act::Plan, &mut plan)?;
+        // An owner that cannot be read whole may know any name.
+        let names = plan.left.is_empty().then_some(names);
+        if let Some(names) = &names {
+            memory.forget_unknown_claims(layout, names, Act::Plan, &mut plan)?;
         }
-        Ok((plan, owners))
+        Ok((plan, Owners { named, names }))
     }
 
-    /// Opens an owner, mending what is damaged, and closes it.
-    fn mend_owner(&self, layout: &Layout, act: Act, plan: &mut RepairPlan) -> Result<()> {
+    /// Opens an owner, mending what is damaged, and closes it. Gives the directories of the names that it knows.
+    fn mend_owner(&self, layout: &Layout, act: Act, plan: &mut RepairPlan) -> Result<BTreeSet<PathBuf>> {
         let mends = Arc::new(Mends::new(&self.disk, layout, act));
+        let ended = self.open_mending(layout, act, &mends);
+        // Told also up to an error.
+        plan.add(mends.take());
+        ended
+    }
+
+    fn open_mending(&self, layout: &Layout, act: Act, mends: &Arc<Mends>) -> Result<BTreeSet<PathBuf>> {
         let mut options = self.clone().open_mode(StoreMode::Existing).manual_duties();
-        options.mends = Some(Arc::clone(&mends));
+        options.mends = Some(Arc::clone(mends));
         if act == Act::Plan {
             options = options.only_looks(None, Beside::Nobody).journal_file_bytes(4096).trim_bytes(u64::MAX);
         }
         let store = options.attach(&layout.dir, &layout.name)?;
-        store.mend_claims(&mends)?;
+        let names = store.mend_claims(mends)?;
         match read_rows(&store) {
             Err(error) if error.kind() == ErrorKind::Corrupt => mends.leave(error),
             other => drop(other?),
@@ -211,8 +269,7 @@ impl StoreOptions {
         if act == Act::Do {
             store.close()?;
         }
-        plan.add(mends.take());
-        Ok(())
+        Ok(names)
     }
 
     /// Opens an owner as everybody does, so that what nothing names is removed.
@@ -232,19 +289,38 @@ impl StoreOptions {
 }
 
 /// Makes durable what is there: an attempt that was killed may have mended what is seen, and not come to the sync.
-fn sync_all(disk: &dyn Disk, place: &Path) -> Result<()> {
-    let doing = |error| Error::sync(place, "sync the store", error);
+/// Other things that lie in the directory are not touched.
+fn sync_all(disk: &dyn Disk, layout: &Layout) -> Result<()> {
+    sync_under(disk, &layout.store_file)?;
+    sync_names(disk, &layout.owners)?;
+    layout.shared_dirs().into_iter().try_for_each(|dir| sync_names(disk, dir))?;
+    let synced = disk.sync_dir(&layout.dir, SyncSite::Mended);
+    synced.map_err(|error| Error::sync(&layout.dir, "sync the store", error))
+}
+
+/// What is in a directory of ours, and its names.
+fn sync_names(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    match disk.list(dir) {
+        Ok(names) => {
+            names.iter().try_for_each(|name| sync_under(disk, name))?;
+            let synced = disk.sync_dir(dir, SyncSite::Mended);
+            synced.map_err(|error| Error::sync(dir, "sync the store", error))
+        }
+        // Nothing of ours.
+        Err(error) if is_no_file(&error) || error.kind() == std::io::ErrorKind::NotADirectory => Ok(()),
+        Err(error) => Err(Error::io(dir, "list the store", error)),
+    }
+}
+
+fn sync_under(disk: &dyn Disk, place: &Path) -> Result<()> {
     match disk.open(place, OpenMode::Read) {
-        Ok(file) => file.sync(SyncSite::Mended).map_err(doing),
-        Err(error) if is_no_file(&error) => match disk.list(place) {
-            Ok(names) => {
-                names.iter().try_for_each(|name| sync_all(disk, name))?;
-                disk.sync_dir(place, SyncSite::Mended).map_err(doing)
-            }
-            // Nothing of ours.
-            Err(error) if is_no_file(&error) || error.kind() == std::io::ErrorKind::NotADirectory => Ok(()),
-            Err(error) => Err(Error::io(place, "list the store", error)),
-        },
+        Ok(file) => {
+            let synced = file.sync(SyncSite::Mended);
+            synced.map_err(|error| Error::sync(place, "sync the store", error))
+        }
+        // It leads out of the store, or around in it.
+        Err(error) if is_link(&error) => Ok(()),
+        Err(error) if is_no_file(&error) => sync_names(disk, place),
         Err(error) => Err(Error::io(place, "sync the store", error)),
     }
 }
@@ -252,8 +328,13 @@ fn sync_all(disk: &dyn Disk, place: &Path) -> Result<()> {
 /// Whether it is gone, or something else than a file of ours: a directory, or a symbolic link.
 fn is_no_file(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{IsADirectory, NotFound};
+    matches!(error.kind(), IsADirectory | NotFound) || is_link(error)
+}
+
+/// Whether a symbolic link was refused.
+fn is_link(error: &std::io::Error) -> bool {
     const ELOOP: i32 = 40;
-    matches!(error.kind(), IsADirectory | NotFound) || cfg!(unix) && error.raw_os_error() == Some(ELOOP)
+    cfg!(unix) && error.raw_os_error() == Some(ELOOP)
 }
 
 /// Locks all owners that were made; those whose manifest is gone are told as what is left.
@@ -270,6 +351,11 @@ fn lock_owners(disk: &dyn Disk, layout: &Layout, mode: OpenMode, left: &mut Vec<
     for owner in owners.into_iter().filter(|path| !path.ends_with("LOCK")) {
         let path = owner.join("MANIFEST");
         match ManifestFile::peek(disk, &path)? {
+            // Everybody would look for it elsewhere.
+            Some(manifest) if owner != Layout::of(&layout.dir, &manifest.owner).owner => {
+                let what = format!("this is owner {:?}, and its directory has another name", manifest.owner);
+                left.push(Error::corrupt(&path, 0, what));
+            }
             Some(manifest) => {
                 locked.insert(manifest.owner, ManifestFile::lock(disk, &path, mode)?);
             }
@@ -281,6 +367,34 @@ fn lock_owners(disk: &dyn Disk, layout: &Layout, mode: OpenMode, left: &mut Vec<
         return Err(no_store());
     }
     Ok(locked)
+}
+
+/// Makes directories that are gone. Empty ones are lost by programs that copy files only.
+fn mend_dirs<const N: usize>(
+    options: &StoreOptions,
+    layout: &Layout,
+    dirs: [&PathBuf; N],
+    act: Act,
+    plan: &mut RepairPlan,
+) -> Result<()> {
+    let (disk, mends) = (&*options.disk, Mends::new(&options.disk, layout, act));
+    for dir in dirs {
+        let doing = |error| Error::io(dir, "make a directory of the store", error);
+        match disk.list(dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            listed => {
+                listed.map_err(doing)?;
+                continue;
+            }
+        }
+        mends.note(dir, "a directory of the store is gone: made anew", Kept::default());
+        make_dir(disk, dir).map_err(doing)?;
+        let above = dir.parent().unwrap_or(dir);
+        let synced = disk.sync_dir(above, SyncSite::Mended);
+        synced.map_err(|error| Error::sync(above, "make a directory of the store", error))?;
+    }
+    plan.add(mends.take());
+    Ok(())
 }
 
 /// Writes the file `STORE` anew if it is damaged or gone: every manifest says which store it is.

@@ -67,16 +67,27 @@ impl Mends {
     }
 
     pub(super) fn lose(&self, topic: &str, partition: PartitionId, offsets: Range<LogOffset>) {
+        if self.acts() {
+            tracing::warn!(topic, %partition, start = %offsets.start, end = %offsets.end, "records are lost");
+        }
         self.noted.lock().plan.lost.push(LostOffsets { topic: topic.to_owned(), partition, offsets });
     }
 
     pub(super) fn skip(&self, topic: &str, partition: PartitionId, offsets: Range<LogOffset>) {
+        if self.acts() {
+            tracing::warn!(topic, %partition, start = %offsets.start, end = %offsets.end, "offsets are left out");
+        }
         self.noted.lock().plan.skipped.push(LostOffsets { topic: topic.to_owned(), partition, offsets });
     }
 
     /// Notes what cannot be mended.
     pub(super) fn leave(&self, error: Error) {
         self.noted.lock().plan.left.push(error);
+    }
+
+    /// Whether the journal was cut: then there may have been topics that no catalogue knows any more.
+    pub(in crate::store) fn journal_is_cut(&self) -> bool {
+        self.noted.lock().journal_is_cut
     }
 
     /// The journal is damaged: copies of its frames in segments may be the last there are.

@@ -1,9 +1,12 @@
 //! Mending segments: the good batches stay, before the damage in their file, behind it in files of their own.
 //!
+//! A segment is known by its head, not by its name. One that is not in its place is looked for, and nothing is cut out
+//! of the log that lies whole somewhere in the store.
+//!
 //! All files of a segment keep its epoch, as readers in other processes go by it: what a later opening has begun
 //! counts in place of what an earlier one has behind it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::super::open::Opening;
 use super::is_no_file;
@@ -57,8 +60,15 @@ impl Opening {
         let end = row.end();
         let path = head.path(partition.dir());
         let mut found = segment::salvage(disk, &path, &head, end)?;
-        if found.is_none() && find_elsewhere(disk, partition.dir(), &head, &path, mends)? {
-            found = segment::salvage(disk, &path, &head, end)?;
+        // Nothing of it is in its place: what is there may be another.
+        if found.as_ref().is_none_or(|found| !found.head && found.runs.is_empty()) {
+            if find_elsewhere(disk, partition.dir(), &head, &path, mends)? {
+                found = segment::salvage(disk, &path, &head, end)?;
+            } else if let Some(place) = find_in_store(disk, &self.layout.topics, &head)? {
+                let what = format!("the segment is not here but in {}: move it back", place.display());
+                mends.leave(Error::corrupt(&path, 0, what));
+                return Ok(());
+            }
         }
         let Some(found) = found else {
             mends.note(&path, "a segment is gone", Kept::default());
@@ -147,23 +157,61 @@ impl Opening {
     }
 }
 
-/// Looks for the segment under another name in its directory, and gives it its own.
+/// Looks for the segment under another name in its directory, and gives it its own. What has that name keeps its bytes,
+/// under one that no segment has: it may be looked for next.
 fn find_elsewhere(disk: &dyn Disk, dir: &Path, head: &SegmentHead, path: &Path, mends: &Mends) -> Result<bool> {
     let doing = |error| Error::io(dir, "look for a segment", error);
-    for other in disk.list(dir).map_err(doing)? {
-        let file = match disk.open(&other, OpenMode::Read) {
-            Err(error) if is_no_file(&error) => continue,
-            opened => opened.map_err(doing)?,
-        };
-        match head.check(&*file, &other) {
-            Ok(()) => drop(file),
-            Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
-            Err(_) => continue,
-        }
-        mends.note(path, format!("is there as {}: given its name again", other.display()), Kept::default());
-        disk.rename(&other, path).map_err(doing)?;
-        disk.sync_dir(dir, SyncSite::SegmentDir).map_err(|error| Error::sync(dir, "sync a partition", error))?;
-        return Ok(true);
+    let names = disk.list(dir).map_err(doing)?;
+    let Some(other) = find_head(disk, &names, head)? else { return Ok(false) };
+    if names.iter().any(|name| name == path) {
+        let free = |number: &u32| !names.contains(&displaced(path, *number));
+        let number = (1..=u32::MAX).find(free).unwrap_or(u32::MAX);
+        let away = displaced(path, number);
+        mends.note(path, format!("is not this segment: named {} for now", away.display()), Kept::default());
+        disk.rename(path, &away).map_err(doing)?;
     }
-    Ok(false)
+    mends.note(path, format!("is there as {}: given its name again", other.display()), Kept::default());
+    disk.rename(&other, path).map_err(doing)?;
+    disk.sync_dir(dir, SyncSite::SegmentDir).map_err(|error| Error::sync(dir, "sync a partition", error))?;
+    Ok(true)
+}
+
+fn displaced(path: &Path, number: u32) -> PathBuf {
+    path.with_extension(format!("displaced-{number}"))
+}
+
+/// Looks for the segment in all partitions of all owners.
+fn find_in_store(disk: &dyn Disk, topics: &Path, head: &SegmentHead) -> Result<Option<PathBuf>> {
+    for topic in names_in(disk, topics)? {
+        for partition in names_in(disk, &topic)? {
+            if let Some(found) = find_head(disk, &names_in(disk, &partition)?, head)? {
+                return Ok(Some(found));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// What is in a directory; nothing in what is none.
+pub(super) fn names_in(disk: &dyn Disk, dir: &Path) -> Result<Vec<PathBuf>> {
+    match disk.list(dir) {
+        Err(error) if is_no_file(&error) || error.kind() == std::io::ErrorKind::NotADirectory => Ok(Vec::new()),
+        listed => listed.map_err(|error| Error::io(dir, "look for segments", error)),
+    }
+}
+
+/// Which of the files is that segment.
+fn find_head(disk: &dyn Disk, files: &[PathBuf], head: &SegmentHead) -> Result<Option<PathBuf>> {
+    for path in files {
+        let file = match disk.open(path, OpenMode::Read) {
+            Err(error) if is_no_file(&error) => continue,
+            opened => opened.map_err(|error| Error::io(path, "look for a segment", error))?,
+        };
+        match head.check(&*file, path) {
+            Ok(()) => return Ok(Some(path.clone())),
+            Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(None)
 }
