@@ -297,7 +297,9 @@ fn files_are_dumped() {
     assert_eq!(numbers(batches[1])[2..5], ["1", "2", "3"]);
     assert!(shell.ok(&format!("{call} --output json")).contains(r#""base_offset":0"#));
     shell.fails("segment dump missing.segment", 3, "missing.segment");
-    shell.fails("segment dump oncelog-data/STORE", 4, "STORE");
+    shell.fails("segment dump oncelog-data/STORE", 2, "STORE");
+    std::fs::copy(shell.path("oncelog-data/STORE"), shell.path("none.segment")).unwrap();
+    shell.fails("segment dump none.segment", 4, "none.segment");
     shell.fails("segment dump", 2, "<FILE>");
 
     // Nothing to replay after an orderly end; what a writer has written since, while it is at work or was killed.
