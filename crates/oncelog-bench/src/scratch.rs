@@ -18,7 +18,7 @@ impl Scratch {
             Some(given) => given.to_owned(),
             None => std::env::current_dir()?,
         };
-        let path = parent.join(format!("oncelog-bench-{}", std::process::id()));
+        let path = parent.join(format!(".oncelog-bench-{}", std::process::id()));
         Scratch::at(path)
     }
 

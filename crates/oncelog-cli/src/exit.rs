@@ -149,6 +149,9 @@ fn of_kind(error: &oncelog::Error) -> (u8, Option<String>) {
         ErrorKind::UnsupportedVersion => (CORRUPT, hint("use the version of oncelog that wrote it, or a newer one")),
         ErrorKind::Locked => (LOCKED, Some(when_locked(error))),
         ErrorKind::Full => (FAILURE, hint("free some space on that file system and call again; nothing was written")),
+        ErrorKind::TopicFull => {
+            (FAILURE, hint("call again when its consumers have read, or raise its limit with `oncelog topic alter`"))
+        }
         ErrorKind::InDoubt => {
             (FAILURE, hint("the disk failed: look at the system's log; the store recovers when it is opened"))
         }

@@ -17,7 +17,8 @@ pub(crate) struct KeepArguments {
     /// The longest that a segment file is kept after its last record, as 7d, 12h, 30m or 90s, or `none`
     #[arg(long, value_name = "AGE", value_parser = age)]
     max_age: Option<Limit<Duration>>,
-    /// Never remove what this consumer has not read; may be given again for others. Appends wait when all is kept
+    /// Never remove what this consumer has not read; may be given again for others. Where all of --max-bytes is kept
+    /// for them, library producers wait, and `oncelog produce` ends with an error, until they have read
     #[arg(long, value_name = "CONSUMER", conflicts_with = "keep_age")]
     keep_for: Vec<String>,
     /// Wait for these consumers no longer than this if they commit nothing

@@ -1,7 +1,7 @@
 //! `oncelog repair`: what a repair would do, and with `--yes` the repair.
 
 use clap::Args;
-use oncelog::{LostOffsets, RepairPlan, Store, Verification};
+use oncelog::{LostOffsets, RepairPlan, Store, StoreOptions, Verification};
 use serde::Serialize;
 
 use crate::cli::{OutputArgument, StoreArgument};
@@ -72,8 +72,17 @@ struct Left {
 pub(crate) fn run(arguments: &RepairArguments) -> Result<(), Failure> {
     let dir = &arguments.store.dir;
     let told = if arguments.yes {
-        let report = Store::repair(dir).map_err(|error| not_repaired(dir, error))?;
-        Told::of(&report.done, Some(&report.verification))
+        let mut done = RepairPlan::default();
+        match StoreOptions::new().repair_into(dir, &mut done) {
+            Ok(verification) => Told::of(&done, Some(&verification)),
+            Err(error) => {
+                // What was lost is told now: the next repair may not find it any more.
+                if !(done.is_empty() && done.lost.is_empty()) {
+                    out::answer(arguments.output.output, &Told::of(&done, None), Told::text_up_to_an_error)?;
+                }
+                return Err(not_repaired(dir, error));
+            }
+        }
     } else {
         Told::of(&Store::plan_repair(dir).map_err(|error| not_repaired(dir, error))?, None)
     };
@@ -128,6 +137,20 @@ impl Told {
     }
 
     fn text(&self) -> String {
+        let result = match (self.sound, self.mends.is_empty() && self.left.is_empty()) {
+            (Some(true), true) | (None, true) => "nothing to repair",
+            (Some(true), false) => "repaired: the store is sound",
+            (Some(false), _) => "STILL DAMAGED",
+            (None, false) => "nothing was changed",
+        };
+        self.lines(result)
+    }
+
+    fn text_up_to_an_error(&self) -> String {
+        self.lines("ENDED EARLY: this was done or begun; keep what it says of lost offsets, and call again")
+    }
+
+    fn lines(&self, result: &str) -> String {
         let mut text = String::new();
         let mut line = |word: &str, what: String| text.push_str(&format!("{word:<8} {what}\n"));
         for mend in &self.mends {
@@ -146,15 +169,7 @@ impl Told {
             line("skipped", format!("topic {topic:?}, partition {partition}: {from}..{to} {why}"));
         }
         self.left.iter().for_each(|left| line("left", left.what.clone()));
-        line(
-            "result",
-            match (self.sound, self.mends.is_empty() && self.left.is_empty()) {
-                (Some(true), true) | (None, true) => "nothing to repair".to_owned(),
-                (Some(true), false) => "repaired: the store is sound".to_owned(),
-                (Some(false), _) => "STILL DAMAGED".to_owned(),
-                (None, false) => "nothing was changed".to_owned(),
-            },
-        );
+        line("result", result.to_owned());
         text
     }
 }

@@ -25,8 +25,9 @@ use crate::out;
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  oncelog doctor\n  oncelog doctor --store /data/store --output json\n\n\
                         Needs no store: where there is none yet, it looks at the nearest directory above. Works in a \
-                        directory of its own there for a second or two, and removes it. Exit code 1 where a check \
-                        fails.")]
+                        directory of its own there for a second or two, and removes it; one that was interrupted \
+                        leaves .oncelog-doctor-*, which is in no store's way and can be removed. Exit code 1 where a \
+                        check fails.")]
 pub(crate) struct DoctorArguments {
     #[command(flatten)]
     store: StoreArgument,
@@ -123,8 +124,27 @@ fn nearest(dir: &Path) -> Result<PathBuf, Failure> {
     let full = std::path::absolute(dir).map_err(|error| Failure::io(format_args!("find {}", dir.display()), &error))?;
     let found = full.ancestors().find(|place| place.exists());
     match found {
-        Some(place) if place.is_dir() => Ok(place.to_owned()),
+        // Where it really is: mounts are known by their own paths, not by links that lead there.
+        Some(place) if place.is_dir() => {
+            place.canonicalize().map_err(|error| Failure::io(format_args!("find {}", place.display()), &error))
+        }
         Some(place) => Err(Failure::plain(format_args!("{} is a file, a store is a directory", place.display()))),
         None => Err(Failure::plain(format_args!("there is no directory above {}", dir.display()))),
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_followed_to_where_the_store_would_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let real = real.canonicalize().unwrap();
+        assert_eq!(nearest(&link), Ok(real.clone()));
+        assert_eq!(nearest(&link.join("not/yet")), Ok(real));
     }
 }
