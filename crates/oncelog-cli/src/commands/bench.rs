@@ -17,9 +17,10 @@ use crate::out;
                         oncelog bench --size 1024 --output json\n\n\
                         Works in a directory of its own, which it removes, and takes up to 1 GiB of room there; one \
                         that was interrupted leaves .oncelog-bench-*, which is in no store's way and can be removed. \
-                        DISK is a minimal log: length, checksum and record, and one sync for all who wait. Oncelog \
-                        writes the same records and is as durable when it answers, so the ratio says something of the program \
-                        and the rates something of the machine. Who else works on it is in both.")]
+                        DISK is a minimal log: length, checksum and record, and one sync for all who wait. \
+                        Oncelog writes the same records and is as durable when it answers, so the ratio says \
+                        something of the program and the rates something of the machine. Who else works on it is in \
+                        both.")]
 pub(crate) struct BenchArguments {
     /// Where to measure
     #[arg(long, value_name = "DIR", default_value = ".")]
