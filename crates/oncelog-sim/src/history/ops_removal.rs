@@ -50,7 +50,8 @@ impl World {
             Ok(()) if !removes => Ok(()),
             Ok(()) => {
                 self.is_durable(effect);
-                Ok(())
+                // Files are removed as far as that goes: the answer is good on a machine that has stopped at one.
+                if self.disk.is_dead() { self.crash() } else { Ok(()) }
             }
             Err(error) if error.kind() == ErrorKind::NotFound && self.head.next(PLACE) == 0 => Ok(()),
             Err(error) => self.in_doubt(vec![effect], &error),
