@@ -96,6 +96,12 @@ fn run_world(plan: Plan, op: &mut u64) -> Result<Outcome, String> {
     }
     world.finish()?;
     world.outcome.ops = *op;
-    world.outcome.trace = world.disk.trace_hash();
-    Ok(world.outcome)
+    let (disk, mut outcome) = (world.disk.clone(), world.outcome);
+    drop(world);
+    outcome.trace = disk.trace_hash();
+    // Stores whose disk failed under them, too: a service that opens again and again must not grow.
+    match disk.holders() {
+        1 => Ok(outcome),
+        more => Err(format!("all stores are dropped, and their disk is still held {} times", more - 1)),
+    }
 }

@@ -62,6 +62,12 @@ impl SimDisk {
         SimDisk::of(World::new(seed))
     }
 
+    /// How many clones of it there are, open files among them.
+    #[must_use]
+    pub fn holders(&self) -> usize {
+        Arc::strong_count(&self.world)
+    }
+
     fn of(world: World) -> Self {
         SimDisk { world: Arc::new(Mutex::new(world)) }
     }

@@ -4,11 +4,11 @@
 //! have its LSN before its rows are in the map. It leaves under the turn when there are none. So a trim looks at
 //! changed shards only, however many there are.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
-use super::shard::{Shard, Versions};
+use super::shard::Versions;
 use crate::ids::{Lsn, ShardId, TableId};
-use crate::wake::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering};
+use crate::wake::{AtomicU64, AtomicUsize, Mutex, Ordering};
 
 /// What a row takes in a map beyond its key and its values, and a version beyond its value; about.
 const ROW_MEMORY: usize = 96;
@@ -19,7 +19,8 @@ const VERSION_MEMORY: usize = 48;
 pub(super) struct Ledger {
     /// About the memory of rows that the backend does not have.
     unwritten: AtomicUsize,
-    shards: Mutex<BTreeMap<(TableId, ShardId), Arc<Shard>>>,
+    /// By name: a shard holds the ledger, and rows that nobody could write would keep both for ever.
+    shards: Mutex<BTreeSet<(TableId, ShardId)>>,
     /// Below this the backend has everything. 0 before the first write of an opening, since recovery puts rows of its
     /// own beside those of the last frame.
     unwritten_from: AtomicU64,
@@ -58,8 +59,8 @@ impl Ledger {
     }
 
     /// The shard may get its first row. Called under its turn.
-    pub(super) fn is_dirty(&self, shard: &Arc<Shard>) {
-        self.shards.lock().insert(shard.name(), Arc::clone(shard));
+    pub(super) fn is_dirty(&self, name: (TableId, ShardId)) {
+        self.shards.lock().insert(name);
     }
 
     /// The shard has no row in memory any more. Called under its turn.
@@ -67,8 +68,8 @@ impl Ledger {
         self.shards.lock().remove(&name);
     }
 
-    pub(super) fn dirty_shards(&self) -> Vec<Arc<Shard>> {
-        self.shards.lock().values().cloned().collect()
+    pub(super) fn dirty_shards(&self) -> Vec<(TableId, ShardId)> {
+        self.shards.lock().iter().copied().collect()
     }
 
     /// Below which LSN the backend has everything.

@@ -138,7 +138,8 @@ impl Tables {
     /// lets go of the rows that nobody needs in memory any more. Costs by the rows that were changed, not by tables.
     pub(crate) fn write_back(&self, lsn: Lsn, mut more: StateBatch) -> Result<()> {
         let (from, begun) = (self.ledger.unwritten_from(), self.ledger.begin_write(lsn));
-        let shards = self.ledger.dirty_shards();
+        let shards: Vec<_> =
+            self.ledger.dirty_shards().into_iter().map(|(table, shard)| self.shard(table, shard)).collect();
         for shard in &shards {
             shard.collect_dirty(from, lsn, &mut more)?;
         }

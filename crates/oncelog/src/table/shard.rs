@@ -31,7 +31,7 @@ pub(crate) struct Shard {
 
 /// The turn of a shard: while it is held no other commit can change it and no reader can look.
 pub(crate) struct ShardGuard<'a> {
-    shard: &'a Arc<Shard>,
+    shard: &'a Shard,
     rows: RwLockWriteGuard<'a, Rows>,
     /// Asked for when the first row has versions that may not be needed.
     holds: Option<Holds>,
@@ -91,11 +91,11 @@ impl Shard {
     }
 
     /// Waits for the shard's turn.
-    pub(crate) fn turn(self: &Arc<Shard>) -> ShardGuard<'_> {
+    pub(crate) fn turn(&self) -> ShardGuard<'_> {
         let rows = self.dirty.write();
         if rows.is_empty() {
             // Before the frame has its LSN: a trim up to that LSN looks here, and waits for the turn.
-            self.ledger.is_dirty(self);
+            self.ledger.is_dirty(self.name());
         }
         ShardGuard { shard: self, rows, holds: None }
     }

@@ -187,6 +187,16 @@ fn a_held_snapshot_keeps_its_own_version_and_no_more() {
     assert_eq!(shard.versions(b"k"), 2);
 }
 
+/// As after a disk that failed: nobody ever writes them.
+#[test]
+fn rows_that_were_never_written_go_with_their_tables() {
+    let backend: Arc<dyn StateBackend> = Arc::new(made(&Arc::default()));
+    let tables = Tables::new(Arc::clone(&backend), Arc::default());
+    tables.shard(TABLE, ShardId(0)).turn().put(b"k".to_vec(), Some(Bytes::from_static(b"v")), Lsn(1));
+    drop(tables);
+    assert_eq!(Arc::strong_count(&backend), 1);
+}
+
 #[test]
 fn rows_are_counted_until_they_are_written_and_clean_shards_are_not_looked_at() {
     let view = Arc::new(View::default());
