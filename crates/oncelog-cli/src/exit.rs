@@ -15,6 +15,7 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
+use clap::CommandFactory as _;
 use oncelog::ErrorKind;
 
 use crate::out;
@@ -71,12 +72,12 @@ impl Failure {
         let told = told.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
         let told: Vec<_> = told.map(|line| line.strip_prefix("error: ").unwrap_or(line)).collect();
         let told = told.join(" ").replace(" tip: ", "; ");
-        Failure::new(USAGE, format_args!("{told} (see 'oncelog --help')"))
+        Failure::new(USAGE, format_args!("{told} (see '{} --help')", called(std::env::args())))
     }
 
     /// A wrong call that the parser could not see.
     pub(crate) fn usage_of(message: impl fmt::Display) -> Failure {
-        Failure::new(USAGE, format_args!("{message} (see 'oncelog --help')"))
+        Failure::new(USAGE, format_args!("{message} (see '{} --help')", called(std::env::args())))
     }
 
     /// Whether it is that something named does not exist.
@@ -175,6 +176,18 @@ pub(crate) fn process(pid: u32) -> String {
     program_of(pid).map_or_else(|| format!("process {pid}"), |name| format!("process {pid} ({name})"))
 }
 
+/// The command as far as its nouns and verbs were named right, so that the help which is pointed at is that of the call.
+fn called(arguments: impl Iterator<Item = String>) -> String {
+    let mut named = vec!["oncelog".to_owned()];
+    let mut command = crate::cli::Cli::command();
+    for argument in arguments.skip(1) {
+        let Some(found) = command.find_subcommand(&argument) else { break };
+        named.push(argument);
+        command = found.clone();
+    }
+    named.join(" ")
+}
+
 /// What the system calls the program that runs as `pid`, if it says.
 fn program_of(pid: u32) -> Option<String> {
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
@@ -191,6 +204,14 @@ mod tests {
                         Usage: oncelog demo [OPTIONS]\n\nFor more information, try '--help'.\n";
         let message = "unexpected argument '--kill' found; a similar argument exists: '--kills' (see 'oncelog --help')";
         assert_eq!(Failure::usage(rendered), Failure::new(USAGE, message));
+    }
+
+    #[test]
+    fn help_is_that_of_the_verb_that_was_called() {
+        let of = |line: &str| called(line.split(' ').map(str::to_owned));
+        assert_eq!(of("oncelog topic create x --partitions 0"), "oncelog topic create");
+        assert_eq!(of("oncelog consume topic"), "oncelog consume");
+        assert_eq!(of("oncelog --frob topic"), "oncelog");
     }
 
     #[test]

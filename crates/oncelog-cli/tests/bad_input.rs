@@ -50,11 +50,22 @@ fn wrong_calls() {
         (&["demo", "--input", "a", "--records", "5"], "cannot be used with"),
         (&["demo", "here"], "'here'"),
     ] {
-        assert_fails(&oncelog(dir.path()).args(call).output().unwrap(), 2, &[part, "(see 'oncelog --help')"]);
+        let help = if call[0] == "demo" { "(see 'oncelog demo --help')" } else { "(see 'oncelog --help')" };
+        assert_fails(&oncelog(dir.path()).args(call).output().unwrap(), 2, &[part, help]);
     }
     let output = oncelog(dir.path()).output().unwrap();
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(2), &[][..]));
     assert!(fs::read_dir(&dir).unwrap().next().is_none());
+}
+
+#[test]
+fn a_store_that_is_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    for call in ["topic create t", "topic list", "stats", "consume t", "verify", "repair"] {
+        let call = oncelog(dir.path()).args(call.split(' ')).args(["--store", "file"]).output().unwrap();
+        assert_fails(&call, 2, &["this is a file", "(file)"]);
+    }
 }
 
 #[test]

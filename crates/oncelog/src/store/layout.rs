@@ -73,9 +73,7 @@ impl Layout {
             return match error.kind() {
                 io::ErrorKind::NotFound if may_create => Layout::of(&self.dir, MAIN).create(disk, chance),
                 io::ErrorKind::NotFound => Err(Error::new(ErrorKind::NotFound, "there is no store").in_file(&self.dir)),
-                io::ErrorKind::NotADirectory => {
-                    Err(Error::invalid("this is a file, a store is a directory").in_file(&self.dir))
-                }
+                io::ErrorKind::NotADirectory => Err(self.is_a_file()),
                 _ => Err(Error::io(&self.dir, "list the store", error)),
             };
         }
@@ -227,10 +225,17 @@ impl Layout {
         }
     }
 
+    pub(super) fn is_a_file(&self) -> Error {
+        Error::invalid("this is a file, a store is a directory").in_file(&self.dir)
+    }
+
     /// What the store's files call it, and what it is called outside: another name once a copy was adopted. Checked.
     pub(super) fn read_identities(&self, disk: &dyn Disk) -> Result<(StoreId, StoreId)> {
         let path = &self.store_file;
-        let file = disk.open(path, OpenMode::Read).map_err(|error| Error::io(path, "open the store", error))?;
+        let file = disk.open(path, OpenMode::Read).map_err(|error| match error.kind() {
+            io::ErrorKind::NotADirectory => self.is_a_file(),
+            _ => Error::io(path, "open the store", error),
+        })?;
         let bytes = file.read_whole(4096).map_err(|error| Error::io(path, "read the store", error))?;
         let mut input = Input::new(&bytes);
         let parsed = (|| {

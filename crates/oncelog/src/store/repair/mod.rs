@@ -342,6 +342,9 @@ fn lock_owners(disk: &dyn Disk, layout: &Layout, mode: OpenMode, left: &mut Vec<
     let no_store = || Error::new(ErrorKind::NotFound, "there is no store").in_file(&layout.dir);
     let owners = match disk.list(&layout.owners) {
         Ok(owners) => owners,
+        Err(_) if disk.list(&layout.dir).is_err_and(|error| error.kind() == std::io::ErrorKind::NotADirectory) => {
+            return Err(layout.is_a_file());
+        }
         Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
             return Err(no_store());
         }
