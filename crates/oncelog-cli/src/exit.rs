@@ -176,7 +176,7 @@ pub(crate) fn process(pid: u32) -> String {
     program_of(pid).map_or_else(|| format!("process {pid}"), |name| format!("process {pid} ({name})"))
 }
 
-/// The command as far as its nouns and verbs were named right, so that the help which is pointed at is that of the call.
+/// The command as far as its nouns and verbs were named right: the help that is pointed at is that of the call.
 fn called(arguments: impl Iterator<Item = String>) -> String {
     let mut named = vec!["oncelog".to_owned()];
     let mut command = crate::cli::Cli::command();

@@ -119,6 +119,12 @@ impl Error {
         wrapped
     }
 
+    /// Whether it is that a path went through something else than a directory.
+    pub(crate) fn is_not_a_directory(&self) -> bool {
+        let source = self.0.source.as_ref().and_then(|source| source.downcast_ref::<io::Error>());
+        source.is_some_and(|source| source.kind() == io::ErrorKind::NotADirectory)
+    }
+
     /// A sync that failed. Never `Full`, whatever the reason: nothing is known of what it should have covered, and
     /// trying again would prove nothing.
     pub(crate) fn sync(file: &Path, doing: &str, error: io::Error) -> Error {

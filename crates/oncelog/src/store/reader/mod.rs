@@ -45,7 +45,7 @@ pub(super) use watcher::{Watcher, Watchers};
 use super::layout::{Layout, MAIN};
 use crate::clock::{Clock, SystemClock};
 use crate::consumer::Whence;
-use crate::disk::{Disk, OpenMode, RealDisk};
+use crate::disk::{Disk, RealDisk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, StoreId, TopicId, escape_name};
 use crate::topic::{self, Claim};
@@ -232,19 +232,12 @@ impl StoreReader {
 impl Inner {
     /// The claim in a topic's directory; `None` if there is none of that name.
     fn read_claim(&self, dir: &Path) -> Result<Option<Claim>> {
-        // The directory comes first and is no topic yet.
-        match self.disk.open(&Claim::path(dir), OpenMode::Read) {
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename
-                ) =>
-            {
-                return Ok(None);
-            }
-            _ => {}
-        }
-        let claim = topic::read_claim(&*self.disk, dir)?;
+        // A directory without a claim comes before the topic; a file among the topics is none.
+        let claim = match topic::find_claim(&*self.disk, dir) {
+            Err(error) if error.is_not_a_directory() => None,
+            found => found?,
+        };
+        let Some(claim) = claim else { return Ok(None) };
         let fits = claim.store == self.store && dir.ends_with(escape_name(&claim.name));
         if fits { Ok(Some(claim)) } else { Err(Error::corrupt(&Claim::path(dir), 0, "the claim of another topic")) }
     }
