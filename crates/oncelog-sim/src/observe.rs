@@ -8,8 +8,8 @@ use oncelog::{
 
 use crate::model::{Log, Model, Place, Rows, Way};
 use crate::schema::{
-    CONSUMER, DEVICE, FEEDS_ROWS, GATE, GLOBAL, JOINED, JOINER, LATE, PROCESSOR, ROUND, ROWS, TOPICS, TOTALS, WIDE,
-    way_of,
+    CONSUMER, DEVICE, FEED, FEEDS_ROWS, GATE, GLOBAL, JOINED, JOINER, LATE, OUTCOMES, PROCESSOR, ROUND, ROWS, STATE,
+    TOPICS, TOTALS, WIDE, way_of,
 };
 
 /// What the store shows now.
@@ -64,7 +64,7 @@ pub fn look(snapshot: &Snapshot) -> Result<Model> {
             }
         }
     }
-    for name in [(GATE, ("stamped", 0)), (GATE, ("stamped", 1)), (DEVICE, ("", 0))] {
+    for name in [(GATE, ("stamped", 0)), (GATE, ("stamped", 1)), (DEVICE, ("", 0)), (FEED, ("", 0))] {
         let (producer, (topic, partition)) = name;
         let topic = Some(topic).filter(|topic| !topic.is_empty());
         match snapshot.next_sequence(producer, topic, PartitionId(partition)) {
@@ -78,6 +78,7 @@ pub fn look(snapshot: &Snapshot) -> Result<Model> {
         seen.rows.extend(snapshot.scan(table, ..)?.into_iter().map(|(key, value)| ((name, key), value)));
     }
     seen.rows.extend(feeds(snapshot.scan(FEEDS_ROWS, ..)?));
+    seen.rows.extend(coordinated(snapshot.scan(STATE, ..)?, snapshot.scan(OUTCOMES, ..)?));
     Ok(seen)
 }
 
@@ -114,6 +115,7 @@ pub fn rows_beside(snapshot: &ReaderSnapshot) -> Result<Rows> {
         seen.extend(snapshot.scan(table, ..)?.into_iter().map(|(key, value)| ((name, key), value)));
     }
     seen.extend(feeds(snapshot.scan(FEEDS_ROWS, ..)?));
+    seen.extend(coordinated(snapshot.scan(STATE, ..)?, snapshot.scan(OUTCOMES, ..)?));
     Ok(seen)
 }
 
@@ -121,6 +123,23 @@ pub fn rows_beside(snapshot: &ReaderSnapshot) -> Result<Rows> {
 fn feeds(rows: Vec<(String, String)>) -> impl Iterator<Item = ((&'static str, String), u64)> {
     let number = |text: &str| text.parse().ok().as_ref().and_then(Offset::as_sequence);
     rows.into_iter().map(move |(source, text)| (("feeds", source), number(&text).unwrap_or(u64::MAX)))
+}
+
+type Raw = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// State of a coordinator, with a row for each transaction that is known to be committed.
+fn coordinated(state: Raw, outcomes: Raw) -> impl Iterator<Item = ((&'static str, String), u64)> {
+    let number = |bytes: Vec<u8>| bytes.try_into().map_or(u64::MAX, u64::from_be_bytes);
+    let name = |key: Vec<u8>| String::from_utf8_lossy(&key).into_owned();
+    let state = state.into_iter().map(move |(key, value)| (("state", name(key)), number(value)));
+    let named = outcomes.into_iter().filter(|(key, _)| !key.is_empty());
+    state.chain(named.map(|(key, _)| (("outcomes", outcome_key(&key)), 1)))
+}
+
+/// What the model calls the row of an outcome.
+#[must_use]
+pub fn outcome_key(key: &[u8]) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn read(snapshot: &Snapshot, (topic, partition): Place) -> Result<Log> {

@@ -55,6 +55,15 @@ pub const GATE: &str = "gate";
 /// Stamps transactions.
 pub const DEVICE: &str = "device";
 
+/// Sends messages to the coordinator: its name in the store.
+pub const FEED: &str = "app/feed";
+/// The state of the coordinator.
+pub const COORDINATED: &str = "app";
+/// The table of that state.
+pub const STATE: TableDef<Bytes, Bytes> = TableDef::new("state.app");
+/// How its transactions ended.
+pub const OUTCOMES: TableDef<Bytes, Bytes> = TableDef::new("outcomes.app");
+
 /// Rows written by hand.
 pub const ROWS: TableDef<Utf8, U64> = TableDef::new("rows");
 /// Rows of the processor, sharded like its input.

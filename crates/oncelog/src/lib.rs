@@ -40,6 +40,7 @@
 //!   [`Pair`] for several rows of one key.
 //! * [`Producer`]: appends, one by one, in batches, without waiting; [`SyncPolicy`] for what an answer promises.
 //! * [`IdempotentProducer`]: what is sent twice is stored once; [`ProducerStamp`] does it for whole transactions.
+//! * [`Coordinator`]: messages with stamps into keyed state, by transactions that have ids and outcomes.
 //! * [`Store::transact`], [`Transaction`], [`Tx`]: records, rows and reads in one serialisable step.
 //! * [`Consumer`] and [`Processor`]: each record once, with an [`Outcome`] for each.
 //! * [`CheckpointManager`] and [`OffsetTracker`]: streams that are not topics of a store, and where they go on.
@@ -101,9 +102,10 @@ pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "async")]
 pub use handles::RecordStream;
 pub use handles::{
-    AsEngine, Batch, Consumer, ConsumerOptions, IdempotentProducer, IdempotentProducerConfig, PartitionProgress,
-    Pending, Processor, ProcessorHandle, ProcessorTask, Producer, ProducerStamp, RecordRef, StampedAppend, SyncPolicy,
-    Table, TableDef, TopicDef, Transaction, Tx, Waiting, WhenFull,
+    AsEngine, Batch, Consumer, ConsumerOptions, Coordinator, CoordinatorError, CoordinatorSnapshot, CoordinatorStats,
+    IdempotentProducer, IdempotentProducerConfig, InMemoryStateBackend, PartitionProgress, Pending, Processor,
+    ProcessorHandle, ProcessorTask, Producer, ProducerStamp, RecordRef, StampedAppend, StateBackend, StateRows,
+    StateTransaction, SyncPolicy, Table, TableDef, TopicDef, Transaction, Tx, TxnId, TxnOutcome, Waiting, WhenFull,
 };
 pub use ids::{
     Epoch, LogOffset, Lsn, NAME_BYTES_MAX, OwnerId, PartitionId, ProducerEpoch, RecordId, Sequence, ShardId, StoreId,
@@ -119,10 +121,10 @@ pub use record::{Compression, Header, Headers, Record, RecordView};
 pub use store::{
     BatchInfo, ConsumerProgress, FrameInfo, LostOffsets, Mend, OwnerInfo, PartitionInfo, ReaderCursor, ReaderOptions,
     ReaderSnapshot, RecoveryReport, RepairPlan, RepairReport, SegmentInfo, Snapshot, Store, StoreCheckpoints,
-    StoreMode, StoreOffsets, StoreOptions, StoreReader, StoreStats, TopicChange, TopicInfo, TornTailReport,
-    Verification,
+    StoreMode, StoreOffsets, StoreOptions, StoreReader, StoreStateBackend, StoreStats, TopicChange, TopicInfo,
+    TornTailReport, Verification,
 };
-pub use table::{Direction, ScanRange, StateBackend, StateBatch, TableSpec, Visit};
+pub use table::{Direction, ScanRange, TableSpec};
 pub use topic::{ConsumerIds, MinimumRetention, Retention, TopicSpec};
 pub use transaction::{
     Appended, Appender, AppenderOptions, Committed, Engine, EngineTx, Fetched, NewRecord, NewStamp, PendingCommit,

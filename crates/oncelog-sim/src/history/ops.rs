@@ -42,6 +42,8 @@ const OPS: &[(u64, &str, Op)] = &[
     (3, "gather", World::gather),
     (2, "take in", World::take_in),
     (1, "zombie", World::zombie),
+    (3, "coordinate", World::coordinate),
+    (1, "forget outcomes", World::forget_outcomes),
     (2, "fleeting", World::fleeting),
     (3, "shrink", World::shrink),
     (1, "ask for a time", World::ask_for_a_time),

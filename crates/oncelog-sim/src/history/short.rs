@@ -14,6 +14,7 @@ pub(crate) enum Short {
     Stamped,
     SendAgain,
     TakeIn,
+    Coordinate,
     Gather,
     Process,
     Join,
@@ -41,7 +42,7 @@ pub(crate) enum Short {
 }
 
 impl Short {
-    pub(crate) const ALL: [Short; 26] = [
+    pub(crate) const ALL: [Short; 27] = [
         Short::Append,
         Short::Spread,
         Short::Lax,
@@ -50,6 +51,7 @@ impl Short {
         Short::Stamped,
         Short::SendAgain,
         Short::TakeIn,
+        Short::Coordinate,
         Short::Gather,
         Short::Process,
         Short::Join,
@@ -88,6 +90,7 @@ impl World {
             Short::Stamped => self.append_stamped(),
             Short::SendAgain => self.send_again(),
             Short::TakeIn => self.take_in(),
+            Short::Coordinate => self.coordinate(),
             Short::Gather => self.gather(),
             Short::Process => self.process(),
             Short::Join => self.join_every_fate(),

@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use oncelog::{Error, ErrorKind, Snapshot, Store, StoreOptions};
+use oncelog::{Error, ErrorKind, Snapshot, Store, StoreOptions, TxnId};
 
 use super::Outcome;
 use super::ops_changes::{Holder, Holders};
@@ -42,6 +42,10 @@ pub(super) struct World {
     pub(super) holders: Holders,
     /// The last stamped batches, for sending them again.
     pub(super) sent: Vec<Sent>,
+    /// The last transactions of the coordinator.
+    pub(super) txns: Vec<TxnId>,
+    /// Outcomes were forgotten, or are about to be.
+    pub(super) forgot: bool,
     /// The records that are gathered before they are written.
     pub(super) book: Book,
     /// A reader that comes and goes.
@@ -103,6 +107,8 @@ impl World {
             side: Side::default(),
             holders: Holders::default(),
             sent: Vec::new(),
+            txns: Vec::new(),
+            forgot: false,
             book: Book::default(),
             followed: Followed::default(),
             beside: Beside::default(),
@@ -227,6 +233,7 @@ impl World {
             beside: Beside::default(),
             side: self.side.clone(),
             sent: self.sent.clone(),
+            txns: self.txns.clone(),
             book: self.book.clone(),
             followed: self.followed.clone(),
             survival: Some(survival),
@@ -241,7 +248,16 @@ impl World {
         let mut hasher = DefaultHasher::new();
         (self.disk.image_hash(), &self.certain, &self.pending, &self.head).hash(&mut hasher);
         let owners = (&self.side, self.holders);
-        let others = (&self.dice, self.lax_used, self.made, owners, &self.sent, &self.book, &self.followed);
+        let others = (
+            &self.dice,
+            self.lax_used,
+            self.made,
+            owners,
+            &self.sent,
+            (&self.txns, self.forgot),
+            &self.book,
+            &self.followed,
+        );
         format!("{others:?}").hash(&mut hasher);
         hasher.finish()
     }

@@ -1,5 +1,6 @@
 //! Appending records that are stored once, however often they are sent.
 
+use std::fmt;
 use std::marker::PhantomData;
 
 use super::append::{Given, first_offset, stage_all};
@@ -39,6 +40,10 @@ impl IdempotentProducerConfig {
     pub fn initial_sequence(self, initial_sequence: Sequence) -> Self {
         IdempotentProducerConfig { initial_sequence, ..self }
     }
+
+    pub(super) fn into_parts(self) -> (String, PartitionId, Sequence) {
+        (self.producer_id, self.partition, self.initial_sequence)
+    }
 }
 
 /// One thing that a producer sends, named so that it is known again: by the producer, one of its streams, and the place
@@ -54,6 +59,21 @@ pub struct ProducerStamp {
     pub partition: PartitionId,
     /// The place in that stream.
     pub sequence: Sequence,
+}
+
+impl ProducerStamp {
+    /// The stamp of those three.
+    #[must_use]
+    pub fn new(producer_id: impl Into<String>, partition: PartitionId, sequence: Sequence) -> ProducerStamp {
+        ProducerStamp { producer_id: producer_id.into(), partition, sequence }
+    }
+}
+
+/// `producer:partition:sequence`.
+impl fmt::Display for ProducerStamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.producer_id, self.partition, self.sequence)
+    }
 }
 
 /// What became of records that may have been sent before.

@@ -10,6 +10,7 @@
 
 mod append;
 mod consumer;
+mod coordinator;
 mod dead_letter;
 mod def;
 mod group;
@@ -28,6 +29,10 @@ mod worker;
 #[cfg(feature = "async")]
 pub use consumer::RecordStream;
 pub use consumer::{Batch, Consumer, ConsumerOptions, Waiting};
+pub use coordinator::{
+    Coordinator, CoordinatorError, CoordinatorSnapshot, CoordinatorStats, InMemoryStateBackend, StateBackend,
+    StateRows, StateTransaction, TxnId, TxnOutcome,
+};
 pub(crate) use def::FILE_ROLL_SIZE;
 pub(crate) use def::shard_of;
 pub use def::{TableDef, TopicDef};

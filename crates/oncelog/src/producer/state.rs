@@ -78,6 +78,11 @@ impl StampState {
         }
     }
 
+    /// About how many bytes it takes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        size_of::<StampState>() + self.recent.capacity() * size_of::<StampedBatch>()
+    }
+
     /// The batch is stored, its first record at `offset`. Of a stamp that is [`Verdict::New`].
     pub(crate) fn advance(&mut self, stamp: &Stamp, offset: Option<LogOffset>) {
         debug_assert_eq!(self.next, stamp.first, "only the next one is stored");

@@ -17,6 +17,7 @@ mod catalogue;
 mod checkpoints;
 mod claims;
 mod consumers;
+mod coordinator;
 mod copies;
 mod delete;
 mod engine;
@@ -54,6 +55,7 @@ use std::time::Duration;
 
 pub use alter::TopicChange;
 pub use checkpoints::StoreCheckpoints;
+pub use coordinator::StoreStateBackend;
 pub use listing::{ConsumerProgress, PartitionInfo};
 pub use offsets::StoreOffsets;
 pub use options::{StoreMode, StoreOptions};
@@ -81,6 +83,7 @@ use crate::topic::TopicSpec;
 use crate::transaction::{Committed, Engine, Pipeline};
 use crate::wake::{Arc, AtomicBool, Mutex, Ordering};
 use background::Background;
+use coordinator::Coordinated;
 use fence::Fence;
 use input::Input;
 use layout::Layout;
@@ -123,6 +126,8 @@ pub(crate) struct Core {
     creating: Mutex<()>,
     /// Consumers that a handle of this store is at work for.
     consumers: Mutex<BTreeSet<source::Claimed>>,
+    /// Transactions of coordinators.
+    coordinated: Coordinated,
     /// The directories of consumers that are known to be claimed.
     claimed: Mutex<BTreeSet<PathBuf>>,
     /// One trim at a time.

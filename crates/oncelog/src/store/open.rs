@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::background::Background;
+use super::coordinator::Coordinated;
 use super::copies::{self, check_place};
 use super::fence::Fence;
 use super::heir::Inherits;
@@ -25,7 +26,7 @@ use crate::journal::{self, FileName, Journal, JournalOptions, TornTail};
 use crate::page::PageName;
 use crate::process::Process;
 use crate::segment::{OpenFiles, Standing};
-use crate::table::{Pressure, ScanRange, StateBackend, TableFileName, TableHome, TableStore, Tables};
+use crate::table::{Pressure, ScanRange, TableBackend, TableFileName, TableHome, TableStore, Tables};
 use crate::transaction::system::{self, CatalogueKey};
 use crate::transaction::{Applier, Limits, Lingering, LoadTopics, Pipeline, Replayer, Spares, Topics};
 use crate::view::View;
@@ -225,7 +226,7 @@ impl Opening {
             None => TableStore::create(&home, TableFileName { epoch, salt: chance.next_u64() })?,
         });
         let view = Arc::new(View::default());
-        let tables = Arc::new(Tables::new(Arc::clone(&backend) as Arc<dyn StateBackend>, Arc::clone(&view)));
+        let tables = Arc::new(Tables::new(Arc::clone(&backend) as Arc<dyn TableBackend>, Arc::clone(&view)));
         let standing: Standing = {
             let fence = Arc::clone(&fence);
             Arc::new(move || fence.check())
@@ -432,6 +433,7 @@ impl Opening {
             foreign: ForeignTopics::default(),
             creating: Mutex::new(()),
             consumers: Mutex::default(),
+            coordinated: Coordinated::default(),
             claimed: Mutex::default(),
             trimming: Mutex::default(),
             removing: Mutex::default(),

@@ -16,7 +16,7 @@ use crate::error::{ErrorKind, Result};
 use crate::ids::{Lsn, PartitionId, TopicId};
 use crate::journal::JournalPosition;
 use crate::segment::{Segment, SegmentEnd};
-use crate::table::{ScanRange, StateBatch};
+use crate::table::{ScanRange, TableBatch};
 use crate::topic::{Partition, PartitionState, Removal, SegmentRow};
 use crate::transaction::EngineTx;
 use crate::transaction::system;
@@ -77,8 +77,8 @@ impl Core {
     }
 
     /// Those of `candidates` that are deleted, and the rows in which the trim point says something of them, to delete.
-    fn deleted_rows(&self, candidates: Vec<TopicId>) -> Result<(Vec<TopicId>, StateBatch)> {
-        let (mut deleted, mut rows) = (Vec::new(), StateBatch::new());
+    fn deleted_rows(&self, candidates: Vec<TopicId>) -> Result<(Vec<TopicId>, TableBatch)> {
+        let (mut deleted, mut rows) = (Vec::new(), TableBatch::new());
         let visible = self.pin_visible();
         let catalogue = self.tables.shard(system::CATALOGUE, system::SHARD);
         for topic in candidates {
@@ -103,7 +103,7 @@ impl Core {
         &self,
         position: JournalPosition,
         touched: &[Arc<Partition>],
-        rows: StateBatch,
+        rows: TableBatch,
         state: State,
     ) -> Result<()> {
         touched.iter().try_for_each(|partition| partition.sync())?;
@@ -241,9 +241,9 @@ struct Changes {
 impl Core {
     /// The rows that say where the partitions are now, as far as the last trim point does not say it, and what time it
     /// is.
-    fn partition_rows(&self, touched: &[Arc<Partition>]) -> Result<(StateBatch, Changes)> {
+    fn partition_rows(&self, touched: &[Arc<Partition>]) -> Result<(TableBatch, Changes)> {
         let now_ms = self.store_time.now_ms(&*self.options.clock);
-        let (mut rows, mut changes) = (StateBatch::new(), Changes::default());
+        let (mut rows, mut changes) = (TableBatch::new(), Changes::default());
         let flat = |table, key: &[u8]| crate::table::StateKey::of(table, system::SHARD, key);
         rows.insert(flat(system::TIME, system::TIME_KEY), Some(Bytes::from(system::encode_row(&now_ms)?)));
         for partition in touched {

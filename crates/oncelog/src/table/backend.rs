@@ -12,7 +12,7 @@ use crate::ids::{Lsn, ShardId, TableId};
 ///
 /// Rows have one flat, ordered key: table id and shard id (four bytes each, most significant first), then the row's own
 /// key bytes.
-pub trait StateBackend: Send + Sync {
+pub(crate) trait TableBackend: Send + Sync {
     /// The row of that flat key.
     ///
     /// # Errors
@@ -23,7 +23,7 @@ pub trait StateBackend: Send + Sync {
     /// otherwise. Rows that are not visited are not read.
     ///
     /// # Errors
-    /// As [`StateBackend::get`].
+    /// As [`TableBackend::get`].
     fn scan(
         &self,
         start: Bound<&[u8]>,
@@ -36,10 +36,7 @@ pub trait StateBackend: Send + Sync {
     ///
     /// # Errors
     /// `Full`, `Unavailable`: nothing has changed.
-    fn apply(&self, batch: &StateBatch, lsn: Lsn) -> Result<()>;
-
-    /// The LSN of the last batch that was applied; 0 when there was none.
-    fn applied_lsn(&self) -> Lsn;
+    fn apply(&self, batch: &TableBatch, lsn: Lsn) -> Result<()>;
 }
 
 /// In which order rows are visited.
@@ -54,7 +51,7 @@ pub enum Direction {
 
 /// What a visitor of rows wants next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Visit {
+pub(crate) enum Visit {
     /// The next row.
     Next,
     /// No more.
@@ -62,7 +59,7 @@ pub enum Visit {
 }
 
 /// Rows by flat key; `None` deletes.
-pub type StateBatch = BTreeMap<Vec<u8>, Option<Bytes>>;
+pub(crate) type TableBatch = BTreeMap<Vec<u8>, Option<Bytes>>;
 
 /// A flat key.
 pub(crate) struct StateKey;

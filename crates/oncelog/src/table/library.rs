@@ -23,13 +23,13 @@ use std::result::Result as StdResult;
 use bytes::Bytes;
 use redb::{ReadOnlyTable, ReadableDatabase, StorageError, TableDefinition, TableError};
 
-use super::backend::{Direction, StateBackend, StateBatch, Visit};
+use super::backend::{Direction, TableBackend, TableBatch, Visit};
 use super::blocks::{TableFileName, TableRoot};
 use super::file::BlockFile;
 use crate::disk::{Disk, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, Lsn, StoreId};
-use crate::wake::{Arc, AtomicU64, Mutex, Ordering, RwLock, plain};
+use crate::wake::{Arc, Mutex, Ordering, RwLock, plain};
 
 type Rows = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
@@ -69,7 +69,6 @@ pub(crate) struct TableStore {
     root: Mutex<Option<TableRoot>>,
     /// The newest state, in force or about to be.
     newest: Mutex<Option<TableRoot>>,
-    applied: AtomicU64,
 }
 
 impl TableStore {
@@ -79,7 +78,7 @@ impl TableStore {
     /// `Full`, `Unavailable`.
     pub(crate) fn create(home: &TableHome, name: TableFileName) -> Result<TableStore> {
         let file = BlockFile::create(&home.disk, &home.dir, home.store, name, home.groups_max())?;
-        Ok(TableStore::over(home, file, None, Lsn(0)))
+        Ok(TableStore::over(home, file, None))
     }
 
     /// The file as `root` says, which reflects `lsn`. With [`OpenMode::Read`] it can be read only.
@@ -106,7 +105,7 @@ impl TableStore {
     }
 
     fn at(home: &TableHome, file: BlockFile, root: TableRoot, lsn: Lsn) -> Result<TableStore> {
-        let store = TableStore::over(home, file, Some(root), lsn);
+        let store = TableStore::over(home, file, Some(root));
         let found = store.read(|rows| Ok(rows.get(LSN_KEY)?.map(|lsn| lsn.value().to_vec())))?;
         if found.as_deref() != Some(&lsn.0.to_le_bytes()) {
             return Err(Error::corrupt(store.path(), 0, format!("the table file is not that of LSN {lsn}")));
@@ -114,7 +113,7 @@ impl TableStore {
         Ok(store)
     }
 
-    fn over(home: &TableHome, file: BlockFile, root: Option<TableRoot>, lsn: Lsn) -> TableStore {
+    fn over(home: &TableHome, file: BlockFile, root: Option<TableRoot>) -> TableStore {
         TableStore {
             file: Arc::new(file),
             cache_bytes: home.memory - home.memory / CHECKS_SHARE,
@@ -122,11 +121,10 @@ impl TableStore {
             changing: Mutex::new(()),
             newest: Mutex::new(root.clone()),
             root: Mutex::new(root),
-            applied: AtomicU64::new(lsn.0),
         }
     }
 
-    /// What the manifest must name for the last [`StateBackend::apply`] to be in force.
+    /// What the manifest must name for the last [`TableBackend::apply`] to be in force.
     pub(crate) fn root(&self) -> Option<TableRoot> {
         self.newest.lock().clone()
     }
@@ -196,7 +194,7 @@ impl TableStore {
         }
     }
 
-    fn change(&self, batch: &StateBatch, lsn: Lsn) -> StdResult<(Live, TableRoot), Failed> {
+    fn change(&self, batch: &TableBatch, lsn: Lsn) -> StdResult<(Live, TableRoot), Failed> {
         let live = self.live_now().map_err(Failed::alone)?;
         self.file.begin();
         let changed = catch_unwind(AssertUnwindSafe(|| live.commit(batch, lsn)));
@@ -208,7 +206,7 @@ impl TableStore {
     }
 }
 
-impl StateBackend for TableStore {
+impl TableBackend for TableStore {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         self.read(|rows| Ok(rows.get(key)?.map(|value| Bytes::copy_from_slice(value.value()))))
     }
@@ -255,7 +253,7 @@ impl StateBackend for TableStore {
         })
     }
 
-    fn apply(&self, batch: &StateBatch, lsn: Lsn) -> Result<()> {
+    fn apply(&self, batch: &TableBatch, lsn: Lsn) -> Result<()> {
         let _one = self.changing.lock();
         let mut again = true;
         loop {
@@ -263,7 +261,6 @@ impl StateBackend for TableStore {
                 Ok((live, root)) => {
                     *self.live.write() = Some(Arc::new(live));
                     *self.newest.lock() = Some(root);
-                    self.applied.store(lsn.0, Ordering::SeqCst);
                     return Ok(());
                 }
                 Err(failed) => failed,
@@ -276,10 +273,6 @@ impl StateBackend for TableStore {
                 return Err(failed.error);
             }
         }
-    }
-
-    fn applied_lsn(&self) -> Lsn {
-        Lsn(self.applied.load(Ordering::SeqCst))
     }
 }
 
@@ -316,7 +309,7 @@ impl Live {
         }
     }
 
-    fn commit(&self, batch: &StateBatch, lsn: Lsn) -> StdResult<(), redb::Error> {
+    fn commit(&self, batch: &TableBatch, lsn: Lsn) -> StdResult<(), redb::Error> {
         let Some(library) = &self.instance.library else { return Err(redb::Error::DatabaseClosed) };
         let mut change = library.begin_write()?;
         change.set_quick_repair(true);

@@ -1,10 +1,10 @@
-//! Keyed state: a write-back cache, versioned by LSN, over a [`StateBackend`].
+//! Keyed state: a write-back cache, versioned by LSN, over a [`TableBackend`].
 //!
 //! ```text
 //! commit -> dirty rows (head)  --visible LSN-->  readers
 //!               | at the trim point, newest version up to it
 //!               v
-//!          StateBackend::apply(batch, lsn)      one durable step
+//!          TableBackend::apply(batch, lsn)      one durable step
 //! ```
 //!
 //! The backend is `library`: redb over a file whose blocks we check (`file`, `blocks`). `ledger` knows what is dirty,
@@ -36,8 +36,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use backend::StateKey;
-pub use backend::{Direction, StateBackend, StateBatch, Visit};
+pub use backend::Direction;
+pub(crate) use backend::{StateKey, TableBackend, TableBatch};
 pub(crate) use blocks::{ROOT_HEAD_BYTES, TableFileName, TableRoot};
 use ledger::Ledger;
 pub(crate) use library::{TableHome, TableStore};
@@ -105,14 +105,14 @@ impl TableSpec {
 
 /// All shards of all tables of one owner.
 pub(crate) struct Tables {
-    backend: Arc<dyn StateBackend>,
+    backend: Arc<dyn TableBackend>,
     view: Arc<View>,
     ledger: Arc<Ledger>,
     shards: RwLock<BTreeMap<(TableId, ShardId), Arc<Shard>>>,
 }
 
 impl Tables {
-    pub(crate) fn new(backend: Arc<dyn StateBackend>, view: Arc<View>) -> Tables {
+    pub(crate) fn new(backend: Arc<dyn TableBackend>, view: Arc<View>) -> Tables {
         Tables { backend, view, ledger: Arc::default(), shards: RwLock::default() }
     }
 
@@ -136,7 +136,7 @@ impl Tables {
 
     /// Writes every dirty row's newest version up to `lsn`, and `more` rows, to the backend in one durable step, then
     /// lets go of the rows that nobody needs in memory any more. Costs by the rows that were changed, not by tables.
-    pub(crate) fn write_back(&self, lsn: Lsn, mut more: StateBatch) -> Result<()> {
+    pub(crate) fn write_back(&self, lsn: Lsn, mut more: TableBatch) -> Result<()> {
         let (from, begun) = (self.ledger.unwritten_from(), self.ledger.begin_write(lsn));
         let shards: Vec<_> =
             self.ledger.dirty_shards().into_iter().map(|(table, shard)| self.shard(table, shard)).collect();

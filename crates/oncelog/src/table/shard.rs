@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::backend::{Direction, StateBackend, StateBatch, StateKey, Visit, state_range};
+use super::backend::{Direction, StateKey, TableBackend, TableBatch, Visit, state_range};
 use super::ledger::{Ledger, row_memory};
 use crate::error::Result;
 use crate::ids::{Lsn, ShardId, TableId};
@@ -23,7 +23,7 @@ type Row = (Vec<u8>, Bytes);
 pub(crate) struct Shard {
     table: TableId,
     shard: ShardId,
-    backend: Arc<dyn StateBackend>,
+    backend: Arc<dyn TableBackend>,
     view: Arc<View>,
     ledger: Arc<Ledger>,
     dirty: RwLock<Rows>,
@@ -79,7 +79,7 @@ impl Shard {
     pub(super) fn new(
         table: TableId,
         shard: ShardId,
-        backend: Arc<dyn StateBackend>,
+        backend: Arc<dyn TableBackend>,
         view: Arc<View>,
         ledger: Arc<Ledger>,
     ) -> Shard {
@@ -159,7 +159,7 @@ impl Shard {
 
     /// Puts the newest version up to `lsn` of each row that was changed at `from` or later into `batch`. Where somebody
     /// still looks at an older state, that state's row is kept in memory, since the backend is about to forget it.
-    pub(super) fn collect_dirty(&self, from: Lsn, lsn: Lsn, batch: &mut StateBatch) -> Result<()> {
+    pub(super) fn collect_dirty(&self, from: Lsn, lsn: Lsn, batch: &mut TableBatch) -> Result<()> {
         let mut dirty = self.dirty.write();
         let horizon = self.view.horizon();
         for (key, versions) in dirty.iter_mut() {

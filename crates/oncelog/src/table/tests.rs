@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::backend::{Direction, StateBackend, StateBatch, StateKey, Visit};
+use super::backend::{Direction, StateKey, TableBackend, TableBatch, Visit};
 use super::file::BlockFile;
 use super::{ScanRange, Shard, TableFileName, TableHome, TableRoot, TableStore, Tables};
 use crate::disk::{Disk, DiskFile, FileIdentity, MemoryDisk, OpenMode, SyncSite};
@@ -100,7 +100,7 @@ proptest! {
                 Op::Unpin(_) => {}
                 Op::WriteBack => {
                     view.publish(Lsn(lsn));
-                    tables.write_back(Lsn(lsn), StateBatch::new()).unwrap();
+                    tables.write_back(Lsn(lsn), TableBatch::new()).unwrap();
                 }
                 Op::Scan(start, end, limit, up) => {
                     let (start, end) = ([start], [end]);
@@ -129,7 +129,7 @@ proptest! {
         // With nobody looking at the past, a write-back leaves nothing in memory.
         pins.clear();
         view.publish(Lsn(lsn));
-        tables.write_back(Lsn(lsn), StateBatch::new()).unwrap();
+        tables.write_back(Lsn(lsn), TableBatch::new()).unwrap();
         prop_assert_eq!(shard.dirty_rows(), 0);
         prop_assert_eq!(rows_of(&shard, ScanRange::ALL, lsn), model.at(lsn).into_iter().collect::<Vec<_>>());
     }
@@ -144,7 +144,7 @@ fn a_write_waits_for_rows_whose_frame_has_its_place() {
     let shard = tables.shard(TABLE, ShardId(0));
     let mut turn = shard.turn();
     let theirs = Arc::clone(&tables);
-    let write = crate::wake::spawn("writes".to_owned(), move || theirs.write_back(Lsn(1), StateBatch::new())).unwrap();
+    let write = crate::wake::spawn("writes".to_owned(), move || theirs.write_back(Lsn(1), TableBatch::new())).unwrap();
     crate::clock::SystemClock::shared().sleep(std::time::Duration::from_millis(50));
     turn.put(b"k".to_vec(), Some(Bytes::from_static(b"v")), Lsn(1));
     drop(turn);
@@ -162,7 +162,7 @@ fn a_row_of_the_past_conflicts_even_after_a_write_back() {
     let reader = view.pin(|| Lsn(0));
     shard.turn().put(b"k".to_vec(), None, Lsn(1));
     view.publish(Lsn(1));
-    tables.write_back(Lsn(1), StateBatch::new()).unwrap();
+    tables.write_back(Lsn(1), TableBatch::new()).unwrap();
     assert!(shard.turn().changed_since(b"k", reader.lsn()));
     assert!(shard.turn().range_changed_since(Bound::Unbounded, Bound::Unbounded, reader.lsn()));
 }
@@ -208,17 +208,17 @@ fn rows_are_counted_until_they_are_written_and_clean_shards_are_not_looked_at() 
     assert!(tables.unwritten_bytes() > 1000 * 100);
     assert_eq!(tables.ledger.dirty_shards().len(), 1000);
     view.publish(Lsn(1));
-    tables.write_back(Lsn(1), StateBatch::new()).unwrap();
+    tables.write_back(Lsn(1), TableBatch::new()).unwrap();
     assert_eq!((tables.unwritten_bytes(), tables.ledger.dirty_shards().len()), (0, 0));
     // Held by a snapshot, a row stays in memory but waits for nothing.
     let held = view.pin(|| view.visible());
     tables.shard(TABLE, ShardId(7)).turn().put(b"k".to_vec(), None, Lsn(2));
     view.publish(Lsn(2));
-    tables.write_back(Lsn(2), StateBatch::new()).unwrap();
+    tables.write_back(Lsn(2), TableBatch::new()).unwrap();
     assert_eq!((tables.unwritten_bytes(), tables.ledger.dirty_shards().len()), (0, 1));
     drop(held);
     view.publish(Lsn(2));
-    tables.write_back(Lsn(3), StateBatch::new()).unwrap();
+    tables.write_back(Lsn(3), TableBatch::new()).unwrap();
     assert_eq!(tables.ledger.dirty_shards().len(), 0);
 }
 
@@ -226,13 +226,13 @@ fn rows_are_counted_until_they_are_written_and_clean_shards_are_not_looked_at() 
 fn a_scan_looks_at_no_more_rows_than_it_gives() {
     let (disk, view) = (Arc::default(), Arc::new(View::default()));
     let counting = Arc::new(Counting { inner: made(&disk), visited: AtomicU64::new(0) });
-    let tables = Tables::new(Arc::clone(&counting) as Arc<dyn StateBackend>, Arc::clone(&view));
+    let tables = Tables::new(Arc::clone(&counting) as Arc<dyn TableBackend>, Arc::clone(&view));
     let shard = tables.shard(TABLE, ShardId(0));
     for n in 0..200u8 {
         shard.turn().put(vec![n], Some(Bytes::from(vec![n])), Lsn(1));
     }
     view.publish(Lsn(1));
-    tables.write_back(Lsn(1), StateBatch::new()).unwrap();
+    tables.write_back(Lsn(1), TableBatch::new()).unwrap();
     for (direction, expected) in [(Direction::Up, [10, 11, 12]), (Direction::Down, [199, 198, 197])] {
         counting.visited.store(0, Ordering::Relaxed);
         let start = [10];
@@ -248,7 +248,7 @@ struct Counting {
     visited: AtomicU64,
 }
 
-impl StateBackend for Counting {
+impl TableBackend for Counting {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         self.inner.get(key)
     }
@@ -266,17 +266,13 @@ impl StateBackend for Counting {
         })
     }
 
-    fn apply(&self, batch: &StateBatch, lsn: Lsn) -> Result<()> {
+    fn apply(&self, batch: &TableBatch, lsn: Lsn) -> Result<()> {
         self.inner.apply(batch, lsn)
-    }
-
-    fn applied_lsn(&self) -> Lsn {
-        self.inner.applied_lsn()
     }
 }
 
 /// A batch of `count` rows of one kind.
-fn rows(first: u32, count: u32, value: u8) -> StateBatch {
+fn rows(first: u32, count: u32, value: u8) -> TableBatch {
     let row = |n: u32| (StateKey::of(TABLE, ShardId(0), &n.to_be_bytes()), Some(Bytes::from(vec![value; 40])));
     (first..first + count).map(row).collect()
 }
@@ -292,7 +288,7 @@ fn all(store: &TableStore) -> Result<Content> {
     Ok(found)
 }
 
-fn expected(batches: &[StateBatch]) -> Content {
+fn expected(batches: &[TableBatch]) -> Content {
     let mut rows = Content::new();
     for (key, value) in batches.iter().flatten() {
         match value {
@@ -448,7 +444,7 @@ fn every_length_and_every_lost_sector_of_a_table_file_is_told_or_harmless() {
     assert!(look(&disk, &root, lsn, &rows, "as it was"));
 }
 
-fn rows_of_small(at: usize) -> StateBatch {
+fn rows_of_small(at: usize) -> TableBatch {
     [rows(0, 60, 1), rows(40, 30, 2)][at].clone()
 }
 

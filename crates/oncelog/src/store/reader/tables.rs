@@ -21,7 +21,7 @@ use crate::disk::OpenMode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, Lsn};
 use crate::page::Ends;
-use crate::table::{StateBackend, TableHome, TableRoot, TableStore, Tables};
+use crate::table::{TableBackend, TableHome, TableRoot, TableStore, Tables};
 use crate::view;
 use crate::wake::{Arc, Mutex};
 
@@ -111,7 +111,7 @@ impl TablesAt {
         let file = TableStore::open(&home, root, self.lsn, OpenMode::Read)?;
         let view = Arc::new(view::View::default());
         view.publish(self.lsn);
-        let tables = Arc::new(Tables::new(Arc::new(file) as Arc<dyn StateBackend>, view));
+        let tables = Arc::new(Tables::new(Arc::new(file) as Arc<dyn TableBackend>, view));
         Ok(Arc::clone(opened.insert(tables)))
     }
 
