@@ -190,7 +190,7 @@ fn a_held_snapshot_keeps_its_own_version_and_no_more() {
 /// As after a disk that failed: nobody ever writes them.
 #[test]
 fn rows_that_were_never_written_go_with_their_tables() {
-    let backend: Arc<dyn StateBackend> = Arc::new(made(&Arc::default()));
+    let backend: Arc<dyn TableBackend> = Arc::new(made(&Arc::default()));
     let tables = Tables::new(Arc::clone(&backend), Arc::default());
     tables.shard(TABLE, ShardId(0)).turn().put(b"k".to_vec(), Some(Bytes::from_static(b"v")), Lsn(1));
     drop(tables);
