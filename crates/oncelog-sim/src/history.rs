@@ -11,6 +11,7 @@ mod ops;
 mod ops_changes;
 mod ops_churn;
 mod ops_coordinator;
+mod ops_delayed;
 mod ops_fleeting;
 mod ops_linger;
 mod ops_outside;

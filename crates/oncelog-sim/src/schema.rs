@@ -27,6 +27,8 @@ pub const STAMPED: TopicDef<Utf8, Bytes> = TopicDef::new("stamped").partitions(2
 /// Appended to one by one, gathered before it is written, compressed. Not among `TOPICS`: it has a book of its own.
 pub const GATHERED: TopicDef<Bytes, Bytes> =
     TopicDef::new("gathered").file_roll_size(ROLL).compression(Compression::Lz4);
+/// Records that wait for their time. Not among `TOPICS`: it has a book of its own.
+pub const DELAYED: TopicDef<Utf8, U64> = TopicDef::new("delayed").file_roll_size(ROLL);
 /// Deleted and made anew.
 pub const FLEETING: TopicDef<Bytes, Bytes> = TopicDef::new("fleeting").file_roll_size(ROLL);
 /// Appended to, and shortened at its beginning.

@@ -202,6 +202,22 @@ pub(crate) fn name_complaint(name: &str) -> Option<&'static str> {
     }
 }
 
+/// A record that waits for its time, as the producer that delayed it was told: when it is due, and a number of its own
+/// among all that were ever delayed in the store by one owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TimerId {
+    /// When it is due, in milliseconds since the Unix epoch.
+    pub due_ms: i64,
+    /// Which of those that are due then.
+    pub number: u64,
+}
+
+impl fmt::Display for TimerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.due_ms, self.number)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

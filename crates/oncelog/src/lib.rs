@@ -109,7 +109,7 @@ pub use handles::{
 };
 pub use ids::{
     Epoch, LogOffset, Lsn, NAME_BYTES_MAX, OwnerId, PartitionId, ProducerEpoch, RecordId, Sequence, ShardId, StoreId,
-    TableId, TopicId,
+    TableId, TimerId, TopicId,
 };
 pub use offsets::{
     CollectingCommitHook, CommitInfo, CommitStrategy, DeleteInfo, FileOffsetStore, HookError, HookFailure,

@@ -56,6 +56,7 @@ const OPS: &[(u64, &str, Op)] = &[
     (1, "disturb a consumer", World::disturb_consumer),
     (2, "go round", World::go_round),
     (2, "offsets outside", World::offsets_outside),
+    (3, "delay some", World::delay_some),
     (1, "end", World::end),
 ];
 
@@ -421,6 +422,7 @@ impl World {
             let wall = i64::try_from(self.dice.below(4_000_000_000_000)).unwrap_or(0);
             self.clock.jump_to(wall);
         }
+        self.note_time();
         let ran = match self.dice.below(3) {
             0 => match store.flush() {
                 Err(error) if error.kind() == ErrorKind::Full => return Err(format!("a flush takes no room: {error}")),

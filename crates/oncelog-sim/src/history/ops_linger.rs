@@ -56,7 +56,7 @@ impl World {
 
     /// Compares the book with what is shown. After a recovery what is not there is gone, and its offsets with it.
     pub(super) fn check_book(&mut self, snapshot: &Snapshot, recovered: bool) -> Done {
-        let read = match read(snapshot) {
+        let read = match read(snapshot, GATHERED.name()) {
             Ok(read) => read,
             Err(error) if self.was_to_fail(&error)? => return self.check_book(snapshot, recovered),
             Err(error) => return Err(format!("reading what was gathered says {error:?}")),
@@ -87,10 +87,9 @@ impl World {
 
 type Found = (BTreeMap<u64, Content>, u64);
 
-/// The records that are shown, over holes, and the end; `None` while there is no such topic.
-fn read(snapshot: &Snapshot) -> oncelog::Result<Option<Found>> {
-    let (topic, partition) = (GATHERED, PartitionId(0));
-    let name = topic.name();
+/// The records of a topic that are shown, over holes, and the end; `None` while there is no such topic.
+pub(super) fn read(snapshot: &Snapshot, name: &str) -> oncelog::Result<Option<Found>> {
+    let partition = PartitionId(0);
     let mut found = BTreeMap::new();
     let end = match snapshot.end_offset(name, partition) {
         Ok(end) => end.0,

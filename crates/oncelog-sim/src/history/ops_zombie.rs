@@ -46,7 +46,7 @@ impl World {
 
     fn haunt(&mut self, zombie: &Store) -> Done {
         for _ in 0..=self.dice.below(4) {
-            let (note, which) = (self.bytes(), self.dice.below(12));
+            let (note, which) = (self.bytes(), self.dice.below(13));
             let done = match which {
                 0 => zombie.producer(PLAIN).and_then(|plain| plain.append(b"zombie", &note)).map(drop),
                 1 => zombie.transact(|tx| tx.table(ROWS)?.put("zombie", &1)),
@@ -66,6 +66,7 @@ impl World {
                 7 => zombie.alter_topic(PLAIN.name(), &TopicChange::default().compression(Compression::Lz4)),
                 8 => zombie.reset_consumer(CONSUMER, PLAIN.name(), &[(PartitionId(0), LogOffset(0))]),
                 9 => zombie.forget_consumer([CONSUMER, ROUND][self.dice.up_to(1)]),
+                11 => World::delay_as(zombie),
                 10 => zombie.create_consumers(["zombie"]),
                 _ => match zombie.offset_store(FEEDS).reset("feed-0", &Offset::Sequence(77)) {
                     Err(OffsetError::Store(error)) => Err(error),

@@ -30,6 +30,7 @@ pub(crate) enum Short {
     /// A consumer id that both owners have, one after the other.
     Round,
     Outside,
+    Delay,
     Side,
     /// Enough to roll segments and to fill a file of the journal.
     Fill,
@@ -42,7 +43,7 @@ pub(crate) enum Short {
 }
 
 impl Short {
-    pub(crate) const ALL: [Short; 27] = [
+    pub(crate) const ALL: [Short; 28] = [
         Short::Append,
         Short::Spread,
         Short::Lax,
@@ -64,6 +65,7 @@ impl Short {
         Short::Forget,
         Short::Round,
         Short::Outside,
+        Short::Delay,
         Short::Side,
         Short::Fill,
         Short::Trim,
@@ -103,6 +105,7 @@ impl World {
             Short::Forget => self.consume_and(World::forget_one_by_one),
             Short::Round => self.go_all_round(),
             Short::Outside => self.offsets_outside(),
+            Short::Delay => self.delay_and_deliver(),
             Short::Side => self.side(),
             Short::Fill => self.fill(),
             Short::Trim => self.trim_now(),

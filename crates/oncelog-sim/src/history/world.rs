@@ -7,6 +7,7 @@ use oncelog::{Error, ErrorKind, Snapshot, Store, StoreOptions, TxnId};
 
 use super::Outcome;
 use super::ops_changes::{Holder, Holders};
+use super::ops_delayed::Timers;
 use super::ops_linger::Book;
 use super::ops_owners::Side;
 use super::ops_readers::{Beside, Followed};
@@ -48,6 +49,7 @@ pub(super) struct World {
     pub(super) forgot: bool,
     /// The records that are gathered before they are written.
     pub(super) book: Book,
+    pub(super) timers: Timers,
     /// A reader that comes and goes.
     pub(super) followed: Followed,
     /// What a reader of tables may find.
@@ -110,6 +112,7 @@ impl World {
             txns: Vec::new(),
             forgot: false,
             book: Book::default(),
+            timers: Timers::default(),
             followed: Followed::default(),
             beside: Beside::default(),
             outcome: Outcome::default(),
@@ -235,6 +238,7 @@ impl World {
             sent: self.sent.clone(),
             txns: self.txns.clone(),
             book: self.book.clone(),
+            timers: self.timers.clone(),
             followed: self.followed.clone(),
             survival: Some(survival),
             stops: false,
@@ -256,6 +260,7 @@ impl World {
             &self.sent,
             (&self.txns, self.forgot),
             &self.book,
+            &self.timers,
             &self.followed,
         );
         format!("{others:?}").hash(&mut hasher);
@@ -365,7 +370,7 @@ impl World {
         self.certain = expected;
         self.rebuild_head();
         match self.store()?.snapshot() {
-            Ok(snapshot) => self.check_book(&snapshot, false),
+            Ok(snapshot) => self.check_books(&snapshot, false),
             Err(error) => self.unreadable(&error),
         }
     }
@@ -400,6 +405,12 @@ impl World {
         Ok(is_it)
     }
 
+    fn check_books(&mut self, snapshot: &Snapshot, recovered: bool) -> Result<(), String> {
+        let crashes = self.outcome.crashes;
+        self.check_book(snapshot, recovered)?;
+        if self.outcome.crashes > crashes { Ok(()) } else { self.check_timers(snapshot, recovered) }
+    }
+
     fn rebuild_head(&mut self) {
         self.head = self.certain.clone();
         for effect in &self.pending {
@@ -428,7 +439,7 @@ impl World {
         }
         self.check_holes(&store, &expected, &seen)?;
         let snapshot = store.snapshot().map_err(|error| format!("looking after recovery says {error:?}"))?;
-        self.check_book(&snapshot, true)?;
+        self.check_books(&snapshot, true)?;
         self.certain = seen;
         self.pending.clear();
         self.rebuild_head();
@@ -518,8 +529,8 @@ impl World {
             return Err(format!("after a close: {}", self.certain.difference(&seen)));
         }
         let snapshot = store.snapshot().map_err(|error| format!("looking after a close says {error:?}"))?;
-        self.check_book(&snapshot, true)?;
         self.store = Some(store);
+        self.check_books(&snapshot, true)?;
         if !self.quiet {
             return Ok(());
         }

@@ -16,17 +16,20 @@ pub enum StepSite {
     TrimBeforeRemoval,
     /// The progress of a consumer that is forgotten is gone before the claim on its id.
     ProgressBeforeClaim,
+    /// A delayed record is appended, and waits no more, in one transaction; split, it waits until a second one.
+    DueInOneStep,
 }
 
 #[cfg(oncelog_mutants)]
 impl StepSite {
     /// Every site, for tests that break each in turn.
-    pub const ALL: [StepSite; 5] = [
+    pub const ALL: [StepSite; 6] = [
         StepSite::StampsInFrame,
         StepSite::ManifestBeforeRecycling,
         StepSite::TrimBeforeSweep,
         StepSite::TrimBeforeRemoval,
         StepSite::ProgressBeforeClaim,
+        StepSite::DueInOneStep,
     ];
 }
 

@@ -13,6 +13,7 @@ mod consumer;
 mod coordinator;
 mod dead_letter;
 mod def;
+mod delayed;
 mod group;
 mod idempotent;
 mod lazy_tx;

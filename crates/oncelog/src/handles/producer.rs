@@ -111,8 +111,8 @@ type EncodedPair<'r> = (Cow<'r, [u8]>, Cow<'r, [u8]>);
 
 /// Appends to one topic. Cheap to make; `Send + Sync`, many threads may share one.
 pub struct Producer<K, V> {
-    engine: Arc<dyn Engine>,
-    topic: TopicId,
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) topic: TopicId,
     sync_policy: SyncPolicy,
     unsynced: Unsynced,
     linger: Option<Duration>,

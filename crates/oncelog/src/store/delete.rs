@@ -3,7 +3,7 @@
 //! 1. Its partitions refuse appends, bounds and progress. What has its place by then comes before the deletion.
 //! 2. One transaction removes its rows: catalogue, name, bounds, progress, stamps; and notes that files are left.
 //! 3. Handles that still stand in it answer `NotFound`. The claim of its global consumer and its files are removed, its
-//!    own claim last, then the note.
+//!    own claim last, then what waits for its time, then the note.
 //!
 //! Ids are never given twice, so a topic made anew under the name inherits nothing. A crash behind step 2 leaves the
 //! note, and the next opening goes on with step 3; recovery forgives a frame whose topic is gone when a later frame
@@ -43,7 +43,7 @@ impl Core {
         }
         self.pipeline.view.news.raise();
         // What cannot be removed now is removed by the next opening, or by whoever makes a topic of that name.
-        if let Err(error) = self.remove_topic_files(&topic).and_then(|()| self.forget_files(topic.id)) {
+        if let Err(error) = self.remove_topic_files(&topic).and_then(|()| self.forget_rest(topic.id)) {
             tracing::warn!(%error, topic = name, "files of a deleted topic stay");
         }
         Ok(())
@@ -124,13 +124,16 @@ impl Core {
         clear().map_err(|error| Error::io(dir, "clear a topic", error))
     }
 
-    fn forget_files(&self, id: TopicId) -> Result<()> {
+    /// When its files are gone: the records that wait for it, which may be more than one transaction holds, then the
+    /// note.
+    fn forget_rest(&self, id: TopicId) -> Result<()> {
+        self.forget_delayed(id)?;
         let mut tx = self.begin();
         tx.put(system::CATALOGUE, system::SHARD, &CatalogueKey::Deleted(id).encode(), None)?;
         Box::new(tx).submit()?.wait().map(drop)
     }
 
-    /// Removes the files of topics whose deletion a crash has interrupted.
+    /// Removes what is left of topics whose deletion a crash has interrupted.
     pub(super) fn sweep_deleted(&self) -> Result<()> {
         let (first, last) = (TopicId(0), TopicId(u32::MAX));
         let (first, last) = (CatalogueKey::Deleted(first).encode(), CatalogueKey::Deleted(last).encode());
@@ -143,7 +146,7 @@ impl Core {
         })?;
         for (id, name) in left {
             self.remove_topic_dir(id, &name)?;
-            self.forget_files(id)?;
+            self.forget_rest(id)?;
         }
         Ok(())
     }

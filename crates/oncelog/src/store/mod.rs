@@ -20,6 +20,7 @@ mod consumers;
 mod coordinator;
 mod copies;
 mod delete;
+mod deliver;
 mod engine;
 mod fence;
 #[cfg(fuzzing)]

@@ -28,7 +28,7 @@ use crate::process::Process;
 use crate::segment::{OpenFiles, Standing};
 use crate::table::{Pressure, ScanRange, TableBackend, TableFileName, TableHome, TableStore, Tables};
 use crate::transaction::system::{self, CatalogueKey};
-use crate::transaction::{Applier, Limits, Lingering, LoadTopics, Pipeline, Replayer, Spares, Topics};
+use crate::transaction::{Applier, Delays, Limits, Lingering, LoadTopics, Pipeline, Replayer, Spares, Topics};
 use crate::view::View;
 use crate::wake::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
 
@@ -415,6 +415,7 @@ impl Opening {
             pressure: Pressure::new(self.options.table_memory / 2),
             closing: AtomicBool::new(false),
             refused: AtomicU64::new(0),
+            delays: Delays::new(self.epoch),
         };
         Core {
             disk: Arc::clone(&self.options.disk),

@@ -151,8 +151,10 @@ impl Core {
         if rows_are_due || journal.placed_bytes() >= self.pipeline.trim_at.load(Ordering::Relaxed) {
             self.trim(State::Open)?;
         }
-        self.retain_if_due()?;
-        journal.prepare_spare()
+        // Neither keeps the other from its turn.
+        let (delivered, retained) = (self.deliver_due(), self.retain_if_due());
+        journal.prepare_spare()?;
+        delivered.and(retained)
     }
 
     /// How long the background waits at most between two looks.
@@ -164,7 +166,8 @@ impl Core {
     pub(super) fn next_duty(&self) -> Duration {
         let due = self.pipeline.lingering.next_due();
         let due = due.map(|due| due.saturating_sub(self.options.clock.monotonic()));
-        due.map_or(self.duty_interval(), |due| due.min(self.duty_interval()))
+        let soonest = due.into_iter().chain(self.until_due()).min();
+        soonest.map_or(self.duty_interval(), |due| due.min(self.duty_interval()))
     }
 
     /// The longest that something written stays unsynced, as the store and all who append to it asked for.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::task::Waker;
 
 use super::apply::{Applier, BatchAt};
+use super::delayed::Delays;
 use super::engine::{Appended, Committed};
 use super::frame::FrameWriter;
 use super::linger::Lingering;
@@ -60,6 +61,7 @@ pub(crate) struct Pipeline {
     pub(crate) closing: AtomicBool,
     /// Appends to topics that were full.
     pub(crate) refused: AtomicU64,
+    pub(crate) delays: Delays,
 }
 
 /// A transaction that has its place.
@@ -116,7 +118,11 @@ impl Pipeline {
         let (ticket, committed) = if tx.is_read_only() {
             (self.confirm_reads(&tx)?, Committed::default())
         } else {
+            let first_due = tx.first_due();
             let (ticket, committed) = self.place(tx)?;
+            if first_due.is_some_and(|due| self.delays.add(due)) {
+                self.journal.wake_background();
+            }
             (Some(ticket), committed)
         };
         let rows_are_due = self.has_background && self.pressure.is_due(self.tables.unwritten_bytes());
@@ -180,11 +186,12 @@ impl Pipeline {
     /// Progress and stamps in a topic that is deleted would stay for ever. Asked under the turn of their rows: whoever
     /// deletes takes it after the topic is retired and before it looks for such rows.
     fn check_topics_of_rows(&self, tx: &StoreTx) -> Result<()> {
-        let first = (system::PROGRESS, system::SHARD, Vec::new());
-        let progress = tx.writes.range(first..).take_while(|((table, ..), _)| *table == system::PROGRESS);
-        let first = (system::WAITED_FOR, system::SHARD, Vec::new());
-        let waited = tx.writes.range(first..).take_while(|((table, ..), _)| *table == system::WAITED_FOR);
-        let rows = progress.chain(waited).filter(|(_, value)| value.is_some());
+        let of_table = |id: TableId| {
+            let rows = tx.writes.range((id, system::SHARD, Vec::new())..);
+            rows.take_while(move |((table, ..), _)| *table == id)
+        };
+        let rows = [system::PROGRESS, system::WAITED_FOR, system::DELAYED].into_iter().flat_map(of_table);
+        let rows = rows.filter(|(_, value)| value.is_some());
         let topics = rows.filter_map(|((_, _, key), _)| system::topic_of_key(key));
         topics.chain(tx.stamps.iter().map(|staged| staged.topic)).try_for_each(|id| self.topics.check_takes_rows(id))
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::consumer::{GapPolicy, Visibility, Whence};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{LogOffset, PartitionId, ProducerEpoch, Sequence, ShardId, TableId, TopicId};
+use crate::ids::{LogOffset, PartitionId, ProducerEpoch, Sequence, ShardId, TableId, TimerId, TopicId};
 use crate::record::{Batch, BatchError, Header, RecordView, Records};
 use crate::table::{ScanRange, TableSpec};
 use crate::topic::TopicSpec;
@@ -301,6 +301,25 @@ pub trait EngineTx: Send {
     /// # Errors
     /// `Invalid`: lower than what is committed.
     fn progress(&mut self, consumer: &str, topic: TopicId, partition: PartitionId, next: LogOffset) -> Result<()>;
+
+    /// Stages a record that is appended at `due_ms` of the engine's clock, or soon after.
+    ///
+    /// # Errors
+    /// As [`EngineTx::append`]; `Invalid` also where the engine has no delayed records.
+    fn delay(
+        &mut self,
+        _topic: TopicId,
+        _partition: Option<PartitionId>,
+        _due_ms: i64,
+        _record: NewRecord<'_>,
+    ) -> Result<TimerId> {
+        Err(Error::invalid("this engine has no delayed records"))
+    }
+
+    /// Stages that a delayed record is not appended; `false`: it was, or there is none.
+    fn cancel(&mut self, _timer: TimerId) -> Result<bool> {
+        Ok(false)
+    }
 
     /// Sets the bytes at which a batch of it is ended and the next begun, for the records that follow.
     ///

@@ -15,6 +15,7 @@
 
 mod apply;
 mod commit;
+mod delayed;
 mod engine;
 mod frame;
 #[cfg(fuzzing)]
@@ -29,6 +30,7 @@ mod topics;
 
 pub(crate) use apply::Applier;
 pub(crate) use commit::{Limits, Pipeline};
+pub(crate) use delayed::{Delays, due_until, read_delayed_key};
 pub use engine::{
     Appended, Appender, AppenderOptions, Committed, Engine, EngineTx, Fetched, NewRecord, NewStamp, PendingCommit,
     Source, SourceSpec, Stamped, Step, TxMark,

@@ -12,7 +12,7 @@ use super::spares::SMALL_BYTES;
 use super::stamps::StagedStamp;
 use super::system;
 use crate::error::{Error, Result};
-use crate::ids::{LogOffset, PartitionId, ShardId, TableId, TopicId};
+use crate::ids::{LogOffset, PartitionId, ShardId, TableId, TimerId, TopicId};
 use crate::journal::Durability;
 use crate::record::{BatchBuilder, Draft, Mark, partition_of};
 use crate::table::{Direction, ScanRange};
@@ -180,6 +180,19 @@ impl StoreTx {
         }
     }
 
+    /// The partition that a record goes to, and the topic's name.
+    pub(super) fn place_of(
+        &mut self,
+        topic: TopicId,
+        partition: Option<PartitionId>,
+        key: Option<&[u8]>,
+    ) -> Result<(PartitionId, String)> {
+        let topic = self.topic(topic)?;
+        let partition = partition.unwrap_or_else(|| self.choose_partition(&topic, key));
+        topic.partition(partition)?;
+        Ok((partition, topic.spec.name.clone()))
+    }
+
     fn staged(&mut self, topic: &Topic, partition: PartitionId) -> Result<usize> {
         if let Some(last) = self.appends.get(self.last_append)
             && (last.partition.topic, last.partition.id) == (topic.id, partition)
@@ -315,6 +328,20 @@ impl EngineTx for StoreTx {
         }
         let value = Bytes::from(system::encode_row(&next)?);
         self.write((system::PROGRESS, system::SHARD, key), Some(value))
+    }
+
+    fn delay(
+        &mut self,
+        topic: TopicId,
+        partition: Option<PartitionId>,
+        due_ms: i64,
+        record: NewRecord<'_>,
+    ) -> Result<TimerId> {
+        self.stage_delayed(topic, partition, due_ms, record)
+    }
+
+    fn cancel(&mut self, timer: TimerId) -> Result<bool> {
+        self.stage_cancel(timer)
     }
 
     fn batch_bytes(&mut self, bytes: usize) -> Result<()> {

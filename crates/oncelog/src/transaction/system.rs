@@ -28,6 +28,12 @@ pub(crate) const TIME_KEY: &[u8] = b"now";
 /// Where a consumer stood that retention waits for, and since when, by consumer, topic and partition.
 pub(crate) const WAITED_FOR: TableId = TableId(7);
 
+/// Records that wait for their time, by time, number, topic and partition.
+pub(crate) const DELAYED: TableId = TableId(8);
+
+/// The last of these tables: whoever looks at all goes up to it.
+pub(crate) const NEWEST: TableId = DELAYED;
+
 /// What was stored last of each producer, by name, topic (0 for stamps that are tied to no topic) and partition.
 pub(crate) const STAMPS: TableId = TableId(5);
 
@@ -104,6 +110,15 @@ pub(crate) fn decode_row<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
             format!("a row of the store has format {version}, this program knows {ROW_VERSION}"),
         )),
         None => Err(Error::new(ErrorKind::Corrupt, "a row of the store is empty")),
+    }
+}
+
+/// As [`decode_row`], for a row that borrows from its bytes.
+pub(crate) fn decode_borrowed<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
+    let malformed = || Error::new(ErrorKind::Corrupt, "a row of the store is malformed");
+    match bytes.split_first() {
+        Some((&ROW_VERSION, row)) => postcard::from_bytes(row).map_err(|error| malformed().because(error)),
+        _ => Err(malformed()),
     }
 }
 

@@ -300,7 +300,7 @@ fn verify_rows(state: &Store, found: &mut Verification) -> Result<()> {
 /// Reads all rows; gives how many there are.
 pub(in crate::store) fn read_rows(state: &Store) -> Result<u64> {
     let core = state.core();
-    let mut tables: Vec<(TableId, u32)> = (0..=system::STAMPS.0).map(|id| (TableId(id), 1)).collect();
+    let mut tables: Vec<(TableId, u32)> = (0..=system::NEWEST.0).map(|id| (TableId(id), 1)).collect();
     tables.extend(state.tables()?.into_iter().map(|(id, spec)| (id, spec.shards)));
     let (visible, mut found) = (core.pin_visible(), 0);
     for (table, shards) in tables {
