@@ -49,6 +49,7 @@
 //! * [`Engine`]: what stands between the handles and a log, so that another one can stand there.
 //! * [`disk`] and [`clock`]: the ground, to be replaced in simulations.
 
+mod backup;
 mod chance;
 mod checkpoint;
 pub mod clock;
@@ -61,6 +62,8 @@ pub mod fuzzing;
 mod handles;
 mod ids;
 mod journal;
+#[cfg(feature = "object-store")]
+mod objects;
 mod offsets;
 mod page;
 mod process;
@@ -87,6 +90,12 @@ struct Readme;
 #[doc = include_str!("../../../docs/migrate/checkpoints.md")]
 struct MigrateCheckpoints;
 
+/// And that of the page about backups.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/backup.md")]
+struct Backups;
+
+pub use backup::{BackupInfo, BackupTarget, PruneReport};
 #[cfg(feature = "object-store")]
 pub use checkpoint::ObjectCheckpointStore;
 pub use checkpoint::{
@@ -119,10 +128,10 @@ pub use offsets::{
 };
 pub use record::{Compression, Header, Headers, Record, RecordView};
 pub use store::{
-    BatchInfo, ConsumerProgress, FrameInfo, LostOffsets, Mend, OwnerInfo, PartitionInfo, ReaderCursor, ReaderOptions,
-    ReaderSnapshot, RecoveryReport, RepairPlan, RepairReport, SegmentInfo, Snapshot, Store, StoreCheckpoints,
-    StoreMode, StoreOffsets, StoreOptions, StoreReader, StoreStateBackend, StoreStats, TopicChange, TopicInfo,
-    TornTailReport, Verification,
+    BackupReport, BackupVerification, BatchInfo, ConsumerProgress, FrameInfo, LostOffsets, Mend, OwnerInfo,
+    PartitionInfo, ReaderCursor, ReaderOptions, ReaderSnapshot, RecoveryReport, RepairPlan, RepairReport,
+    RestoreOptions, RestoreReport, SegmentInfo, Snapshot, Store, StoreCheckpoints, StoreMode, StoreOffsets,
+    StoreOptions, StoreReader, StoreStateBackend, StoreStats, TopicChange, TopicInfo, TornTailReport, Verification,
 };
 pub use table::{Direction, ScanRange, TableSpec};
 pub use topic::{ConsumerIds, MinimumRetention, Retention, TopicSpec};

@@ -39,6 +39,12 @@ pub enum CheckSite {
     CheckpointHead,
     /// A whole checkpoint.
     CheckpointBody,
+    /// The head of a backup's manifest.
+    BackupHead,
+    /// A whole manifest of a backup.
+    BackupBody,
+    /// A chunk of a backup: its SHA-256.
+    BackupChunk,
 }
 
 #[cfg(oncelog_mutants)]

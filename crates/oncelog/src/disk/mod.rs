@@ -105,6 +105,14 @@ pub enum SyncSite {
     CheckpointDir,
     /// The directory of checkpoints, before what was read there is shown.
     CheckpointRead,
+    /// A chunk or a manifest of a backup, before it takes its name.
+    BackupFile,
+    /// The directory of chunks, before a manifest names them, and that of a manifest.
+    BackupDir,
+    /// A file that is restored, before it is recovered.
+    RestoreFile,
+    /// The directory of files that are restored.
+    RestoreDir,
 }
 
 impl SyncSite {

@@ -18,6 +18,8 @@ pub enum StepSite {
     ProgressBeforeClaim,
     /// A delayed record is appended, and waits no more, in one transaction; split, it waits until a second one.
     DueInOneStep,
+    /// A restored directory is recovered and closed before it becomes a store.
+    RestoreBeforeStore,
 }
 
 #[cfg(oncelog_mutants)]

@@ -23,6 +23,7 @@ mod frame;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
 mod group;
+mod lay;
 #[cfg(all(test, any(loom, shuttle)))]
 mod models;
 mod replay;
@@ -40,6 +41,7 @@ use crate::wake::Arc;
 pub(crate) use file::{FILE_HEAD_BYTES, FileName, JournalPosition};
 pub(crate) use frame::{HEAD_BYTES as FRAME_HEAD_BYTES, frame_bytes as frame_room};
 pub(crate) use group::{Apply, Journal};
+pub(crate) use lay::FrameLayer;
 pub(crate) use replay::{TornTail, replay};
 pub(crate) use salvage::{Cut, behind, salvage};
 pub(crate) use ticket::Ticket;

@@ -11,6 +11,7 @@
 //! point, not in the file, so a segment that is shorter or differs is `Corrupt` and never taken for a torn one.
 //! Neighbours: `topic` above puts segments in order; `record` below knows the batches.
 
+mod check;
 mod files;
 mod follow;
 #[cfg(fuzzing)]
@@ -26,6 +27,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub(crate) use check::{SegmentCheck, SegmentFlaw};
 pub(crate) use files::{OpenFiles, Standing};
 pub(crate) use follow::Follower;
 pub(crate) use head::{SEGMENT_HEAD_BYTES, SegmentHead, segment_path};

@@ -81,6 +81,9 @@ impl Layout {
         if found.contains(&self.store_file) {
             return Ok(());
         }
+        if found.contains(&self.restoring_file()) {
+            return Err(self.half_restored());
+        }
         let ours = [&self.owners, &self.topics, &self.tables, &self.consumers, &self.new_store_file()];
         let is_ours = |path: &PathBuf| ours.contains(&path) || is_scratch(path);
         if let Some(foreign) = found.iter().find(|path| !is_ours(path)) {
@@ -106,6 +109,21 @@ impl Layout {
 
     fn new_store_file(&self) -> PathBuf {
         self.dir.join("STORE.new")
+    }
+
+    /// What stands for `STORE` while a backup is restored into the directory.
+    pub(super) fn restoring_file(&self) -> PathBuf {
+        self.dir.join("RESTORING")
+    }
+
+    /// For whoever restores it: the directory is a store to nobody else.
+    pub(super) fn while_restoring(self) -> Layout {
+        Layout { store_file: self.restoring_file(), ..self }
+    }
+
+    fn half_restored(&self) -> Error {
+        let what = "a restore into this directory is under way or was not finished: restore again, or remove it";
+        Error::invalid(what).in_file(&self.restoring_file())
     }
 
     /// Makes the store with its owner `main`, which this is the layout of.
@@ -164,12 +182,7 @@ impl Layout {
 
     /// Replaces the file: the old one or the new one has the name.
     pub(super) fn write_store_file(&self, disk: &dyn Disk, store: StoreId, identity: StoreId) -> Result<()> {
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend_from_slice(&FORMAT.to_le_bytes());
-        bytes.extend_from_slice(&store.0);
-        bytes.extend_from_slice(&identity.0);
-        let sum = crc32c(&bytes);
-        bytes.extend_from_slice(&sum.to_le_bytes());
+        let bytes = store_file_bytes(store, identity);
         let new = self.new_store_file();
         let written = disk.open(&new, OpenMode::Create).and_then(|file| {
             file.set_len(0)?;
@@ -234,6 +247,9 @@ impl Layout {
         let path = &self.store_file;
         let file = disk.open(path, OpenMode::Read).map_err(|error| match error.kind() {
             io::ErrorKind::NotADirectory => self.is_a_file(),
+            io::ErrorKind::NotFound if disk.open(&self.restoring_file(), OpenMode::Read).is_ok() => {
+                self.half_restored()
+            }
             _ => Error::io(path, "open the store", error),
         })?;
         let bytes = file.read_whole(4096).map_err(|error| Error::io(path, "read the store", error))?;
@@ -255,6 +271,17 @@ impl Layout {
     }
 }
 
+/// What is in `STORE`.
+pub(super) fn store_file_bytes(store: StoreId, identity: StoreId) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend_from_slice(&FORMAT.to_le_bytes());
+    bytes.extend_from_slice(&store.0);
+    bytes.extend_from_slice(&identity.0);
+    let sum = crc32c(&bytes);
+    bytes.extend_from_slice(&sum.to_le_bytes());
+    bytes
+}
+
 /// Whether the command's `doctor` has made it and was killed before it could remove it.
 fn is_scratch(path: &Path) -> bool {
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(".oncelog-"))
@@ -270,7 +297,7 @@ pub(super) fn make_dir(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
 
 /// Makes `dir` with the directories above it, durably. Those that are there may have been made by a process that was
 /// killed before its sync, so all the names on the way are synced all the same.
-fn make_dir_all(disk: &dyn Disk, dir: &Path, made: &mut Vec<PathBuf>) -> io::Result<()> {
+pub(super) fn make_dir_all(disk: &dyn Disk, dir: &Path, made: &mut Vec<PathBuf>) -> io::Result<()> {
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         make_dir_all(disk, parent, made)?;
     }

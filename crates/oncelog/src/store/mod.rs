@@ -13,6 +13,7 @@
 
 mod alter;
 mod background;
+mod backup;
 mod catalogue;
 mod checkpoints;
 mod claims;
@@ -55,6 +56,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use alter::TopicChange;
+pub use backup::{BackupReport, BackupVerification, RestoreOptions, RestoreReport};
 pub use checkpoints::StoreCheckpoints;
 pub use coordinator::StoreStateBackend;
 pub use listing::{ConsumerProgress, PartitionInfo};

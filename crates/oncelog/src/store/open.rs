@@ -60,6 +60,7 @@ impl Taken {
     fn take(options: StoreOptions, dir: &Path, owner: &str) -> Result<Taken> {
         let disk = Arc::clone(&options.disk);
         let layout = Layout::of(dir, owner);
+        let layout = if options.restoring { layout.while_restoring() } else { layout };
         let chance = Arc::new(match options.seed {
             Some(seed) => Chance::from_seed(seed),
             None => Chance::from_os()?,
@@ -299,7 +300,7 @@ impl Opening {
                     Some(mends) => self.replay_mending(&mut applier, found, mends)?,
                     None => self.replay(&mut applier, found)?,
                 };
-                if !self.options.beside_owner {
+                if !self.options.beside_owner && !self.options.restoring {
                     self.skip_bounds(&mut applier, Lsn(next_lsn.0 - 1))?;
                 }
                 if let Some(mends) = &mends {

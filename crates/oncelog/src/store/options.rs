@@ -31,6 +31,8 @@ pub struct StoreOptions {
     pub(super) beside_owner: bool,
     /// Frames behind it are not believed.
     pub(super) replay_until: Option<Lsn>,
+    /// The directory is being restored: a store to nobody else, and nobody was ever told more than its journal holds.
+    pub(super) restoring: bool,
     /// What is damaged is mended on the way, as far as that goes.
     pub(super) mends: Option<Arc<Mends>>,
     pub(super) journal_file_bytes: u64,
@@ -77,6 +79,7 @@ impl StoreOptions {
             only_looks: false,
             beside_owner: false,
             replay_until: None,
+            restoring: false,
             mends: None,
             journal_file_bytes: 16 << 20,
             trim_bytes: 64 << 20,
@@ -208,6 +211,11 @@ impl StoreOptions {
     /// Shares no page: nobody else can reach the store anyhow.
     pub(super) fn private(self) -> StoreOptions {
         StoreOptions { shared_page: false, ..self }
+    }
+
+    /// For whoever restores a backup.
+    pub(super) fn restoring(self) -> StoreOptions {
+        StoreOptions { restoring: true, shared_page: false, ..self }
     }
 
     /// For a reader that recovers in memory, without frames behind `until`.

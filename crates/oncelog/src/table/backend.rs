@@ -74,6 +74,13 @@ impl StateKey {
         prefix
     }
 
+    /// Table, shard and the row's own key.
+    pub(crate) fn read(key: &[u8]) -> Option<(TableId, ShardId, &[u8])> {
+        let (table, rest) = key.split_first_chunk()?;
+        let (shard, own) = rest.split_first_chunk()?;
+        Some((TableId(u32::from_be_bytes(*table)), ShardId(u32::from_be_bytes(*shard)), own))
+    }
+
     pub(crate) fn of(table: TableId, shard: ShardId, key: &[u8]) -> Vec<u8> {
         [&Self::prefix(table, shard)[..], key].concat()
     }

@@ -138,6 +138,11 @@ impl TableStore {
         *self.root.lock() = newest;
     }
 
+    /// All rows of the newest state, as they are now: what makes them up is not given up before this is dropped.
+    pub(crate) fn hold(&self) -> Result<HeldRows> {
+        Ok(HeldRows { live: self.live()?, path: self.path().to_owned() })
+    }
+
     pub(crate) fn name(&self) -> TableFileName {
         self.file.name()
     }
@@ -272,6 +277,41 @@ impl TableBackend for TableStore {
             if !(failed.by_another && std::mem::take(&mut again)) {
                 return Err(failed.error);
             }
+        }
+    }
+}
+
+/// See [`TableStore::hold`].
+pub(crate) struct HeldRows {
+    live: Arc<Live>,
+    path: PathBuf,
+}
+
+impl HeldRows {
+    /// Hands the rows with flat keys from `first` on to `each`, in order, until it answers `Stop`.
+    ///
+    /// # Errors
+    /// `Corrupt`; what `each` fails with.
+    pub(crate) fn each(&self, first: &[u8], each: &mut dyn FnMut(&[u8], &[u8]) -> Result<Visit>) -> Result<()> {
+        let Some(rows) = &self.live.rows else { return Ok(()) };
+        let mut ask = || -> StdResult<Result<()>, redb::Error> {
+            for row in rows.range::<&[u8]>(first..)? {
+                let (key, value) = row?;
+                if key.value() == LSN_KEY {
+                    continue;
+                }
+                match each(key.value(), value.value()) {
+                    Ok(Visit::Next) => {}
+                    Ok(Visit::Stop) => break,
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+            Ok(Ok(()))
+        };
+        match catch_unwind(AssertUnwindSafe(&mut ask)) {
+            Ok(Ok(asked)) => asked,
+            Ok(Err(error)) => Err(Failed::of(error, &self.path).error),
+            Err(_) => Err(Failed::panicked(&self.path).error),
         }
     }
 }

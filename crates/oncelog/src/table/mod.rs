@@ -37,10 +37,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use backend::Direction;
-pub(crate) use backend::{StateKey, TableBackend, TableBatch};
+pub(crate) use backend::{StateKey, TableBackend, TableBatch, Visit};
 pub(crate) use blocks::{ROOT_HEAD_BYTES, TableFileName, TableRoot};
 use ledger::Ledger;
-pub(crate) use library::{TableHome, TableStore};
+pub(crate) use library::{HeldRows, TableHome, TableStore};
 pub(crate) use pressure::Pressure;
 pub use shard::ScanRange;
 pub(crate) use shard::{Shard, ShardGuard};

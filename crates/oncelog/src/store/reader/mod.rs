@@ -15,6 +15,7 @@
 //! * So the ends that a reader sees only grow, whoever comes and goes.
 
 mod cursor;
+mod cut;
 mod dump;
 mod foreign;
 mod live;
@@ -34,6 +35,7 @@ use std::time::Duration;
 
 pub(super) use cursor::PartitionCursor;
 pub use cursor::ReaderCursor;
+pub(super) use cut::Cut;
 pub use dump::{BatchInfo, FrameInfo, SegmentInfo};
 pub(super) use foreign::ForeignTopic;
 pub use look::OwnerInfo;
@@ -163,6 +165,18 @@ impl StoreReader {
     #[must_use]
     pub fn id(&self) -> StoreId {
         self.inner.identity
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.inner.layout.dir
+    }
+
+    pub(super) fn disk(&self) -> &dyn Disk {
+        &*self.inner.disk
+    }
+
+    pub(super) fn now_ms(&self) -> i64 {
+        self.inner.clock.now_ms()
     }
 
     /// All topics of all owners, by name.

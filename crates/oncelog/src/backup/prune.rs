@@ -1,0 +1,69 @@
+//! Removing old backups, and the chunks that only they named.
+
+use std::collections::BTreeSet;
+
+use super::chunks::ChunkId;
+use super::marks::{Mark, MarkKind};
+use super::target::{BACKUPS, BackupTarget, CHUNKS, manifest_object};
+use crate::error::{Error, ErrorKind, Result};
+
+/// What a prune has removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PruneReport {
+    /// Backups that are gone, by name.
+    pub removed: Vec<String>,
+    /// Backups that are left.
+    pub kept: Vec<String>,
+    /// Chunks that no backup names any more.
+    pub removed_chunks: u64,
+}
+
+impl BackupTarget {
+    /// Removes all but the newest `keep` backups of each store, one at least, and the chunks that no backup names.
+    /// While it is at work no backup can be made. A crash leaves whole backups, and chunks that the next one removes.
+    /// Costs a look at all manifests and at the names of all chunks.
+    ///
+    /// # Errors
+    /// `Invalid`: `keep` is 0. `Locked`: a backup is being made, or another prune is at work, or was when its process
+    /// was killed: see [`BackupTarget::unlock`]. `Corrupt`, `UnsupportedVersion`: a manifest cannot be read, and so not
+    /// what it names: nothing was removed; take it away first. `Unavailable`.
+    pub fn prune(&self, keep: usize) -> Result<PruneReport> {
+        if keep == 0 {
+            return Err(Error::invalid("one backup of each store is kept at least"));
+        }
+        let _mark = Mark::put(self, MarkKind::Prune)?;
+        let (mut report, mut named, mut kept_of) = (PruneReport::default(), BTreeSet::new(), Vec::new());
+        // All are read before one is removed: newest first.
+        for name in self.names()?.into_iter().rev() {
+            let manifest = match self.read_manifest(&name) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                manifest => manifest?,
+            };
+            if kept_of.iter().filter(|store| **store == manifest.identity).count() >= keep {
+                report.removed.push(name);
+                continue;
+            }
+            kept_of.push(manifest.identity);
+            named.extend(manifest.files.values().flat_map(|file| &file.chunks).map(|chunk| chunk.id));
+            report.kept.push(name);
+        }
+        report.removed.reverse();
+        report.kept.reverse();
+        for name in &report.removed {
+            self.remove_object(&manifest_object(name))?;
+        }
+        // No manifest may come back whose chunks are gone.
+        self.settle_folder(BACKUPS)?;
+        self.remove_unfinished(BACKUPS)?;
+        let mut folders = BTreeSet::new();
+        for object in self.list_objects(CHUNKS, 2)? {
+            folders.extend(object.split_once('/').map(|(folder, _)| folder.to_owned()));
+            if ChunkId::of_object(&object).is_some_and(|id| !named.contains(&id)) {
+                report.removed_chunks += u64::from(self.remove_object(&format!("{CHUNKS}/{object}"))?);
+            }
+        }
+        folders.iter().try_for_each(|folder| self.remove_unfinished(&format!("{CHUNKS}/{folder}")))?;
+        Ok(report)
+    }
+}

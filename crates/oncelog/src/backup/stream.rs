@@ -1,0 +1,130 @@
+//! Rows and frames as streams of bytes, and back, over the chunks of a file.
+
+use std::collections::VecDeque;
+
+use super::chunks::{CHUNK_BYTES, Chunk};
+use super::manifest::FileImage;
+use super::target::BackupTarget;
+use crate::codec::{Input, put_bytes};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Lsn;
+
+/// Both kinds of streams begin with it.
+const VERSION: u8 = 1;
+
+/// How a stream of rows begins.
+pub(crate) fn rows_begin() -> Vec<u8> {
+    vec![VERSION]
+}
+
+/// How a stream of frames begins.
+pub(crate) fn frames_begin() -> Vec<u8> {
+    vec![VERSION]
+}
+
+/// Adds a row, by its flat key.
+pub(crate) fn put_row(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    put_bytes(out, key);
+    put_bytes(out, value);
+}
+
+/// Adds a frame.
+pub(crate) fn put_frame(out: &mut Vec<u8>, lsn: Lsn, body: &[u8]) {
+    out.extend_from_slice(&lsn.0.to_le_bytes());
+    put_bytes(out, body);
+}
+
+/// Reads a file of a backup. Every chunk is compared with its hash.
+pub(crate) struct ChunkReader<'t> {
+    target: &'t BackupTarget,
+    /// The store's file, as errors name it.
+    path: String,
+    chunks: VecDeque<Chunk>,
+    buffer: Vec<u8>,
+    /// How much of the buffer was handed out.
+    taken: usize,
+}
+
+impl<'t> ChunkReader<'t> {
+    pub(crate) fn new(target: &'t BackupTarget, path: &str, file: &FileImage) -> ChunkReader<'t> {
+        let (path, chunks) = (path.to_owned(), file.chunks.iter().copied().collect());
+        ChunkReader { target, path, chunks, buffer: Vec::new(), taken: 0 }
+    }
+
+    /// The next chunk; `None`: that was the last.
+    ///
+    /// # Errors
+    /// `Corrupt`: it is gone or is not what was written, naming the object, and the store's file that it belongs to.
+    pub(crate) fn next_chunk(&mut self) -> Result<Option<Vec<u8>>> {
+        let Some(chunk) = self.chunks.pop_front() else { return Ok(None) };
+        let object = chunk.id.object();
+        let place = self.target.object_place(&object);
+        let told = |what: &str| Error::corrupt(&place, 0, format!("a chunk of {} {what}", self.path));
+        let bytes = self.target.read_object(&object, CHUNK_BYTES as u64);
+        let bytes = match bytes {
+            Err(error) if error.kind() == ErrorKind::Corrupt => return Err(told("is too long").because(error)),
+            bytes => bytes?.ok_or_else(|| told("is gone"))?,
+        };
+        if bytes.len() as u64 != u64::from(chunk.bytes) || !chunk.id.is_of(&bytes) {
+            return Err(told("is damaged"));
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Hands every row to `each`, in order of keys.
+    pub(crate) fn rows(self, mut each: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+        self.items(|input| {
+            let mut ahead = *input;
+            let (Some(key), Some(value)) = (ahead.bytes(), ahead.bytes()) else { return Ok(false) };
+            *input = ahead;
+            each(key, value).map(|()| true)
+        })
+    }
+
+    /// Hands every frame to `each`.
+    pub(crate) fn frames(self, mut each: impl FnMut(Lsn, &[u8]) -> Result<()>) -> Result<()> {
+        self.items(|input| {
+            let mut ahead = *input;
+            let (Some(lsn), Some(body)) = (ahead.u64(), ahead.bytes()) else { return Ok(false) };
+            *input = ahead;
+            each(Lsn(lsn), body).map(|()| true)
+        })
+    }
+
+    /// `take` takes one item from the input, or answers `false` where there is no whole one.
+    fn items(mut self, mut take: impl FnMut(&mut Input<'_>) -> Result<bool>) -> Result<()> {
+        let mut begun = false;
+        while let Some(bytes) = self.next_chunk()? {
+            self.buffer.drain(..self.taken);
+            self.buffer.extend_from_slice(&bytes);
+            let mut input = Input::new(&self.buffer);
+            if !begun {
+                begun = true;
+                match input.u8() {
+                    Some(VERSION) => {}
+                    version => {
+                        let version = version.map_or_else(|| "none".to_owned(), |version| version.to_string());
+                        let what = format!("{}: version {version}, this program knows {VERSION}", self.path);
+                        return Err(Error::new(ErrorKind::UnsupportedVersion, what));
+                    }
+                }
+            }
+            while !input.is_empty() && take(&mut input)? {}
+            self.taken = self.buffer.len() - input.rest().len();
+        }
+        if !begun || self.taken < self.buffer.len() {
+            let what = format!("{}: the stream ends in the middle", self.path);
+            return Err(Error::new(ErrorKind::Corrupt, what));
+        }
+        Ok(())
+    }
+}
+
+/// Hands every frame of a stream that is in memory to `each`.
+pub(crate) fn frames_of(stream: &[u8], mut each: impl FnMut(Lsn, &[u8]) -> Result<()>) -> Result<()> {
+    let mut input = Input::new(stream.get(1..).unwrap_or_default());
+    while let (Some(lsn), Some(body)) = (input.u64(), input.bytes()) {
+        each(Lsn(lsn), body)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,254 @@
+//! Where backups are kept.
+
+use std::path::{Path, PathBuf};
+
+use super::files::Files;
+use super::manifest::{self, BackupManifest};
+use crate::chance::Chance;
+use crate::disk::{Disk, RealDisk};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Lsn, StoreId};
+#[cfg(feature = "object-store")]
+use crate::objects::{self, Objects, Task};
+use crate::wake::Arc;
+
+/// Manifests are in it.
+pub(super) const BACKUPS: &str = "backups";
+/// So are chunks in it, each in a folder of the first two digits of its name.
+pub(super) const CHUNKS: &str = "chunks";
+const EXTENSION: &str = ".backup";
+
+/// Where backups are kept: a directory, or a prefix in object storage. Backups of several stores may share one. Cheap
+/// to clone.
+///
+/// ```
+/// use oncelog::{BackupTarget, Store};
+/// # fn main() -> oncelog::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// let store = Store::open(dir.path().join("data"))?;
+/// let target = BackupTarget::dir(dir.path().join("backups"))?;
+/// let made = store.backup(&target)?;
+/// assert_eq!(target.list()?[0].name, made.name);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct BackupTarget {
+    place: Place,
+    chance: Arc<Chance>,
+}
+
+#[derive(Clone)]
+enum Place {
+    Files(Arc<Files>),
+    #[cfg(feature = "object-store")]
+    Objects(Objects),
+}
+
+/// A backup, as [`BackupTarget::list`] tells of it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct BackupInfo {
+    /// Its name in the target: later backups have greater ones.
+    pub name: String,
+    /// When it was made, by the clock of the machine, in milliseconds since 1970.
+    pub taken_ms: i64,
+    /// Which store it is of.
+    pub store: StoreId,
+    /// The owners of the store, and the LSN of each up to which it is in the backup.
+    pub owners: Vec<(String, Lsn)>,
+    /// Bytes of all its files.
+    pub bytes: u64,
+    /// Why it cannot be used, if it cannot: the fields above are empty then.
+    pub damage: Option<Error>,
+}
+
+impl BackupTarget {
+    /// A directory, which the first backup makes. Not inside a store.
+    ///
+    /// # Errors
+    /// `Unavailable`: no random numbers to be had.
+    pub fn dir(dir: impl AsRef<Path>) -> Result<BackupTarget> {
+        BackupTarget::dir_on(Arc::new(RealDisk), dir)
+    }
+
+    /// As [`BackupTarget::dir`], on another disk.
+    ///
+    /// # Errors
+    /// As [`BackupTarget::dir`].
+    pub fn dir_on(disk: Arc<dyn Disk>, dir: impl AsRef<Path>) -> Result<BackupTarget> {
+        let files = Files::new(disk, dir.as_ref().to_owned(), Chance::from_os()?);
+        Ok(BackupTarget { place: Place::Files(Arc::new(files)), chance: Arc::new(Chance::from_os()?) })
+    }
+
+    /// What is under `prefix` in object storage. Storage that is reached over the network needs a runtime: see
+    /// [`BackupTarget::on_runtime`]. It must be as consistent as S3 is: what was put is listed from then on.
+    ///
+    /// # Errors
+    /// As [`BackupTarget::dir`].
+    #[cfg(feature = "object-store")]
+    pub fn objects(objects: Arc<dyn object_store::ObjectStore>, prefix: &str) -> Result<BackupTarget> {
+        Ok(BackupTarget { place: Place::Objects(Objects::new(objects, prefix)), chance: Arc::new(Chance::from_os()?) })
+    }
+
+    /// Has the work of object storage done by a runtime, to which `spawn` gives a task: `move |task|
+    /// drop(handle.spawn(task))` with a handle of tokio's. The calling thread waits; it must not be the one that the
+    /// runtime needs for the work. Of a directory it changes nothing.
+    #[cfg(feature = "object-store")]
+    #[must_use]
+    pub fn on_runtime(mut self, spawn: impl Fn(Task) + Send + Sync + 'static) -> BackupTarget {
+        if let Place::Objects(objects) = &mut self.place {
+            objects.on_runtime(spawn);
+        }
+        self
+    }
+
+    /// The backups that are there, oldest first. One whose manifest is damaged is told of too.
+    ///
+    /// # Errors
+    /// `Unavailable`: the target cannot be read.
+    pub fn list(&self) -> Result<Vec<BackupInfo>> {
+        let mut found = Vec::new();
+        for name in self.names()? {
+            match self.read_manifest(&name) {
+                Ok(manifest) => found.push(BackupInfo {
+                    taken_ms: manifest.taken_ms,
+                    store: manifest.identity,
+                    owners: manifest.owners.iter().map(|owner| (owner.name.clone(), owner.lsn)).collect(),
+                    bytes: manifest.bytes(),
+                    damage: None,
+                    name,
+                }),
+                // Pruned meanwhile.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::UnsupportedVersion) => {
+                    let (taken_ms, store, owners, bytes) = (0, StoreId([0; 16]), Vec::new(), 0);
+                    found.push(BackupInfo { name, taken_ms, store, owners, bytes, damage: Some(error) });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The names of all backups, oldest first.
+    pub(crate) fn names(&self) -> Result<Vec<String>> {
+        let found = self.list_objects(BACKUPS, 1)?;
+        Ok(found.iter().filter_map(|name| name.strip_suffix(EXTENSION)).map(str::to_owned).collect())
+    }
+
+    /// The manifest of a backup.
+    ///
+    /// # Errors
+    /// `NotFound`; `Corrupt`, `UnsupportedVersion`, naming the object.
+    pub(crate) fn read_manifest(&self, name: &str) -> Result<BackupManifest> {
+        let object = manifest_object(name);
+        let Some(bytes) = self.read_object(&object, manifest::BYTES_MAX)? else {
+            return Err(Error::new(ErrorKind::NotFound, format!("there is no backup {name:?}"))
+                .in_file(&self.object_place(&object)));
+        };
+        manifest::decode(&bytes).map_err(|flaw| flaw.in_object(&self.object_place(&object)))
+    }
+
+    /// Makes a backup of what is there already; durable on return. Gives its name.
+    pub(crate) fn write_manifest(&self, manifest: &BackupManifest) -> Result<String> {
+        let last = self.names()?.last().and_then(|name| name.split('-').next()?.parse::<u64>().ok()).unwrap_or(0);
+        // Two that are made at once may have one number, and differ behind it.
+        let name = format!("{:08}-{:08x}", last.saturating_add(1), self.chance.next_u64() >> 32);
+        self.write_object(&manifest_object(&name), &manifest::encode(manifest)?)?;
+        self.settle_folder(BACKUPS)?;
+        Ok(name)
+    }
+
+    /// A number that nobody else has drawn.
+    pub(super) fn draw(&self) -> u64 {
+        self.chance.next_u64()
+    }
+
+    /// The objects below `folder`, which lie in folders of folders, `depth` deep: as their names below it, in order.
+    pub(crate) fn list_objects(&self, folder: &str, depth: usize) -> Result<Vec<String>> {
+        match &self.place {
+            Place::Files(files) => files.list(folder, depth),
+            #[cfg(feature = "object-store")]
+            Place::Objects(objects) => {
+                let dir = below(objects, folder);
+                let start = format!("{dir}/");
+                let listed = objects.list(dir, "list the backups")?;
+                let name = |path: &object_store::path::Path| Some(path.as_ref().strip_prefix(&start)?.to_owned());
+                let mut found: Vec<_> = listed.iter().filter_map(name).collect();
+                found.sort();
+                Ok(found)
+            }
+        }
+    }
+
+    /// The object; `None`: there is none.
+    pub(crate) fn read_object(&self, name: &str, bytes_max: u64) -> Result<Option<Vec<u8>>> {
+        match &self.place {
+            Place::Files(files) => files.read(name, bytes_max),
+            #[cfg(feature = "object-store")]
+            Place::Objects(objects) => objects.read(&below(objects, name), bytes_max, "read a backup"),
+        }
+    }
+
+    /// What is in the object is durable on return; its name is when its folder is [settled](Self::settle_folder).
+    pub(crate) fn write_object(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        match &self.place {
+            Place::Files(files) => files.write(name, bytes),
+            #[cfg(feature = "object-store")]
+            Place::Objects(objects) => objects.write(below(objects, name), bytes.to_vec(), "write a backup"),
+        }
+    }
+
+    /// Makes the names in `folder` durable.
+    pub(crate) fn settle_folder(&self, folder: &str) -> Result<()> {
+        match &self.place {
+            Place::Files(files) => files.settle(folder),
+            // They are, when a put is answered.
+            #[cfg(feature = "object-store")]
+            Place::Objects(_) => Ok(()),
+        }
+    }
+
+    /// Whether there was one.
+    pub(crate) fn remove_object(&self, name: &str) -> Result<bool> {
+        match &self.place {
+            Place::Files(files) => files.remove(name),
+            #[cfg(feature = "object-store")]
+            Place::Objects(objects) => objects.remove(below(objects, name), "remove a backup"),
+        }
+    }
+
+    /// Takes away what was being written when somebody was killed.
+    pub(super) fn remove_unfinished(&self, folder: &str) -> Result<()> {
+        match &self.place {
+            Place::Files(files) => files.remove_unfinished(folder),
+            #[cfg(feature = "object-store")]
+            Place::Objects(_) => Ok(()),
+        }
+    }
+
+    /// Where an object is, as errors name it.
+    pub(crate) fn object_place(&self, name: &str) -> PathBuf {
+        match &self.place {
+            Place::Files(files) => files.dir.join(name),
+            #[cfg(feature = "object-store")]
+            Place::Objects(objects) => objects::place(&below(objects, name)),
+        }
+    }
+}
+
+impl std::fmt::Debug for BackupTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("BackupTarget").field(&self.object_place("")).finish()
+    }
+}
+
+#[cfg(feature = "object-store")]
+fn below(objects: &Objects, name: &str) -> object_store::path::Path {
+    name.split('/').fold(objects.prefix().clone(), |path, part| path.join(part))
+}
+
+pub(super) fn manifest_object(name: &str) -> String {
+    format!("{BACKUPS}/{name}{EXTENSION}")
+}

@@ -1,0 +1,301 @@
+//! Making a backup.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::super::reader::Cut;
+use super::super::{Core, Store, StoreReader};
+use crate::backup::{
+    BackupManifest, BackupTarget, CHUNK_BYTES, Chunk, Cutter, FileImage, Mark, MarkKind, OwnerImage, Uploads,
+    rows_begin,
+};
+use crate::disk::{DiskFile, OpenMode};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Lsn, PartitionId, StoreId, TableId, TopicId, escape_name};
+use crate::segment::{SegmentCheck, SegmentFlaw, SegmentHead};
+use crate::table::{StateKey, Visit};
+use crate::topic::{SegmentRow, TopicSpec, partition_dir, topic_dir};
+use crate::transaction::{Effect, system};
+
+/// A backup that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BackupReport {
+    /// Its name in the target.
+    pub name: String,
+    /// Which store it is of.
+    pub store: StoreId,
+    /// The owners of the store, and the LSN of each up to which it is in the backup.
+    pub owners: Vec<(String, Lsn)>,
+    /// Bytes of all its files.
+    pub bytes: u64,
+    /// Chunks that no backup before it had.
+    pub new_chunks: u64,
+    /// Bytes in them: what was written to the target, but for the manifest.
+    pub new_bytes: u64,
+}
+
+/// A store goes on while it is copied; so often another cut is taken.
+const ATTEMPTS: u32 = 64;
+
+impl Store {
+    /// Copies the whole store as it is now, all owners of it, to `target`, while it runs. Durable on return; a crash
+    /// before leaves no backup, and chunks that the next one finds. What other backups in the target have is not
+    /// written again, and a segment that they have is not even read.
+    ///
+    /// The owner that this is is copied at its visible LSN; others, living or not, each at one of its own, so that no
+    /// consumer is ahead of a topic of another owner. Appends go on meanwhile. While it runs, what the state of the
+    /// tables is made of is kept in place, so the table file may grow. Costs memory for the journal behind the trim
+    /// point ([`StoreOptions::trim_bytes`](crate::StoreOptions::trim_bytes)), reading the tables and what is new of the
+    /// segments, and writing what is new.
+    ///
+    /// # Errors
+    /// `Locked`: backups are being pruned there. `Corrupt`: something of the store is not what was written, or a chunk
+    /// of the target cannot be. `Full`, `Unavailable`: the target cannot be written; no backup was made. `Unavailable`:
+    /// the store changes faster than it can be read. `Closed`.
+    pub fn backup(&self, target: &BackupTarget) -> Result<BackupReport> {
+        let core = self.core();
+        core.check_open()?;
+        let (disk, clock) = (core.disk.clone(), core.options.clock.clone());
+        let reader = StoreReader::options().disk(disk).clock(clock).open(&core.layout.dir)?;
+        backup(&reader, target, Some(core))
+    }
+}
+
+impl StoreReader {
+    /// As [`Store::backup`], beside the owners of the store or without any. Takes no lock of the store and writes
+    /// nothing to it. Tables of an owner that lives are read while it may change them: if it moves its trim point twice
+    /// meanwhile, they may have to be read again.
+    ///
+    /// # Errors
+    /// As [`Store::backup`]; `Unavailable`: an owner is being opened and takes its time.
+    pub fn backup(&self, target: &BackupTarget) -> Result<BackupReport> {
+        backup(self, target, None)
+    }
+}
+
+fn backup(reader: &StoreReader, target: &BackupTarget, own: Option<&Core>) -> Result<BackupReport> {
+    let _mark = Mark::put(target, MarkKind::Backup)?;
+    let mut work = Work { reader, uploads: Uploads::begin(target)?, segments: known_segments(reader, target)? };
+    let mut met = None;
+    for _ in 0..ATTEMPTS {
+        let cuts = reader.cuts(own)?;
+        match work.copy(&cuts) {
+            Ok(manifest) => {
+                work.uploads.settle()?;
+                let name = target.write_manifest(&manifest)?;
+                return Ok(BackupReport {
+                    name,
+                    store: manifest.identity,
+                    bytes: manifest.bytes(),
+                    owners: manifest.owners.into_iter().map(|owner| (owner.name, owner.lsn)).collect(),
+                    new_chunks: work.uploads.new_chunks,
+                    new_bytes: work.uploads.new_bytes,
+                });
+            }
+            Err(Failed::Otherwise(error)) => return Err(error),
+            Err(Failed::OfSource(error)) => {
+                let mut gone_on = false;
+                for cut in &cuts {
+                    gone_on |= !cut.is_in_force()?;
+                }
+                // What is damaged is so in the next cut too.
+                let again = met.replace(format!("{error:?}"));
+                if !gone_on || again == met {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    let what = "the store changes faster than it can be copied";
+    Err(Error::new(ErrorKind::Unavailable, what).in_file(reader.dir()))
+}
+
+/// Segments that the newest backups of the store have: nothing of them need be read again.
+fn known_segments(reader: &StoreReader, target: &BackupTarget) -> Result<BTreeMap<String, FileImage>> {
+    for name in target.names()?.iter().rev() {
+        match target.read_manifest(name) {
+            Ok(manifest) if manifest.identity == reader.id() => {
+                return Ok(manifest.files.into_iter().filter(|(path, _)| path.ends_with(".segment")).collect());
+            }
+            Ok(_) => {}
+            // It costs reading, and nothing else. Whoever lists the backups is told.
+            Err(error) => tracing::warn!(%error, backup = name, "a backup cannot be read"),
+        }
+    }
+    Ok(BTreeMap::new())
+}
+
+/// Why a copy came to nothing.
+enum Failed {
+    /// The store, which may have gone on.
+    OfSource(Error),
+    Otherwise(Error),
+}
+
+/// What is kept from one attempt to the next.
+struct Work<'w> {
+    reader: &'w StoreReader,
+    uploads: Uploads<'w>,
+    segments: BTreeMap<String, FileImage>,
+}
+
+/// What the rows of an owner say of its segments.
+#[derive(Default)]
+struct Seen {
+    topics: BTreeMap<TopicId, String>,
+    segments: Vec<(TopicId, PartitionId, SegmentRow)>,
+}
+
+impl Work<'_> {
+    fn copy(&mut self, cuts: &[Cut]) -> std::result::Result<BackupManifest, Failed> {
+        let mut files = BTreeMap::new();
+        // What goes first comes first: states of tables, and among segments the oldest.
+        let mut seen = Vec::new();
+        for cut in cuts.iter().filter(|cut| cut.rows.is_some()) {
+            let owner = escape_name(&cut.owner);
+            let (rows, of_segments) = self.copy_rows(cut)?;
+            files.insert(format!("owners/{owner}/rows"), rows);
+            let mut frames = Cutter::new(Vec::new());
+            frames.push(&cut.frames, &mut self.uploads).map_err(Failed::Otherwise)?;
+            let chunks = frames.finish(&mut self.uploads).map_err(Failed::Otherwise)?;
+            files.insert(format!("owners/{owner}/frames"), FileImage { salt: 0, chunks });
+            seen.push((cut, of_segments));
+        }
+        for (cut, seen) in seen {
+            let deleted = deleted_in(cut).map_err(Failed::OfSource)?;
+            for (topic, partition, row) in seen.segments.into_iter().filter(|(topic, ..)| !deleted.contains(topic)) {
+                let unknown =
+                    || Error::new(ErrorKind::Corrupt, format!("segments of topic {topic}, which is not known"));
+                let name = seen.topics.get(&topic).ok_or_else(unknown).map_err(Failed::OfSource)?;
+                let dir = partition_dir(&topic_dir(&self.reader.dir().join("topics"), name), partition);
+                let head = SegmentHead {
+                    store: cut.manifest.store,
+                    topic,
+                    partition,
+                    base_offset: row.base_offset,
+                    epoch: row.epoch,
+                    salt: row.salt,
+                };
+                let (path, file) = self.copy_segment(&dir, &head, &row)?;
+                files.insert(path, file);
+            }
+        }
+        let owners = cuts.iter().map(|cut| OwnerImage {
+            name: cut.owner.clone(),
+            number: cut.manifest.number,
+            epoch: cut.manifest.epoch,
+            rows_lsn: cut.rows.is_some().then_some(cut.rows_lsn),
+            lsn: cut.lsn,
+        });
+        let store = cuts.first().map_or(self.reader.id(), |cut| cut.manifest.store);
+        let (identity, taken_ms) = (self.reader.id(), self.reader.now_ms());
+        Ok(BackupManifest { store, identity, taken_ms, owners: owners.collect(), files })
+    }
+
+    fn copy_rows(&mut self, cut: &Cut) -> std::result::Result<(FileImage, Seen), Failed> {
+        let (mut cutter, mut seen, mut of_target) = (Cutter::new(rows_begin()), Seen::default(), None);
+        let Some(rows) = &cut.rows else { return Ok(Default::default()) };
+        let copied = rows.each(&[], &mut |key, value| {
+            seen.note(key, value)?;
+            if let Err(error) = cutter.push_row(key, value, &mut self.uploads) {
+                of_target = Some(error);
+                return Ok(Visit::Stop);
+            }
+            Ok(Visit::Next)
+        });
+        copied.map_err(Failed::OfSource)?;
+        if let Some(error) = of_target {
+            return Err(Failed::Otherwise(error));
+        }
+        let chunks = cutter.finish(&mut self.uploads).map_err(Failed::Otherwise)?;
+        Ok((FileImage { salt: 0, chunks }, seen))
+    }
+
+    fn copy_segment(
+        &mut self,
+        dir: &Path,
+        head: &SegmentHead,
+        row: &SegmentRow,
+    ) -> std::result::Result<(String, FileImage), Failed> {
+        let path = head.path(dir);
+        let named = path.strip_prefix(self.reader.dir()).ok().and_then(Path::to_str).map(str::to_owned);
+        let outside = || Error::invalid("a segment outside of its store").in_file(&path);
+        let named = named.ok_or_else(outside).map_err(Failed::OfSource)?;
+        if let Some(known) = self.segments.get(&named)
+            && (known.salt, known.bytes()) == (row.salt, row.end_position)
+            && self.uploads.has(&known.chunks)
+        {
+            return Ok((named, known.clone()));
+        }
+        let gone = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::NotFound => Error::corrupt(&path, 0, "a segment is gone"),
+            _ => Error::io(&path, "open a segment", error),
+        };
+        let file = self.reader.disk().open(&path, OpenMode::Read).map_err(gone).map_err(Failed::OfSource)?;
+        head.check(&*file, &path).map_err(Failed::OfSource)?;
+        let chunks = self.copy_checked(&*file, &path, row)?;
+        let image = FileImage { salt: row.salt, chunks };
+        self.segments.insert(named.clone(), image.clone());
+        Ok((named, image))
+    }
+
+    fn copy_checked(
+        &mut self,
+        file: &dyn DiskFile,
+        path: &Path,
+        row: &SegmentRow,
+    ) -> std::result::Result<Vec<Chunk>, Failed> {
+        let flawed = |flaw: SegmentFlaw| Failed::OfSource(Error::corrupt(path, flaw.position, flaw.what));
+        let (mut check, mut position, mut chunks) = (SegmentCheck::new(row.salt), 0, Vec::new());
+        while position < row.end_position {
+            let wanted = usize::try_from(row.end_position - position).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+            let mut bytes = vec![0; wanted];
+            let read = file.read_full_at(&mut bytes, position);
+            let read = read.map_err(|error| Failed::OfSource(Error::io(path, "read a segment", error)))?;
+            if read < wanted {
+                let short = Error::corrupt(path, position + read as u64, "a segment was cut short");
+                return Err(Failed::OfSource(short));
+            }
+            check.feed(&bytes).map_err(flawed)?;
+            chunks.push(self.uploads.put(&bytes).map_err(Failed::Otherwise)?);
+            position += wanted as u64;
+        }
+        let end = check.finish().map_err(flawed)?;
+        if end.is_some_and(|end| end > row.end_offset) {
+            let what = format!("a segment ends at offset {}, behind {}", end.unwrap_or_default(), row.end_offset);
+            return Err(Failed::OfSource(Error::corrupt(path, row.end_position, what)));
+        }
+        Ok(chunks)
+    }
+}
+
+impl Seen {
+    fn note(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        let own = |table: TableId| key.strip_prefix(&StateKey::prefix(table, system::SHARD));
+        if let Some(key) = own(system::CATALOGUE) {
+            if let Some(system::CatalogueKey::Topic(id)) = system::CatalogueKey::decode(key) {
+                self.topics.insert(id, system::decode_row::<TopicSpec>(value)?.name);
+            }
+        } else if let Some(key) = own(system::SEGMENTS) {
+            let malformed = || Error::new(ErrorKind::Corrupt, "a row of the segments is malformed");
+            let (topic, partition) = system::read_partition_key(key).ok_or_else(malformed)?;
+            self.segments.push((topic, partition, system::decode_row(value)?));
+        }
+        Ok(())
+    }
+}
+
+/// Topics that the frames of the cut delete: their files may be gone already.
+fn deleted_in(cut: &Cut) -> Result<BTreeSet<TopicId>> {
+    let mut deleted = BTreeSet::new();
+    cut.effects(&mut |effect| {
+        if let Effect::Row { table: system::CATALOGUE, key, value: None, .. } = effect
+            && let Some(system::CatalogueKey::Topic(id)) = system::CatalogueKey::decode(key)
+        {
+            deleted.insert(id);
+        }
+        Ok(())
+    })?;
+    Ok(deleted)
+}

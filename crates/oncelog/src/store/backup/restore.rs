@@ -1,0 +1,492 @@
+//! Making a store of a backup.
+//!
+//! `RESTORING` stands for `STORE` while the directory is filled, and becomes it by one rename when all is recovered and
+//! durable. So a directory that was left half restored is no store, says what it is, and can be restored into again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::super::claims::{CLAIMS_AT_ONCE, global_claim_dir};
+use super::super::layout::{Layout, MAIN, make_dir, make_dir_all, store_file_bytes};
+use super::super::listing::read_progress_key;
+use super::super::manifest::ManifestFile;
+use super::super::options::StoreOptions;
+use crate::backup::{BackupManifest, BackupTarget, ChunkReader, FilePlace, OwnerImage};
+use crate::chance::Chance;
+use crate::clock::{Clock, SystemClock};
+use crate::disk::{Disk, DiskFile, OpenMode, RealDisk, StepSite, SyncSite, is_kept};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Lsn, PartitionId, StoreId, TableId, TopicId, escape_name};
+use crate::journal::{FrameLayer, JournalPosition};
+use crate::table::{StateKey, TableBackend, TableBatch, TableFileName, TableHome, TableSpec, TableStore};
+use crate::topic::{self, Claim, TopicSpec, topic_dir};
+use crate::transaction::system::{self, CatalogueKey};
+use crate::transaction::{Effect, effects};
+use crate::wake::Arc;
+
+/// How a store is made of a backup.
+///
+/// ```
+/// use oncelog::{BackupTarget, RestoreOptions, Store};
+/// # fn main() -> oncelog::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let target = BackupTarget::dir(dir.path().join("backups"))?;
+/// # let store = Store::open(dir.path().join("data"))?;
+/// # store.backup(&target)?;
+/// let restored = RestoreOptions::new().restore(&target, dir.path().join("restored"))?;
+/// let again = Store::open(dir.path().join("restored"))?;
+/// assert_eq!(again.id(), restored.store);
+/// assert_ne!(again.id(), store.id(), "it is not taken for the original");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct RestoreOptions {
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    backup: Option<String>,
+    network: bool,
+}
+
+/// A store that was made of a backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RestoreReport {
+    /// The backup's name.
+    pub backup: String,
+    /// When that was made, by the clock of the machine that made it, in milliseconds since 1970.
+    pub taken_ms: i64,
+    /// The store that it is of.
+    pub source: StoreId,
+    /// What the new store is called.
+    pub store: StoreId,
+    /// Its owners, and the LSN of each up to which it was restored.
+    pub owners: Vec<(String, Lsn)>,
+    /// How many topics it has.
+    pub topics: u64,
+    /// How many offsets their partitions hold, from the first that is kept to the end: as many records, but for gaps.
+    pub records: u64,
+    /// Bytes of segments, rows and frames that were read for it.
+    pub bytes: u64,
+}
+
+/// Rows are written in batches of about so many bytes.
+const ROWS_AT_ONCE: usize = 8 << 20;
+const TABLE_MEMORY: usize = 64 << 20;
+
+impl Default for RestoreOptions {
+    fn default() -> RestoreOptions {
+        RestoreOptions::new()
+    }
+}
+
+impl RestoreOptions {
+    /// The newest backup in the target.
+    pub fn new() -> RestoreOptions {
+        RestoreOptions { disk: Arc::new(RealDisk), clock: SystemClock::shared(), backup: None, network: false }
+    }
+
+    /// The backup of that name.
+    pub fn backup(self, name: impl Into<String>) -> RestoreOptions {
+        RestoreOptions { backup: Some(name.into()), ..self }
+    }
+
+    /// Sets the disk on which the store is made: the machine's unless set.
+    pub fn disk(self, disk: Arc<dyn Disk>) -> RestoreOptions {
+        RestoreOptions { disk, ..self }
+    }
+
+    /// Sets the clock: the machine's unless set.
+    pub fn clock(self, clock: Arc<dyn Clock>) -> RestoreOptions {
+        RestoreOptions { clock, ..self }
+    }
+
+    /// As [`StoreOptions::allow_network_file_system`].
+    pub fn allow_network_file_system(self) -> RestoreOptions {
+        RestoreOptions { network: true, ..self }
+    }
+
+    /// Makes a store in `dir`, which must be empty or not there, of a backup in `target`: with all owners, each as it
+    /// was at its LSN, and an identity of its own. Durable on return. A crash, or an error, leaves a directory that no
+    /// call takes for a store and that can be restored into again.
+    ///
+    /// What is restored is what a recovery makes of it, as after a crash at that LSN, and was closed in order then. Ids
+    /// of topics and offsets go on from there: so a record that is appended now may have the
+    /// [`RecordId`](crate::RecordId) of another one that the first store appended later. Where ids are keys in the
+    /// outer world, put the store's in front.
+    ///
+    /// # Errors
+    /// `NotFound`: no such backup, or none at all. `Corrupt`: a manifest or a chunk is damaged or gone, the error names
+    /// it and the file of the store to which it belongs; `UnsupportedVersion`. `Invalid`: `dir` holds something.
+    /// `Locked`: another process restores into it. `Full`, `Unavailable`.
+    pub fn restore(&self, target: &BackupTarget, dir: impl AsRef<Path>) -> Result<RestoreReport> {
+        let none = || Error::new(ErrorKind::NotFound, "there is no backup").in_file(&target.object_place(""));
+        let name = match &self.backup {
+            Some(name) => name.clone(),
+            None => target.names()?.pop().ok_or_else(none)?,
+        };
+        let manifest = target.read_manifest(&name)?;
+        let restored = self.restore_into(target, &name, &manifest, dir.as_ref());
+        restored.map_err(|error| match target.read_manifest(&name) {
+            Err(gone) if gone.kind() == ErrorKind::NotFound => {
+                let what = format!("the backup {name:?} was pruned meanwhile");
+                Error::new(ErrorKind::NotFound, what).because(error)
+            }
+            _ => error,
+        })
+    }
+
+    fn restore_into(
+        &self,
+        target: &BackupTarget,
+        name: &str,
+        manifest: &BackupManifest,
+        dir: &Path,
+    ) -> Result<RestoreReport> {
+        let chance = Arc::new(Chance::from_os()?);
+        let identity = StoreId(std::array::from_fn(|_| chance.next_u64().to_le_bytes()[0]));
+        let layout = Layout::of(dir, MAIN).while_restoring();
+        let _marked = self.mark(&layout, store_file_bytes(manifest.store, identity))?;
+        let site = Site { options: self, target, manifest, layout, chance };
+        let mut known = Known::default();
+        site.make_dirs()?;
+        for owner in &manifest.owners {
+            site.lay_owner(owner, &mut known)?;
+        }
+        site.lay_segments()?;
+        site.claim(&known)?;
+        let mut report = RestoreReport {
+            backup: name.to_owned(),
+            taken_ms: manifest.taken_ms,
+            source: manifest.identity,
+            store: identity,
+            owners: Vec::new(),
+            topics: 0,
+            records: 0,
+            bytes: manifest.bytes(),
+        };
+        if !is_kept(StepSite::RestoreBeforeStore) {
+            site.become_store()?;
+        }
+        for owner in &manifest.owners {
+            site.recover(owner, &mut report)?;
+        }
+        if is_kept(StepSite::RestoreBeforeStore) {
+            site.become_store()?;
+        }
+        Ok(report)
+    }
+
+    pub(super) fn shared_disk(&self) -> Arc<dyn Disk> {
+        Arc::clone(&self.disk)
+    }
+
+    /// Makes the directory, with what says that it is no store yet; holds the lock on that. What an earlier attempt has
+    /// left is taken away.
+    fn mark(&self, layout: &Layout, bytes: Vec<u8>) -> Result<Box<dyn DiskFile>> {
+        let (disk, dir, path) = (&*self.disk, &layout.dir, &layout.store_file);
+        let doing = |error| Error::io(path, "begin a restore", error);
+        let made = make_dir_all(disk, dir, &mut Vec::new()).and_then(|()| disk.list(dir));
+        let found = made.map_err(|error| match error.kind() {
+            io::ErrorKind::NotADirectory => Error::invalid("this is a file, a store is a directory").in_file(dir),
+            _ => Error::io(dir, "make the directory", error),
+        })?;
+        let is_left = found.contains(path);
+        if let Some(other) = found.iter().find(|_| !is_left) {
+            let what = "a store is restored into an empty directory, and this one holds something";
+            return Err(Error::invalid(what).in_file(other));
+        }
+        let mode = if is_left { OpenMode::Write } else { OpenMode::CreateNew };
+        let file = disk.open(path, mode).map_err(doing)?;
+        if !file.try_lock().map_err(doing)? {
+            return Err(Error::locked(path, "another process restores into this directory", None));
+        }
+        for left in found.iter().filter(|left| *left != path) {
+            remove_tree(disk, left).map_err(|error| Error::io(left, "remove what a restore has left", error))?;
+        }
+        let written = file.set_len(0).and_then(|()| file.write_all_at(&bytes, 0));
+        written.and_then(|()| file.sync(SyncSite::RestoreFile)).map_err(doing)?;
+        disk.sync_dir(dir, SyncSite::RestoreDir).map_err(doing)?;
+        Ok(file)
+    }
+}
+
+/// Where a backup is being restored.
+struct Site<'s> {
+    options: &'s RestoreOptions,
+    target: &'s BackupTarget,
+    manifest: &'s BackupManifest,
+    /// Of `main`.
+    layout: Layout,
+    chance: Arc<Chance>,
+}
+
+/// What the rows of all owners say of names.
+#[derive(Default)]
+struct Known {
+    topics: BTreeMap<TopicId, (String, TopicSpec)>,
+    tables: BTreeMap<TableId, (String, TableSpec)>,
+    /// Who has read what, and for which owner; the empty consumer is a topic's global one.
+    progress: BTreeSet<(String, TopicId, PartitionId, String)>,
+}
+
+impl Known {
+    /// Takes note of a row of the store's own tables.
+    fn note(&mut self, owner: &str, table: TableId, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+        match (table, value) {
+            (system::CATALOGUE, value) => match (CatalogueKey::decode(key), value) {
+                (Some(CatalogueKey::Topic(id)), Some(value)) => {
+                    let spec: TopicSpec = system::decode_row(value)?;
+                    spec.check().map_err(|error| Error::new(ErrorKind::Corrupt, error.to_string()))?;
+                    self.topics.insert(id, (owner.to_owned(), spec));
+                }
+                (Some(CatalogueKey::Topic(id)), None) => drop(self.topics.remove(&id)),
+                (Some(CatalogueKey::Table(id)), Some(value)) => {
+                    let spec: TableSpec = system::decode_row(value)?;
+                    spec.check().map_err(|error| Error::new(ErrorKind::Corrupt, error.to_string()))?;
+                    self.tables.insert(id, (owner.to_owned(), spec));
+                }
+                (Some(CatalogueKey::Table(id)), None) => drop(self.tables.remove(&id)),
+                _ => {}
+            },
+            (system::PROGRESS, value) => {
+                let malformed = || Error::new(ErrorKind::Corrupt, "a row of the progress is malformed");
+                let (consumer, topic, partition) = read_progress_key(key).ok_or_else(malformed)?;
+                let place = (consumer.to_owned(), topic, partition, owner.to_owned());
+                if value.is_some() {
+                    self.progress.insert(place)
+                } else {
+                    self.progress.remove(&place)
+                };
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Site<'_> {
+    fn disk(&self) -> &dyn Disk {
+        &*self.options.disk
+    }
+
+    fn make_dirs(&self) -> Result<()> {
+        let layout = &self.layout;
+        for dir in [&layout.owners, &layout.topics, &layout.tables, &layout.consumers] {
+            make_dir(self.disk(), dir).map_err(|error| Error::io(dir, "restore the store", error))?;
+        }
+        self.sync_dir(&layout.dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> Result<()> {
+        let synced = self.disk().sync_dir(dir, SyncSite::RestoreDir);
+        synced.map_err(|error| Error::sync(dir, "sync a restored directory", error))
+    }
+
+    /// Manifest, table file and journal of an owner.
+    fn lay_owner(&self, owner: &OwnerImage, known: &mut Known) -> Result<()> {
+        let (disk, store) = (self.disk(), self.manifest.store);
+        let layout = Layout::of(&self.layout.dir, &owner.name);
+        for dir in [&layout.owner].into_iter().chain(layout.owner_dirs()) {
+            make_dir(disk, dir).map_err(|error| Error::io(dir, "restore an owner", error))?;
+        }
+        let trim = match owner.rows_lsn {
+            None => None,
+            Some(rows_lsn) => {
+                let table = self.lay_rows(owner, &layout, rows_lsn, known)?;
+                let root = table.root().ok_or_else(Error::closed)?;
+                Some((self.lay_frames(owner, &layout, rows_lsn, known)?, root))
+            }
+        };
+        let mut manifest = ManifestFile::lock(disk, &layout.manifest, OpenMode::CreateNew)?;
+        manifest.begin(store, &owner.name, owner.number)?;
+        manifest.update(|next| {
+            (next.epoch, next.trim) = (owner.epoch, trim);
+        })?;
+        [&layout.owner, &layout.owners].into_iter().try_for_each(|dir| self.sync_dir(dir))
+    }
+
+    fn lay_rows(&self, owner: &OwnerImage, layout: &Layout, lsn: Lsn, known: &mut Known) -> Result<TableStore> {
+        let home = TableHome {
+            disk: Arc::clone(&self.options.disk),
+            dir: layout.state.clone(),
+            store: self.manifest.store,
+            memory: TABLE_MEMORY,
+        };
+        let table = TableStore::create(&home, TableFileName { epoch: owner.epoch, salt: self.chance.next_u64() })?;
+        let (mut batch, mut bytes) = (TableBatch::new(), 0);
+        self.open(&owner_file(&owner.name, "rows"))?.rows(|key, value| {
+            if let Some((table, shard, own)) = StateKey::read(key)
+                && shard == system::SHARD
+            {
+                known.note(&owner.name, table, own, Some(value))?;
+            }
+            batch.insert(key.to_vec(), Some(bytes::Bytes::copy_from_slice(value)));
+            bytes += key.len() + value.len();
+            if bytes >= ROWS_AT_ONCE {
+                table.apply(&batch, lsn)?;
+                table.confirm();
+                (batch, bytes) = (TableBatch::new(), 0);
+            }
+            Ok(())
+        })?;
+        table.apply(&batch, lsn)?;
+        table.confirm();
+        Ok(table)
+    }
+
+    fn lay_frames(
+        &self,
+        owner: &OwnerImage,
+        layout: &Layout,
+        rows_lsn: Lsn,
+        known: &mut Known,
+    ) -> Result<JournalPosition> {
+        let (disk, dir) = (&self.options.disk, layout.journal.clone());
+        let mut layer = FrameLayer::begin(disk, dir, self.manifest.store, owner.epoch, &self.chance, rows_lsn.next())?;
+        let path = owner_file(&owner.name, "frames");
+        let out_of_order =
+            |lsn: Lsn, next: Lsn| Error::new(ErrorKind::Corrupt, format!("{path}: frame {lsn} where {next} should be"));
+        self.open(&path)?.frames(|lsn, body| {
+            if lsn != layer.next_lsn() {
+                return Err(out_of_order(lsn, layer.next_lsn()));
+            }
+            for effect in effects(body)? {
+                if let Effect::Row { table, shard: system::SHARD, key, value } = effect {
+                    known.note(&owner.name, table, key, value)?;
+                }
+            }
+            layer.push(body)
+        })?;
+        if layer.next_lsn() != owner.lsn.next() {
+            return Err(out_of_order(owner.lsn, layer.next_lsn()));
+        }
+        layer.finish()
+    }
+
+    /// A file of the backup.
+    fn open(&self, path: &str) -> Result<ChunkReader<'_>> {
+        let gone = || Error::new(ErrorKind::Corrupt, format!("the backup does not hold {path}"));
+        let file = self.manifest.files.get(path).ok_or_else(gone)?;
+        Ok(ChunkReader::new(self.target, path, file))
+    }
+
+    /// The segments, as they are.
+    fn lay_segments(&self) -> Result<()> {
+        let mut dirs = BTreeSet::new();
+        for (path, _) in self.manifest.files.iter().filter(|(path, _)| FilePlace::of(path) == Some(FilePlace::Segment))
+        {
+            let to = path.split('/').fold(self.layout.dir.clone(), |dir, part| dir.join(part));
+            let above: Vec<PathBuf> = to.ancestors().skip(1).take(2).map(Path::to_owned).collect();
+            for dir in above.iter().rev().filter(|dir| !dirs.contains(*dir)) {
+                make_dir(self.disk(), dir).map_err(|error| Error::io(dir, "restore a topic", error))?;
+            }
+            dirs.extend(above);
+            let doing = |error| Error::io(&to, "restore a segment", error);
+            let (file, mut position) = (self.disk().open(&to, OpenMode::CreateNew).map_err(doing)?, 0);
+            let mut chunks = self.open(path)?;
+            while let Some(chunk) = chunks.next_chunk()? {
+                file.write_all_at(&chunk, position).map_err(doing)?;
+                position += chunk.len() as u64;
+            }
+            file.sync(SyncSite::RestoreFile).map_err(|error| Error::sync(&to, "sync a restored segment", error))?;
+        }
+        // The deepest first.
+        dirs.iter().rev().try_for_each(|dir| self.sync_dir(dir))
+    }
+
+    /// The claims on all names that the rows know, and the directories of partitions.
+    fn claim<'k>(&self, known: &'k Known) -> Result<()> {
+        let mut claims = Vec::new();
+        let claim = |topic, owner: &str, name: &str, spec: Option<&TopicSpec>| Claim {
+            store: self.manifest.store,
+            topic,
+            partitions: spec.map_or(0, |spec| spec.partitions),
+            owner: owner.to_owned(),
+            name: name.to_owned(),
+            key_codec: spec.map(|spec| spec.key_codec.clone()).unwrap_or_default(),
+            value_codec: spec.map(|spec| spec.value_codec.clone()).unwrap_or_default(),
+        };
+        for (id, (owner, spec)) in &known.topics {
+            claims.push((topic_dir(&self.layout.topics, &spec.name), claim(*id, owner, &spec.name, Some(spec))));
+        }
+        for (id, (owner, spec)) in &known.tables {
+            let dir = self.layout.tables.join(escape_name(&spec.name));
+            claims.push((dir, claim(TopicId(id.0), owner, &spec.name, None)));
+        }
+        // An id is one name in all topics, the global consumer of each topic another one.
+        let name = |(consumer, topic, _, owner): &'k (String, TopicId, PartitionId, String)| {
+            (consumer, consumer.is_empty().then_some(topic), owner)
+        };
+        let whose: BTreeSet<_> = known.progress.iter().map(name).collect();
+        for (consumer, topic, owner) in whose {
+            match topic.map(|id| (id, known.topics.get(id))) {
+                None => {
+                    let dir = self.layout.consumers.join(escape_name(consumer));
+                    claims.push((dir, claim(TopicId(0), owner, consumer, None)));
+                }
+                Some((id, Some((_, spec)))) => {
+                    claims.push((global_claim_dir(&self.layout, *id), claim(*id, owner, &spec.name, None)));
+                }
+                // Deleted.
+                Some((_, None)) => {}
+            }
+        }
+        for (dir, claim) in &claims {
+            make_dir(self.disk(), dir).map_err(|error| Error::io(dir, "restore a name", error))?;
+            for partition in (0..claim.partitions).map(PartitionId) {
+                let dir = topic::partition_dir(dir, partition);
+                make_dir(self.disk(), &dir).map_err(|error| Error::io(&dir, "restore a topic", error))?;
+            }
+        }
+        claims.chunks(CLAIMS_AT_ONCE).try_for_each(|claims| topic::write_claims(self.disk(), claims))?;
+        let layout = &self.layout;
+        [&layout.topics, &layout.tables, &layout.consumers].into_iter().try_for_each(|dir| self.sync_dir(dir))
+    }
+
+    /// Recovers an owner and closes it in order.
+    fn recover(&self, owner: &OwnerImage, report: &mut RestoreReport) -> Result<()> {
+        if owner.rows_lsn.is_none() {
+            report.owners.push((owner.name.clone(), owner.lsn));
+            return Ok(());
+        }
+        let options = StoreOptions::new()
+            .disk(Arc::clone(&self.options.disk))
+            .clock(Arc::clone(&self.options.clock))
+            .manual_duties()
+            .journal_file_bytes(64 << 10)
+            .restoring();
+        let options = if self.options.network { options.allow_network_file_system() } else { options };
+        let store = options.attach(&self.layout.dir, &owner.name)?;
+        report.owners.push((owner.name.clone(), store.core().pipeline.view.visible()));
+        report.topics += store.topics()?.len() as u64;
+        for (_, _, _, watched) in store.core().partitions_now()? {
+            report.records += watched.end.0 - watched.start.0;
+        }
+        store.close()
+    }
+
+    fn become_store(&self) -> Result<()> {
+        let store = self.layout.dir.join("STORE");
+        let renamed = self.disk().rename(&self.layout.store_file, &store);
+        renamed.map_err(|error| Error::io(&store, "end a restore", error))?;
+        self.sync_dir(&self.layout.dir)
+    }
+}
+
+fn owner_file(owner: &str, stream: &str) -> String {
+    format!("owners/{}/{stream}", escape_name(owner))
+}
+
+/// Removes a file, or a directory with all that is in it.
+pub(super) fn remove_tree(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match disk.list(path) {
+        Ok(inside) => {
+            inside.iter().try_for_each(|path| remove_tree(disk, path))?;
+            disk.remove_dir(path)
+        }
+        Err(_) => disk.remove(path),
+    }
+}

@@ -1,0 +1,223 @@
+//! An owner as of one LSN, to be copied: the rows of its trim point, and the frames behind it up to that LSN. Together
+//! they are what a recovery would start from.
+//!
+//! Beside an owner that lives nothing is asked of it and nothing is held. Frames are read at once, and count if the
+//! manifest stands still meanwhile. What the rows are made of, and segments, are read later, and may be gone by then:
+//! the state that a cut names may be no longer in force. Each block and each batch says whether it is what it should
+//! be, so that is an error and never another state; whoever copies takes another cut then. An owner of this very
+//! process keeps its state in place for as long as the cut is held.
+
+use std::collections::BTreeMap;
+
+use super::super::Core;
+use super::super::listing::read_progress_key;
+use super::super::manifest::Manifest;
+use super::StoreReader;
+use super::live::{Found, Live};
+use super::look::LOOKS;
+use super::owner::{OwnerReader, PAUSES};
+use crate::backup::{frames_begin, frames_of, put_frame};
+use crate::disk::OpenMode;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{LogOffset, Lsn, PartitionId, TableId, TopicId};
+use crate::journal;
+use crate::record::BatchHead;
+use crate::table::{HeldRows, StateKey, TableHome, TableStore, Visit};
+use crate::topic::PartitionState;
+use crate::transaction::{Effect, effects, system};
+use crate::wake::Arc;
+
+/// See the module.
+pub(in crate::store) struct Cut {
+    pub(in crate::store) owner: String,
+    reader: Arc<OwnerReader>,
+    pub(in crate::store) manifest: Manifest,
+    /// What the rows reflect.
+    pub(in crate::store) rows_lsn: Lsn,
+    /// What rows and frames reflect together.
+    pub(in crate::store) lsn: Lsn,
+    /// A stream of frames.
+    pub(in crate::store) frames: Vec<u8>,
+    /// None of an owner that was never opened to the end.
+    pub(in crate::store) rows: Option<HeldRows>,
+}
+
+/// Owners go on while they are looked at, each for itself; so often they are looked at again.
+const CUTS: u32 = 64;
+
+impl StoreReader {
+    /// All owners, cut so that none has read further in a topic than that topic goes. `own` is the one that this
+    /// process has.
+    ///
+    /// # Errors
+    /// `Unavailable`: an owner is being opened and takes its time, moves its trim point faster than its journal can be
+    /// read, or owners that read each other go on faster than they can be cut together; `Corrupt`.
+    pub(in crate::store) fn cuts(&self, own: Option<&Core>) -> Result<Vec<Cut>> {
+        for _ in 0..CUTS {
+            let mut cuts = Vec::new();
+            for (name, reader) in self.inner.all_owners()? {
+                let own = own.filter(|core| core.layout.name == name);
+                cuts.push(Cut::take(name, &reader, own)?);
+            }
+            if fit(&cuts)? {
+                return Ok(cuts);
+            }
+        }
+        let what = "the owners read each other's topics faster than they can be copied together";
+        Err(Error::new(ErrorKind::Unavailable, what).in_file(&self.inner.layout.owners))
+    }
+}
+
+impl Cut {
+    fn take(owner: String, reader: &Arc<OwnerReader>, own: Option<&Core>) -> Result<Cut> {
+        // No trim of this process comes between, so one look is enough.
+        let _still = own.map(|core| core.trimming.lock());
+        let deadline = reader.clock.monotonic().saturating_add(reader.patience);
+        let (mut spoilt, mut met) = (0, None);
+        loop {
+            let manifest = reader.manifest()?;
+            let until = match own {
+                Some(core) => Some(core.pipeline.view.visible()),
+                None => match Live::find(&reader.disk, &reader.layout, reader.store, manifest.epoch)? {
+                    Found::Serving(live) => Some(live.watch.visible()),
+                    Found::Nobody { failed_at } => failed_at,
+                    Found::Opening if reader.clock.monotonic() < deadline => {
+                        reader.clock.sleep(PAUSES.1);
+                        continue;
+                    }
+                    Found::Opening => return Err(reader.takes_its_time("is being opened")),
+                },
+            };
+            let generation = manifest.generation;
+            let cut = Cut::of(owner.clone(), reader, own, manifest, until);
+            if reader.manifest()?.generation == generation {
+                match cut {
+                    Ok(cut) => return Ok(cut),
+                    // What is damaged is so in the next look too.
+                    Err(error) if until.is_some() && met.as_ref() != Some(&format!("{error:?}")) => {
+                        met = Some(format!("{error:?}"));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            spoilt += 1;
+            if spoilt == LOOKS {
+                return Err(reader.takes_its_time("moves its trim point faster than its journal can be read"));
+            }
+        }
+    }
+
+    fn of(
+        owner: String,
+        reader: &Arc<OwnerReader>,
+        own: Option<&Core>,
+        manifest: Manifest,
+        until: Option<Lsn>,
+    ) -> Result<Cut> {
+        let reader = Arc::clone(reader);
+        let Some((at, root)) = &manifest.trim else {
+            let frames = frames_begin();
+            return Ok(Cut { owner, reader, manifest, rows_lsn: Lsn(0), lsn: Lsn(0), frames, rows: None });
+        };
+        let rows_lsn = Lsn(at.next_lsn.0 - 1);
+        let (mut frames, until) = (frames_begin(), until.map(|until| until.max(rows_lsn)));
+        let replayed =
+            journal::replay(&*reader.disk, &reader.layout.journal, reader.store, *at, until, |lsn, body| {
+                put_frame(&mut frames, lsn, body);
+                Ok(())
+            })?;
+        let lsn = Lsn(replayed.end.next_lsn.0 - 1);
+        let rows = match own {
+            Some(core) => core.backend.hold()?,
+            None => {
+                let (disk, dir) = (Arc::clone(&reader.disk), reader.layout.state.clone());
+                let home = TableHome { disk, dir, store: reader.store, memory: reader.table_memory };
+                TableStore::open(&home, root, rows_lsn, OpenMode::Read)?.hold()?
+            }
+        };
+        Ok(Cut { owner, reader, manifest, rows_lsn, lsn, frames, rows: Some(rows) })
+    }
+
+    /// Whether what was read of its files since it was taken is what it should be: an error counts only if it is.
+    pub(in crate::store) fn is_in_force(&self) -> Result<bool> {
+        Ok(self.reader.manifest()?.generation == self.manifest.generation)
+    }
+
+    /// Hands the rows of one of the store's own tables to `each`.
+    fn own_rows(&self, table: TableId, each: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+        let prefix = StateKey::prefix(table, system::SHARD);
+        let Some(rows) = &self.rows else { return Ok(()) };
+        rows.each(&prefix, &mut |key, value| match key.strip_prefix(&prefix) {
+            Some(key) => each(key, value).map(|()| Visit::Next),
+            None => Ok(Visit::Stop),
+        })
+    }
+
+    /// Where its partitions end.
+    fn ends(&self) -> Result<BTreeMap<(TopicId, PartitionId), LogOffset>> {
+        let mut ends = BTreeMap::new();
+        self.own_rows(system::PARTITIONS, &mut |key, value| {
+            let state: PartitionState = system::decode_row(value)?;
+            let Some(at) = system::read_partition_key(key) else { return Err(malformed("partitions")) };
+            ends.insert(at, state.next_offset);
+            Ok(())
+        })?;
+        self.effects(&mut |effect| {
+            if let Effect::Batch { topic, partition, bytes } = effect
+                && let Ok(head) = BatchHead::peek(bytes)
+            {
+                ends.insert((topic, partition), head.next_offset());
+            }
+            Ok(())
+        })?;
+        Ok(ends)
+    }
+
+    /// How far its consumers have read in topics of other owners.
+    fn read_elsewhere(&self) -> Result<BTreeMap<(TopicId, PartitionId), LogOffset>> {
+        let (number, mut read) = (self.manifest.number, BTreeMap::new());
+        let mut note = |key: &[u8], value: &[u8]| {
+            let Some((_, topic, partition)) = read_progress_key(key) else { return Err(malformed("progress")) };
+            if topic.owner() != number {
+                let next: LogOffset = system::decode_row(value)?;
+                let furthest = read.entry((topic, partition)).or_insert(next);
+                *furthest = next.max(*furthest);
+            }
+            Ok(())
+        };
+        self.own_rows(system::PROGRESS, &mut note)?;
+        self.effects(&mut |effect| match effect {
+            Effect::Row { table: system::PROGRESS, key, value: Some(value), .. } => note(key, value),
+            _ => Ok(()),
+        })?;
+        Ok(read)
+    }
+
+    /// Hands all effects of its frames to `each`.
+    pub(in crate::store) fn effects(&self, each: &mut dyn FnMut(Effect<'_>) -> Result<()>) -> Result<()> {
+        frames_of(&self.frames, |_, body| effects(body)?.into_iter().try_for_each(&mut *each))
+    }
+}
+
+/// Whether nobody has read further than there is.
+fn fit(cuts: &[Cut]) -> Result<bool> {
+    if cuts.len() < 2 {
+        return Ok(true);
+    }
+    let mut ends = BTreeMap::new();
+    for cut in cuts {
+        ends.append(&mut cut.ends()?);
+    }
+    for cut in cuts {
+        // Of a topic that was deleted nobody reads any more.
+        let is_there = |(at, next): (&(TopicId, PartitionId), &LogOffset)| ends.get(at).is_none_or(|end| next <= end);
+        if !cut.read_elsewhere()?.iter().all(is_there) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn malformed(table: &str) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("a row of the {table} is malformed"))
+}

@@ -1,0 +1,430 @@
+//! Backups of a running store: whole at one LSN, written once, found damaged where they are, restored as they were.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and makes its own files")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use oncelog::{
+    BackupTarget, Compression, ConsumerStyle, ErrorKind, IdempotentProducerConfig, LogOffset, PartitionId,
+    RestoreOptions, Store, StoreReader, TableDef, TopicDef, U64, Utf8, Whence,
+};
+
+const LEDGER: TopicDef<Utf8, U64> = TopicDef::new("ledger").file_roll_size(8192);
+const NOISE: TopicDef<Utf8, Utf8> = TopicDef::new("noise").partitions(2).file_roll_size(4096).max_total_bytes(64 << 10);
+const ACCOUNTS: TableDef<U64, U64> = TableDef::new("accounts");
+const POSTED: TableDef<Utf8, U64> = TableDef::new("posted");
+const LINES: TopicDef<Utf8, Utf8> = TopicDef::new("lines").file_roll_size(4096);
+const PACKED: TopicDef<Utf8, Utf8> = TopicDef::new("packed").partitions(2).compression(Compression::Lz4);
+
+fn open(dir: &Path) -> Store {
+    Store::options()
+        .journal_file_bytes(64 << 10)
+        .trim_bytes(128 << 10)
+        .retention_interval(Duration::from_millis(20))
+        .open(dir)
+        .unwrap()
+}
+
+/// A store with several segments, rows, a consumer, a producer with stamps, and frames behind the trim point.
+fn fill(dir: &Path) -> Store {
+    let store = Store::options().journal_file_bytes(64 << 10).open(dir).unwrap();
+    let (lines, packed) = (store.producer(LINES).unwrap(), store.producer(PACKED).unwrap());
+    for n in 0..100 {
+        lines.append("k", &format!("line {n} {}", "y".repeat(100))).unwrap();
+        packed.append(&n.to_string(), &"z".repeat(300)).unwrap();
+        store.transact(|tx| tx.table(POSTED)?.put(&n.to_string(), &n)).unwrap();
+    }
+    let mut mail = store.consumer(LINES, ConsumerStyle::ClientTx("mail".into())).unwrap();
+    assert_eq!(mail.by_ref().take(10).count(), 10);
+    drop(mail);
+    let mut all = store.consumer(PACKED, ConsumerStyle::GlobalTx).unwrap();
+    assert_eq!(all.by_ref().take(10).count(), 10);
+    drop(all);
+    store.trim().unwrap();
+    for n in 100..120 {
+        lines.append("k", &format!("line {n}")).unwrap();
+        store.transact(|tx| tx.table(POSTED)?.put(&n.to_string(), &n)).unwrap();
+    }
+    store
+}
+
+/// All that a store shows.
+fn content(dir: &Path) -> Vec<String> {
+    let reader = StoreReader::open(dir).unwrap();
+    assert!(reader.verify(|_| {}).unwrap().is_sound());
+    reader
+        .look("main", |state| {
+            let mut all = Vec::new();
+            for (_, spec) in state.topics()? {
+                all.push(format!("{spec:?}"));
+                for partition in (0..spec.partitions).map(PartitionId) {
+                    all.push(format!("{:?}", state.offsets(&spec.name, partition)?));
+                }
+            }
+            for record in state.consumer(LINES, ConsumerStyle::NonTx(Whence::Oldest))? {
+                let record = record?;
+                all.push(format!("{:?} {:?} {:?} {}", record.id.offset, record.key, record.value, record.timestamp_ms));
+            }
+            for record in state.consumer(PACKED, ConsumerStyle::NonTx(Whence::Oldest))? {
+                let record = record?;
+                all.push(format!("{:?} {:?} {:?} {}", record.id.offset, record.key, record.value, record.timestamp_ms));
+            }
+            all.push(format!("{:?}", state.snapshot()?.scan(POSTED, ..)?));
+            all.push(format!("{:?} {:?}", state.consumers()?, state.tables()?));
+            Ok(all)
+        })
+        .unwrap()
+}
+
+fn target(dir: &Path) -> BackupTarget {
+    BackupTarget::dir(dir.join("target")).unwrap()
+}
+
+/// Files below a directory, with their sizes.
+fn files(dir: &Path) -> Vec<(PathBuf, u64)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(files(&entry.path()));
+        } else {
+            found.push((entry.path(), entry.metadata().unwrap().len()));
+        }
+    }
+    found
+}
+
+#[test]
+fn what_is_restored_is_what_was_there_record_for_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, restored) = (dir.path().join("data"), dir.path().join("restored"));
+    let store = fill(&data);
+    let payments = store.idempotent_producer(LINES, IdempotentProducerConfig::new("payments")).unwrap();
+    payments.append("k", &"once".to_owned()).unwrap();
+    let target = target(dir.path());
+    let made = store.backup(&target).unwrap();
+    assert_eq!(made.store, store.id());
+    let before = content(&data);
+    // What comes later is not in it.
+    store.producer(LINES).unwrap().append("k", &"too late".to_owned()).unwrap();
+    store.delete_topic("packed").unwrap();
+
+    let listed = target.list().unwrap();
+    assert_eq!((listed.len(), &listed[0].name, &listed[0].owners), (1, &made.name, &made.owners));
+    let report = RestoreOptions::new().backup(&made.name).restore(&target, &restored).unwrap();
+    assert_eq!((report.source, &report.backup, report.topics), (store.id(), &made.name, 2));
+    assert_eq!((report.records, &report.owners), (221, &made.owners));
+    assert_eq!(content(&restored), before);
+    // Both can be open, and the copy goes on by itself.
+    let copy = Store::open(&restored).unwrap();
+    assert_eq!(copy.id(), report.store);
+    assert_ne!(copy.id(), store.id());
+    assert!(copy.recovery_report().clean);
+    assert_eq!(copy.producer(LINES).unwrap().append("k", &"goes on".to_owned()).unwrap(), LogOffset(121));
+    let mut mail = copy.consumer(LINES, ConsumerStyle::ClientTx("mail".into())).unwrap();
+    assert_eq!(mail.next().unwrap().unwrap().id.offset, LogOffset(9), "nine were passed");
+    let again = copy.idempotent_producer(LINES, IdempotentProducerConfig::new("payments")).unwrap();
+    assert_eq!(again.current_sequence(), payments.current_sequence(), "what was stored stays stored");
+    again.append("k", &"twice".to_owned()).unwrap();
+}
+
+/// Threads transfer between accounts, each transfer a record and three rows in one transaction; backups are made beside
+/// them by the process itself and by a reader. In each, the sum holds and records are as many as were posted.
+#[test]
+fn backups_beside_writers_hold_whole_transactions() {
+    const ACCOUNTS_COUNT: u64 = 40;
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let store = open(&data);
+    store.transact(|tx| (0..ACCOUNTS_COUNT).try_for_each(|n| tx.table(ACCOUNTS)?.put(&n, &1000))).unwrap();
+    store.transact(|tx| tx.table(POSTED)?.put("all", &0)).unwrap();
+    let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+    let target = target(dir.path());
+    let names = std::thread::scope(|scope| {
+        for seed in 1..4u64 {
+            let (store, stop, done) = (&store, &stop, &done);
+            scope.spawn(move || {
+                let noise = store.producer(NOISE).unwrap();
+                let mut state = seed;
+                let mut draw = move || {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(seed * 2 + 1);
+                    state >> 33
+                };
+                while !stop.load(Ordering::SeqCst) {
+                    let (from, to, cents) = (draw() % ACCOUNTS_COUNT, draw() % ACCOUNTS_COUNT, draw() % 10);
+                    let transferred = store.transact(|tx| {
+                        let mut accounts = tx.table(ACCOUNTS)?;
+                        let has = accounts.get(&from)?.unwrap();
+                        let cents = cents.min(has);
+                        accounts.put(&from, &(has - cents))?;
+                        let has = accounts.get(&to)?.unwrap();
+                        accounts.put(&to, &(has + cents))?;
+                        let mut posted = tx.table(POSTED)?;
+                        let count = posted.get("all")?.unwrap();
+                        posted.put("all", &(count + 1))?;
+                        tx.append(LEDGER, &from.to_string(), &cents)
+                    });
+                    transferred.unwrap();
+                    noise.append(&from.to_string(), &"n".repeat(200)).unwrap();
+                    done.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        let reader = StoreReader::open(&data).unwrap();
+        let mut names = Vec::new();
+        for round in 0..8 {
+            let until = done.load(Ordering::SeqCst) + 100;
+            while done.load(Ordering::SeqCst) < until {
+                std::thread::yield_now();
+            }
+            let made = if round % 2 == 0 { store.backup(&target) } else { reader.backup(&target) };
+            names.push(made.map(|made| made.name));
+        }
+        stop.store(true, Ordering::SeqCst);
+        names
+    });
+    let mut last = 0;
+    for name in names {
+        let name = name.unwrap();
+        let restored = dir.path().join(&name);
+        RestoreOptions::new().backup(&name).restore(&target, &restored).unwrap();
+        assert!(StoreReader::open(&restored).unwrap().verify(|_| {}).unwrap().is_sound());
+        let store = Store::open(&restored).unwrap();
+        let rows = store.snapshot().unwrap().scan(ACCOUNTS, ..).unwrap();
+        assert_eq!(rows.iter().map(|(_, cents)| cents).sum::<u64>(), 1000 * ACCOUNTS_COUNT);
+        let posted = store.snapshot().unwrap().get(POSTED, "all").unwrap().unwrap();
+        let ledger = store.consumer(LEDGER, ConsumerStyle::NonTx(Whence::Oldest)).unwrap();
+        assert_eq!(ledger.map(Result::unwrap).count() as u64, posted);
+        assert!(posted > last, "each backup is later than the one before");
+        last = posted;
+    }
+}
+
+#[test]
+fn what_is_there_is_not_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("data"));
+    let lines = store.producer(LINES).unwrap();
+    let round = |from: u64, to: u64| {
+        for n in from..to {
+            lines.append("k", &format!("{n} {}", "x".repeat(5000))).unwrap();
+        }
+        let rows = |tx: &mut oncelog::Tx<'_>| {
+            (10 * from..10 * to).try_for_each(|n| tx.table(POSTED)?.put(&format!("{n:08} {}", "r".repeat(50)), &n))
+        };
+        store.transact(rows).unwrap();
+        store.trim().unwrap();
+    };
+    round(0, 1000);
+    let target = target(dir.path());
+    let first = store.backup(&target).unwrap();
+    assert!(first.new_bytes > 5_000_000 && first.new_bytes == first.bytes, "{first:?}");
+    let again = store.backup(&target).unwrap();
+    assert_eq!((again.new_bytes, again.new_chunks, again.bytes), (0, 0, first.bytes));
+    round(1000, 1005);
+    let more = store.backup(&target).unwrap();
+    assert!(more.new_bytes < 600_000, "a segment, and the rows near those that are new: {more:?}");
+    // A chunk that somebody took away is written again, whatever earlier backups say.
+    let lost = files(&dir.path().join("target/chunks")).into_iter().max_by_key(|(_, bytes)| *bytes).unwrap();
+    fs::remove_file(&lost.0).unwrap();
+    assert_eq!(store.backup(&target).unwrap().new_bytes, lost.1);
+    // Two stores share what is the same, and a backup of one does not stand for the other.
+    let other = open(&dir.path().join("other"));
+    other.producer(LINES).unwrap().append("k", &"other".to_owned()).unwrap();
+    let of_other = other.backup(&target).unwrap();
+    let restored = dir.path().join("restored");
+    let report = RestoreOptions::new().backup(&of_other.name).restore(&target, &restored).unwrap();
+    assert_eq!((report.source, report.records), (other.id(), 1));
+}
+
+#[test]
+fn old_backups_go_and_the_others_stay_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let store = fill(&data);
+    let target = target(dir.path());
+    let first = store.backup(&target).unwrap().name;
+    store.delete_topic("packed").unwrap();
+    store.trim().unwrap();
+    let second = store.backup(&target).unwrap().name;
+    let before = files(&dir.path().join("target")).len();
+    assert_eq!(target.prune(2).unwrap().removed_chunks, 0);
+    assert_eq!(target.prune(0).unwrap_err().kind(), ErrorKind::Invalid);
+    let pruned = target.prune(1).unwrap();
+    assert_eq!((&pruned.removed, &pruned.kept), (&vec![first.clone()], &vec![second.clone()]));
+    assert!(pruned.removed_chunks > 0);
+    assert_eq!(files(&dir.path().join("target")).len() as u64, before as u64 - 1 - pruned.removed_chunks);
+    let verified = RestoreOptions::new().verify(&target, dir.path().join("scratch")).unwrap();
+    assert!(verified.store.is_sound() && !dir.path().join("scratch").exists());
+    let gone = RestoreOptions::new().backup(&first).restore(&target, dir.path().join("r")).unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
+    // Nobody prunes beside a backup, nor beside one whose process was killed, until somebody says so.
+    let mark = dir.path().join("target/marks/backup-0000000000000001");
+    fs::write(&mark, "pid 1").unwrap();
+    let locked = target.prune(1).unwrap_err();
+    assert_eq!((locked.kind(), locked.file()), (ErrorKind::Locked, Some(&*mark)));
+    store.backup(&target).unwrap();
+    fs::rename(&mark, dir.path().join("target/marks/prune-0000000000000001")).unwrap();
+    assert_eq!(store.backup(&target).unwrap_err().kind(), ErrorKind::Locked);
+    assert_eq!(target.unlock().unwrap(), 1);
+    store.backup(&target).unwrap();
+}
+
+/// Every object of a target damaged in turn: each way is seen, and the error names the object.
+#[test]
+fn damage_of_a_backup_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = fill(&dir.path().join("data"));
+    let target = target(dir.path());
+    store.backup(&target).unwrap();
+    let scratch = dir.path().join("scratch");
+    let mut seen = 0;
+    for (path, bytes) in files(&dir.path().join("target")) {
+        let good = fs::read(&path).unwrap();
+        let mut bad = vec![Vec::new(), good[..good.len() - 1].to_vec(), [&good[..], &[0]].concat()];
+        for at in [0, bytes / 3, bytes / 2, bytes - 1] {
+            let mut flipped = good.clone();
+            flipped[usize::try_from(at).unwrap()] ^= 4;
+            bad.push(flipped);
+        }
+        for bad in bad {
+            fs::write(&path, bad).unwrap();
+            let error = RestoreOptions::new().verify(&target, &scratch).unwrap_err();
+            assert_eq!((error.kind(), error.file()), (ErrorKind::Corrupt, Some(&*path)), "{error}");
+            assert!(!scratch.exists());
+        }
+        fs::remove_file(&path).unwrap();
+        let error = RestoreOptions::new().verify(&target, &scratch).unwrap_err();
+        if path.extension().is_some_and(|extension| extension == "backup") {
+            assert_eq!(error.kind(), ErrorKind::NotFound);
+        } else {
+            assert_eq!((error.kind(), error.file()), (ErrorKind::Corrupt, Some(&*path)), "{error}");
+            assert!(error.to_string().contains("owners/main/") || error.to_string().contains("topics/"), "{error}");
+        }
+        fs::write(&path, good).unwrap();
+        seen += 1;
+    }
+    assert!(seen >= 8, "{seen} objects");
+    assert!(RestoreOptions::new().verify(&target, &scratch).unwrap().store.is_sound());
+}
+
+/// Rot in the source is told, and never kept as good.
+#[test]
+fn damage_of_the_source_makes_no_backup() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    drop(fill(&data));
+    let segment = files(&data.join("topics/lines")).into_iter().map(|(path, _)| path).min().unwrap();
+    let table = files(&data.join("owners/main/state"))[0].0.clone();
+    let paths = files(&data.join("topics/lines")).into_iter().map(|(path, _)| path);
+    let segment = paths.filter(|path| path.extension().is_some_and(|kind| kind == "segment")).min().unwrap_or(segment);
+    for (path, at) in [(&segment, 200), (&segment, 85), (&segment, 20), (&table, 8192 + 5000)] {
+        let good = fs::read(path).unwrap();
+        let mut bad = good.clone();
+        // Of the table file, all blocks but the head: some are not in use.
+        let flips = if *path == table { (at..bad.len()).step_by(512).collect() } else { vec![at] };
+        flips.into_iter().for_each(|at| bad[at] ^= 1);
+        fs::write(path, bad).unwrap();
+        let target = target(dir.path());
+        let error = StoreReader::open(&data).unwrap().backup(&target).unwrap_err();
+        assert_eq!((error.kind(), error.file()), (ErrorKind::Corrupt, Some(&**path)), "{error}");
+        assert!(target.list().unwrap().is_empty());
+        fs::write(path, good).unwrap();
+    }
+    StoreReader::open(&data).unwrap().backup(&target(dir.path())).unwrap();
+}
+
+#[test]
+fn a_restore_takes_an_empty_directory_and_half_of_one_is_no_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let store = fill(&data);
+    let target = target(dir.path());
+    let none = RestoreOptions::new().restore(&target, dir.path().join("r")).unwrap_err();
+    assert_eq!(none.kind(), ErrorKind::NotFound);
+    assert!(!dir.path().join("r").exists());
+    store.backup(&target).unwrap();
+    let full = dir.path().join("full");
+    fs::create_dir(&full).unwrap();
+    fs::write(full.join("photo"), "x").unwrap();
+    assert_eq!(RestoreOptions::new().restore(&target, &full).unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(RestoreOptions::new().restore(&target, &data).unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(RestoreOptions::new().restore(&target, full.join("photo")).unwrap_err().kind(), ErrorKind::Invalid);
+    // One that met damage is half restored: it says so to everybody, and can be restored again.
+    let chunk = files(&dir.path().join("target/chunks")).remove(0).0;
+    let good = fs::read(&chunk).unwrap();
+    fs::write(&chunk, "spoilt").unwrap();
+    let half = dir.path().join("half");
+    assert_eq!(RestoreOptions::new().restore(&target, &half).unwrap_err().kind(), ErrorKind::Corrupt);
+    let told = |error: oncelog::Error| {
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains("restore"), "{error}");
+    };
+    told(Store::open(&half).map(drop).unwrap_err());
+    told(StoreReader::open(&half).map(drop).unwrap_err());
+    told(Store::adopt(&half).map(drop).unwrap_err());
+    told(Store::repair(&half).map(drop).unwrap_err());
+    fs::write(&chunk, good).unwrap();
+    RestoreOptions::new().restore(&target, &half).unwrap();
+    assert_eq!(content(&half), content(&data));
+}
+
+/// Owners that read each other's topics are cut together: nobody is ahead of what he read.
+#[test]
+fn owners_are_cut_together() {
+    const JOBS: TopicDef<Utf8, U64> = TopicDef::new("jobs");
+    const BILLS: TopicDef<Utf8, U64> = TopicDef::new("bills");
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let (main, billing) = (open(&data), Store::attach(&data, "billing").unwrap());
+    main.producer(JOBS).unwrap();
+    billing.producer(BILLS).unwrap();
+    let stop = AtomicBool::new(false);
+    let target = target(dir.path());
+    let made = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let jobs = main.producer(JOBS).unwrap();
+            let mut n = 0;
+            while !stop.load(Ordering::SeqCst) {
+                jobs.append("k", &n).unwrap();
+                n += 1;
+            }
+        });
+        scope.spawn(|| {
+            let mut jobs = billing.consumer(JOBS, ConsumerStyle::ClientTx("billing".into())).unwrap();
+            while !stop.load(Ordering::SeqCst) {
+                jobs.try_process(Some(10), |record, tx| {
+                    tx.append(BILLS, "k", &record.value()?)?;
+                    Ok(oncelog::Outcome::Commit)
+                })
+                .unwrap();
+            }
+        });
+        let mut made = Vec::new();
+        for round in 0..6 {
+            std::thread::sleep(Duration::from_millis(30));
+            let backup = match round % 3 {
+                0 => main.backup(&target),
+                1 => billing.backup(&target),
+                _ => StoreReader::open(&data).unwrap().backup(&target),
+            };
+            made.push(backup.map(|made| made.name));
+        }
+        stop.store(true, Ordering::SeqCst);
+        made
+    });
+    let mut last = 0;
+    for name in made {
+        let restored = dir.path().join(name.as_ref().unwrap());
+        let report = RestoreOptions::new().backup(name.unwrap()).restore(&target, &restored).unwrap();
+        assert_eq!(report.owners.len(), 2);
+        let (main, billing) = (Store::open(&restored).unwrap(), Store::attach(&restored, "billing").unwrap());
+        let end = main.offsets("jobs", PartitionId(0)).unwrap().1;
+        let read = billing.committed_offsets("billing", "jobs").unwrap()[0];
+        let billed = billing.offsets("bills", PartitionId(0)).unwrap().1;
+        assert!(read <= end && read == billed && read.0 >= last, "{read} read of {end}, {billed} billed");
+        last = read.0;
+    }
+    assert!(last > 0, "nothing was read");
+}
