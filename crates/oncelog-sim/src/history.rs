@@ -18,6 +18,7 @@ mod ops_outside;
 mod ops_owners;
 mod ops_readers;
 mod ops_removal;
+mod ops_seen;
 mod ops_stamped;
 mod ops_styles;
 mod ops_zombie;

@@ -8,8 +8,8 @@ use oncelog::{
 
 use crate::model::{Log, Model, Place, Rows, Way};
 use crate::schema::{
-    CONSUMER, DEVICE, FEED, FEEDS_ROWS, GATE, GLOBAL, JOINED, JOINER, LATE, OUTCOMES, PROCESSOR, ROUND, ROWS, STATE,
-    TOPICS, TOTALS, WIDE, way_of,
+    CONSUMER, DEVICE, FEED, FEEDS_ROWS, GATE, GLOBAL, IDS, IDS_BY_AGE, JOINED, JOINER, LATE, OUTCOMES, PROCESSOR,
+    ROUND, ROWS, STATE, TOPICS, TOTALS, WIDE, way_of,
 };
 
 /// What the store shows now.
@@ -79,6 +79,7 @@ pub fn look(snapshot: &Snapshot) -> Result<Model> {
     }
     seen.rows.extend(feeds(snapshot.scan(FEEDS_ROWS, ..)?));
     seen.rows.extend(coordinated(snapshot.scan(STATE, ..)?, snapshot.scan(OUTCOMES, ..)?));
+    seen.rows.extend(ids(snapshot.scan(IDS, ..)?, snapshot.scan(IDS_BY_AGE, ..)?));
     Ok(seen)
 }
 
@@ -116,6 +117,7 @@ pub fn rows_beside(snapshot: &ReaderSnapshot) -> Result<Rows> {
     }
     seen.extend(feeds(snapshot.scan(FEEDS_ROWS, ..)?));
     seen.extend(coordinated(snapshot.scan(STATE, ..)?, snapshot.scan(OUTCOMES, ..)?));
+    seen.extend(ids(snapshot.scan(IDS, ..)?, snapshot.scan(IDS_BY_AGE, ..)?));
     Ok(seen)
 }
 
@@ -134,6 +136,19 @@ fn coordinated(state: Raw, outcomes: Raw) -> impl Iterator<Item = ((&'static str
     let state = state.into_iter().map(move |(key, value)| (("state", name(key)), number(value)));
     let named = outcomes.into_iter().filter(|(key, _)| !key.is_empty());
     state.chain(named.map(|(key, _)| (("outcomes", outcome_key(&key)), 1)))
+}
+
+/// Ids that are known, each by both of its rows: the time that they name must be the same.
+fn ids(by_id: Raw, by_age: Raw) -> impl Iterator<Item = ((&'static str, String), u64)> {
+    let times: BTreeMap<Vec<u8>, Vec<u8>> = by_id.iter().cloned().collect();
+    let name = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
+    let row = move |key: Vec<u8>| {
+        let (time, id) = key.split_at(8);
+        let same = times.get(id).is_some_and(|ms| ms[0] ^ 0x80 == time[0] && ms[1..] == time[1..]);
+        (("ids-by-age", name(id)), if same { 1 } else { 2 })
+    };
+    let by_id = by_id.into_iter().map(move |(id, _)| (("ids", name(&id)), 1));
+    by_id.chain(by_age.into_iter().map(move |(key, _)| row(key)))
 }
 
 /// What the model calls the row of an outcome.

@@ -1,6 +1,6 @@
 //! The topics, tables and consumers that every simulated history uses, and the processing functions over them.
 
-use oncelog::{Bytes, Compression, Outcome, RecordRef, Result, TableDef, TopicDef, Tx, U64, Utf8};
+use oncelog::{Bytes, Compression, KeepIds, Outcome, RecordRef, Result, SeenIds, TableDef, TopicDef, Tx, U64, Utf8};
 
 use crate::model::Way;
 
@@ -65,6 +65,15 @@ pub const COORDINATED: &str = "app";
 pub const STATE: TableDef<Bytes, Bytes> = TableDef::new("state.app");
 /// How its transactions ended.
 pub const OUTCOMES: TableDef<Bytes, Bytes> = TableDef::new("outcomes.app");
+
+/// Ids of the outer world.
+pub const SEEN: SeenIds = SeenIds::new(SEEN_NAME, KeepIds::for_ever());
+/// Their name.
+pub const SEEN_NAME: &str = "once";
+/// Their tables.
+pub const IDS: TableDef<Bytes, Bytes> = TableDef::new("ids.once");
+/// As [`IDS`], by age.
+pub const IDS_BY_AGE: TableDef<Bytes, Bytes> = TableDef::new("ids-by-age.once");
 
 /// Rows written by hand.
 pub const ROWS: TableDef<Utf8, U64> = TableDef::new("rows");

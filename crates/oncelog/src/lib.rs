@@ -40,6 +40,7 @@
 //!   [`Pair`] for several rows of one key.
 //! * [`Producer`]: appends, one by one, in batches, without waiting; [`SyncPolicy`] for what an answer promises.
 //! * [`IdempotentProducer`]: what is sent twice is stored once; [`ProducerStamp`] does it for whole transactions.
+//! * [`SeenIds`]: what comes twice under an id of the outer world is done once.
 //! * [`Coordinator`]: messages with stamps into keyed state, by transactions that have ids and outcomes.
 //! * [`Store::transact`], [`Transaction`], [`Tx`]: records, rows and reads in one serialisable step.
 //! * [`Consumer`] and [`Processor`]: each record once, with an [`Outcome`] for each.
@@ -112,9 +113,10 @@ pub use error::{Error, ErrorKind, Result};
 pub use handles::RecordStream;
 pub use handles::{
     AsEngine, Batch, Consumer, ConsumerOptions, Coordinator, CoordinatorError, CoordinatorSnapshot, CoordinatorStats,
-    IdempotentProducer, IdempotentProducerConfig, InMemoryStateBackend, PartitionProgress, Pending, Processor,
-    ProcessorHandle, ProcessorTask, Producer, ProducerStamp, RecordRef, StampedAppend, StateBackend, StateRows,
-    StateTransaction, SyncPolicy, Table, TableDef, TopicDef, Transaction, Tx, TxnId, TxnOutcome, Waiting, WhenFull,
+    IdempotentProducer, IdempotentProducerConfig, InMemoryStateBackend, MessageId, PartitionProgress, Pending,
+    Processor, ProcessorHandle, ProcessorTask, Producer, ProducerStamp, RecordRef, SeenIds, StampedAppend,
+    StateBackend, StateRows, StateTransaction, SyncPolicy, Table, TableDef, TopicDef, Transaction, Tx, TxnId,
+    TxnOutcome, Waiting, WhenFull,
 };
 pub use ids::{
     Epoch, LogOffset, Lsn, NAME_BYTES_MAX, OwnerId, PartitionId, ProducerEpoch, RecordId, Sequence, ShardId, StoreId,
@@ -136,6 +138,6 @@ pub use store::{
 pub use table::{Direction, ScanRange, TableSpec};
 pub use topic::{ConsumerIds, MinimumRetention, Retention, TopicSpec};
 pub use transaction::{
-    Appended, Appender, AppenderOptions, Committed, Engine, EngineTx, Fetched, NewRecord, NewStamp, PendingCommit,
-    Source, SourceSpec, Stamped, Step, TxMark,
+    Appended, Appender, AppenderOptions, Committed, Engine, EngineTx, Fetched, IdTables, KeepIds, NewRecord, NewStamp,
+    PendingCommit, Source, SourceSpec, Stamped, Step, TxMark,
 };

@@ -44,6 +44,8 @@ const OPS: &[(u64, &str, Op)] = &[
     (1, "zombie", World::zombie),
     (3, "coordinate", World::coordinate),
     (1, "forget outcomes", World::forget_outcomes),
+    (2, "first time", World::first_time),
+    (1, "forget ids", World::forget_ids),
     (2, "fleeting", World::fleeting),
     (3, "shrink", World::shrink),
     (1, "ask for a time", World::ask_for_a_time),

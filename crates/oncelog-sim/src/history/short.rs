@@ -15,6 +15,8 @@ pub(crate) enum Short {
     SendAgain,
     TakeIn,
     Coordinate,
+    /// An id comes for the first time, and is forgotten.
+    Seen,
     Gather,
     Process,
     Join,
@@ -53,6 +55,7 @@ impl Short {
         Short::SendAgain,
         Short::TakeIn,
         Short::Coordinate,
+        Short::Seen,
         Short::Gather,
         Short::Process,
         Short::Join,
@@ -93,6 +96,7 @@ impl World {
             Short::SendAgain => self.send_again(),
             Short::TakeIn => self.take_in(),
             Short::Coordinate => self.coordinate(),
+            Short::Seen => self.see_and_forget(),
             Short::Gather => self.gather(),
             Short::Process => self.process(),
             Short::Join => self.join_every_fate(),
@@ -113,6 +117,13 @@ impl World {
             Short::Kill => self.kill_and_open(),
             Short::Ruins => self.kill_and_look(),
         }
+    }
+
+    /// What came before the crash is what is forgotten.
+    fn see_and_forget(&mut self) -> Done {
+        let crashes = self.outcome.crashes;
+        self.first_time()?;
+        if self.outcome.crashes > crashes { Ok(()) } else { self.forget_ids() }
     }
 
     /// Several records, each nearly as long as a segment may be.

@@ -24,6 +24,7 @@ mod progress;
 mod record;
 mod running;
 mod scan;
+mod seen_ids;
 mod tx;
 mod worker;
 
@@ -43,5 +44,6 @@ pub use producer::{Pending, Producer, SyncPolicy, WhenFull};
 pub use record::RecordRef;
 pub use running::{PartitionProgress, ProcessorHandle};
 pub(crate) use scan::Scan;
+pub use seen_ids::{MessageId, SeenIds};
 pub use tx::{Table, Transaction, Tx};
 pub(crate) use tx::{decode_row, encode};

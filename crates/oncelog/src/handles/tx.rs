@@ -13,12 +13,13 @@ use super::def::{TableDef, TopicDef, shard_of};
 use super::idempotent::ProducerStamp;
 use super::producer::Pending;
 use super::scan::Scan;
+use super::seen_ids::SeenIds;
 use crate::codec::{Codec, Pair, PairRow};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, Sequence, ShardId, TableId, TopicId};
 use crate::record::Header;
 use crate::table::{Direction, TableSpec};
-use crate::transaction::{Committed, Engine, EngineTx, NewRecord, NewStamp, Stamped};
+use crate::transaction::{Committed, Engine, EngineTx, IdTables, NewRecord, NewStamp, Stamped};
 use crate::wake::Arc;
 
 /// What definitions became when they were first used: so that using one costs no lookup by name in the engine.
@@ -26,6 +27,7 @@ use crate::wake::Arc;
 pub(crate) struct Bindings {
     topics: Vec<(Binding, TopicId)>,
     tables: Vec<(Binding, TableId, u32)>,
+    pub(super) ids: Vec<(SeenIds, IdTables)>,
     scratch: Scratch,
 }
 

@@ -9,7 +9,9 @@ use crate::ids::{LogOffset, PartitionId, ProducerEpoch, Sequence, TableId, Topic
 use crate::journal::Durability;
 use crate::table::TableSpec;
 use crate::topic::TopicSpec;
-use crate::transaction::{Appender, AppenderOptions, Engine, EngineTx, Source, SourceSpec, StoreAppender, StoreTx};
+use crate::transaction::{
+    Appender, AppenderOptions, Engine, EngineTx, IdTables, KeepIds, Source, SourceSpec, StoreAppender, StoreTx,
+};
 use crate::wake::Arc;
 
 /// A store behind the handles.
@@ -54,6 +56,10 @@ impl Engine for StoreEngine {
 
     fn find_table(&self, name: &str) -> Result<Option<(TableId, TableSpec)>> {
         self.0.inner.core.find_table(name)
+    }
+
+    fn open_ids(&self, name: &str, keep: KeepIds) -> Result<IdTables> {
+        self.0.inner.core.open_ids(self, name, keep)
     }
 
     fn begin(&self) -> Result<Box<dyn EngineTx>> {
@@ -110,6 +116,10 @@ impl Engine for StoreEngine {
 
     fn now_ms(&self) -> i64 {
         self.0.inner.core.options.clock.now_ms()
+    }
+
+    fn now_for_ages(&self) -> i64 {
+        self.0.now_for_ages()
     }
 
     fn monotonic(&self) -> Duration {

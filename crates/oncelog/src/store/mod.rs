@@ -45,6 +45,7 @@ mod repair;
 mod report;
 mod retain;
 mod rows;
+mod seen_ids;
 mod snapshot;
 mod source;
 mod take;
@@ -93,6 +94,7 @@ use layout::Layout;
 use manifest::ManifestFile;
 use page::OwnerPage;
 use retain::{Retaining, StoreTime};
+use seen_ids::Remembering;
 
 /// So often in a row no transaction loses to others.
 const CONFLICTS_MAX: u32 = 10_000;
@@ -131,6 +133,8 @@ pub(crate) struct Core {
     consumers: Mutex<BTreeSet<source::Claimed>>,
     /// Transactions of coordinators.
     coordinated: Coordinated,
+    /// Ids of the outer world.
+    remembering: Remembering,
     /// The directories of consumers that are known to be claimed.
     claimed: Mutex<BTreeSet<PathBuf>>,
     /// One trim at a time.

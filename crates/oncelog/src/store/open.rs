@@ -15,6 +15,7 @@ use super::options::StoreOptions;
 use super::page::OwnerPage;
 use super::report::{LostOffsets, RecoveryReport, TornTailReport};
 use super::retain::{Retaining, StoreTime};
+use super::seen_ids::Remembering;
 use super::take::take;
 use super::{Core, Inner, Store};
 use crate::chance::Chance;
@@ -436,6 +437,7 @@ impl Opening {
             creating: Mutex::new(()),
             consumers: Mutex::default(),
             coordinated: Coordinated::default(),
+            remembering: Remembering::default(),
             claimed: Mutex::default(),
             trimming: Mutex::default(),
             removing: Mutex::default(),

@@ -151,10 +151,10 @@ impl Core {
         if rows_are_due || journal.placed_bytes() >= self.pipeline.trim_at.load(Ordering::Relaxed) {
             self.trim(State::Open)?;
         }
-        // Neither keeps the other from its turn.
-        let (delivered, retained) = (self.deliver_due(), self.retain_if_due());
+        // None keeps the others from their turn.
+        let (delivered, retained, forgot) = (self.deliver_due(), self.retain_if_due(), self.forget_ids_if_due());
         journal.prepare_spare()?;
-        delivered.and(retained)
+        delivered.and(retained).and(forgot)
     }
 
     /// How long the background waits at most between two looks.
@@ -164,6 +164,9 @@ impl Core {
 
     /// How long the background waits now: until the next look, or until an open batch has lingered long enough.
     pub(super) fn next_duty(&self) -> Duration {
+        if self.has_ids_to_forget() {
+            return Duration::ZERO;
+        }
         let due = self.pipeline.lingering.next_due();
         let due = due.map(|due| due.saturating_sub(self.options.clock.monotonic()));
         let soonest = due.into_iter().chain(self.until_due()).min();

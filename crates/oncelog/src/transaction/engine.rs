@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::ids::{IdTables, KeepIds};
 use crate::consumer::{GapPolicy, Visibility, Whence};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, ProducerEpoch, Sequence, ShardId, TableId, TimerId, TopicId};
@@ -112,6 +113,12 @@ pub trait Engine: Send + Sync {
     /// The table of that name, if there is one.
     fn find_table(&self, name: &str) -> Result<Option<(TableId, TableSpec)>>;
 
+    /// Where ids of that name are remembered. From now on the engine forgets them as `keep` says.
+    ///
+    /// # Errors
+    /// As [`Engine::open_table`].
+    fn open_ids(&self, name: &str, keep: KeepIds) -> Result<IdTables>;
+
     /// An empty transaction, durable when its commit is answered.
     fn begin(&self) -> Result<Box<dyn EngineTx>>;
 
@@ -174,6 +181,10 @@ pub trait Engine: Send + Sync {
 
     /// The engine's clock: milliseconds since the Unix epoch.
     fn now_ms(&self) -> i64;
+
+    /// The engine's clock for what grows old: milliseconds since the Unix epoch, or what goes for them. Never goes back
+    /// while the engine is open.
+    fn now_for_ages(&self) -> i64;
 
     /// Time since some fixed instant; never goes back.
     fn monotonic(&self) -> Duration;

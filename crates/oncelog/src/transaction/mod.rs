@@ -20,6 +20,7 @@ mod engine;
 mod frame;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
+mod ids;
 mod linger;
 mod recover;
 mod spares;
@@ -36,6 +37,7 @@ pub use engine::{
     Source, SourceSpec, Stamped, Step, TxMark,
 };
 pub(crate) use frame::{Effect, effects};
+pub use ids::{IdTables, KeepIds};
 pub(crate) use linger::{Lingering, StoreAppender};
 pub(crate) use recover::Replayer;
 pub(crate) use spares::Spares;

@@ -1,0 +1,318 @@
+//! Forgetting ids that are remembered for long enough: by age, the oldest first, a bounded number at a time.
+//!
+//! ```text
+//! table ids.NAME          id -> when it came
+//! table ids-by-age.NAME   when it came, id -> nothing
+//! ```
+//!
+//! Invariants:
+//! * An id has both rows or none: they are put in one transaction and removed in one.
+//! * Ids are removed by one at a time, from the oldest on, and only what is beyond a limit at that moment. A crash
+//!   between two transactions leaves more than need be remembered, never less.
+//! * What is counted towards the last so many is what was seen under a snapshot, less whatever was removed since: too
+//!   few rather than too many, so too much stays rather than too little.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::time::Duration;
+
+use super::{Core, Snapshot, Store};
+use crate::codec;
+use crate::error::{Error, ErrorKind, Result};
+use crate::handles::{AsEngine, SeenIds, TableDef};
+use crate::ids::TableId;
+use crate::table::{Direction, ScanRange};
+use crate::topic::elapsed;
+use crate::transaction::{EngineTx, IdTables, KeepIds, system};
+use crate::wake::{AtomicBool, Mutex, Ordering};
+
+/// Ids that leave in one transaction.
+const REMOVED_AT_ONCE: usize = 1024;
+/// Transactions of one name in one round.
+const REMOVALS: usize = 4;
+/// Ids that are counted in one round.
+const COUNTED_AT_ONCE: usize = 16 * 1024;
+/// New ids are counted when they are this part of those that are kept.
+const COUNT_PART: u64 = 8;
+
+/// The names in use, and how far their forgetting has come.
+#[derive(Default)]
+pub(super) struct Remembering {
+    names: Mutex<BTreeMap<String, Remembered>>,
+    /// One round at a time, and when the last one over all names began.
+    round: Mutex<Option<Duration>>,
+    /// A round has left something to do.
+    unfinished: AtomicBool,
+}
+
+#[derive(Clone)]
+struct Remembered {
+    tables: IdTables,
+    keep: KeepIds,
+    count: Count,
+}
+
+/// How many ids are there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Count {
+    /// Nobody has counted.
+    #[default]
+    Unknown,
+    /// So many up to that key, and more behind it.
+    Counting { so_far: u64, up_to: Vec<u8> },
+    /// So many are too many.
+    Surplus(u64),
+    /// Not too many up to that key, which was the newest.
+    Enough { newest: Vec<u8> },
+}
+
+/// What a round has done for one name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Forgot {
+    ids: u64,
+    more: bool,
+}
+
+impl Core {
+    pub(super) fn open_ids(
+        &self,
+        engine: &dyn crate::transaction::Engine,
+        name: &str,
+        keep: KeepIds,
+    ) -> Result<IdTables> {
+        let mut names = self.remembering.names.lock();
+        if let Some(known) = names.get_mut(name) {
+            if known.keep != keep {
+                (known.keep, known.count) = (keep, Count::Unknown);
+            }
+            return Ok(known.tables);
+        }
+        drop(names);
+        let open = |prefix| engine.open_table(&table_of(prefix, name).spec(1));
+        let (by_id, by_age) = (open("ids")?, open("ids-by-age")?);
+        let newest = self.ids_by_age(by_age, Bound::Unbounded, Direction::Down, 1)?;
+        let newest_ms = match newest.first() {
+            Some(key) => read_age_key(key)?.0,
+            None => i64::MIN,
+        };
+        let tables = IdTables::new(by_id, by_age, newest_ms);
+        names = self.remembering.names.lock();
+        names.entry(name.to_owned()).or_insert(Remembered { tables, keep, count: Count::Unknown });
+        Ok(tables)
+    }
+
+    pub(super) fn forget_ids_if_due(&self) -> Result<()> {
+        let now = self.options.clock.monotonic();
+        let mut round = self.remembering.round.lock();
+        let is_due = round.is_none_or(|last| now.saturating_sub(last) >= self.options.retention_interval);
+        if !is_due && !self.remembering.unfinished.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        if is_due {
+            *round = Some(now);
+        }
+        let names: Vec<String> = self.remembering.names.lock().keys().cloned().collect();
+        let mut unfinished = false;
+        for name in names {
+            match self.forget_ids_of(&name) {
+                Ok(forgot) => unfinished |= forgot.more,
+                // The next round tries again; until then more is remembered than need be.
+                Err(error) if matches!(error.kind(), ErrorKind::Full | ErrorKind::Corrupt | ErrorKind::Unavailable) => {
+                    tracing::warn!(%error, name, "old ids stay");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.remembering.unfinished.store(unfinished, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Whether a round of forgetting goes on at once.
+    pub(super) fn has_ids_to_forget(&self) -> bool {
+        self.remembering.unfinished.load(Ordering::SeqCst)
+    }
+
+    fn forget_ids(&self, name: &str) -> Result<u64> {
+        let _round = self.remembering.round.lock();
+        if let Some(known) = self.remembering.names.lock().get_mut(name) {
+            // Whoever asks wants to know it exactly.
+            known.count = Count::Unknown;
+        }
+        let mut forgotten = 0;
+        loop {
+            let forgot = self.forget_ids_of(name)?;
+            forgotten += forgot.ids;
+            if !forgot.more {
+                return Ok(forgotten);
+            }
+        }
+    }
+
+    /// One step for one name, by who has the round.
+    fn forget_ids_of(&self, name: &str) -> Result<Forgot> {
+        let Some(known) = self.remembering.names.lock().get(name).cloned() else { return Ok(Forgot::default()) };
+        let Remembered { tables, keep, mut count } = known;
+        let mut forgot = self.forget_by_age(&tables, keep)?;
+        count.less(forgot.ids);
+        if let Some(last) = keep.count() {
+            let by_count = self.forget_by_count(&tables, last, &mut count)?;
+            forgot = Forgot { ids: forgot.ids + by_count.ids, more: forgot.more || by_count.more };
+        }
+        if let Some(known) = self.remembering.names.lock().get_mut(name).filter(|known| known.keep == keep) {
+            known.count = count;
+        }
+        Ok(forgot)
+    }
+
+    fn forget_by_age(&self, tables: &IdTables, keep: KeepIds) -> Result<Forgot> {
+        let Some(time) = keep.time() else { return Ok(Forgot::default()) };
+        let now_ms = self.store_time.now_ms(&*self.options.clock);
+        self.remove_oldest(tables, usize::MAX, |ms| elapsed(ms, now_ms) >= time)
+    }
+
+    fn forget_by_count(&self, tables: &IdTables, last: u64, count: &mut Count) -> Result<Forgot> {
+        if let Count::Enough { newest } = count {
+            let part = usize::try_from(last / COUNT_PART).unwrap_or(usize::MAX).clamp(1, COUNTED_AT_ONCE);
+            let new = self.ids_by_age(tables.by_age, Bound::Excluded(newest.as_slice()), Direction::Up, part)?;
+            if new.len() < part {
+                return Ok(Forgot::default());
+            }
+            *count = Count::Unknown;
+        }
+        if !matches!(count, Count::Surplus(_)) {
+            self.count_ids(tables, last, count)?;
+        }
+        match count {
+            Count::Surplus(surplus) => {
+                let most = usize::try_from(*surplus).unwrap_or(usize::MAX);
+                let forgot = self.remove_oldest(tables, most, |_| true)?;
+                count.less(forgot.ids);
+                // Counted anew when they are gone: more may have come.
+                Ok(Forgot { more: forgot.ids > 0, ..forgot })
+            }
+            Count::Enough { .. } => Ok(Forgot::default()),
+            Count::Unknown | Count::Counting { .. } => Ok(Forgot { ids: 0, more: true }),
+        }
+    }
+
+    /// Counts on, to the newest or as far as a round may.
+    fn count_ids(&self, tables: &IdTables, last: u64, count: &mut Count) -> Result<()> {
+        let (so_far, from) = match count {
+            Count::Counting { so_far, up_to } => (*so_far, Bound::Excluded(up_to.clone())),
+            _ => (0, Bound::Unbounded),
+        };
+        let from = from.as_ref().map(Vec::as_slice);
+        let mut keys = self.ids_by_age(tables.by_age, from, Direction::Up, COUNTED_AT_ONCE)?;
+        let (found, newest) = (keys.len(), keys.pop());
+        let so_far = so_far + found as u64;
+        let up_to = newest.or_else(|| from_key(from)).unwrap_or_default();
+        *count = match so_far.checked_sub(last).filter(|surplus| *surplus > 0) {
+            _ if found == COUNTED_AT_ONCE => Count::Counting { so_far, up_to },
+            Some(surplus) => Count::Surplus(surplus),
+            None => Count::Enough { newest: up_to },
+        };
+        Ok(())
+    }
+
+    /// Removes ids from the oldest on, `most` of them and as many as a round may, while `goes` says so of their times.
+    fn remove_oldest(&self, tables: &IdTables, most: usize, goes: impl Fn(i64) -> bool) -> Result<Forgot> {
+        let mut forgot = Forgot::default();
+        // Behind what was removed: there is no need to pass over it again.
+        let mut from: Bound<Vec<u8>> = Bound::Unbounded;
+        for _ in 0..REMOVALS {
+            let left = most.saturating_sub(usize::try_from(forgot.ids).unwrap_or(usize::MAX));
+            let limit = REMOVED_AT_ONCE.min(left);
+            if limit == 0 {
+                return Ok(forgot);
+            }
+            let oldest = self.ids_by_age(tables.by_age, from.as_ref().map(Vec::as_slice), Direction::Up, limit)?;
+            let mut tx = self.begin();
+            let mut removed = 0;
+            for key in &oldest {
+                let (ms, id) = read_age_key(key)?;
+                if !goes(ms) {
+                    break;
+                }
+                tx.put(tables.by_age, system::SHARD, key, None)?;
+                tx.put(tables.by_id, system::SHARD, id, None)?;
+                removed += 1;
+            }
+            if removed > 0 {
+                // At once: nobody else would relieve the background, should it wait for room in memory.
+                self.pipeline.submit_at_once(tx)?.wait()?;
+            }
+            forgot.ids += removed as u64;
+            if removed < REMOVED_AT_ONCE {
+                return Ok(forgot);
+            }
+            from = oldest.into_iter().next_back().map_or(Bound::Unbounded, Bound::Excluded);
+        }
+        Ok(Forgot { more: true, ..forgot })
+    }
+
+    /// Keys by age that are visible.
+    fn ids_by_age(
+        &self,
+        by_age: TableId,
+        from: Bound<&[u8]>,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<Vec<u8>>> {
+        let visible = self.pin_visible();
+        let range = ScanRange { start: from, end: Bound::Unbounded, direction, limit };
+        let rows = self.tables.shard(by_age, system::SHARD).scan(range, visible.lsn())?;
+        Ok(rows.into_iter().map(|(key, _)| key).collect())
+    }
+}
+
+impl Count {
+    /// So many of the oldest are gone.
+    fn less(&mut self, ids: u64) {
+        match self {
+            Count::Counting { so_far, .. } => *so_far = so_far.saturating_sub(ids),
+            Count::Surplus(surplus) if *surplus > ids => *surplus -= ids,
+            Count::Surplus(_) => *self = Count::Unknown,
+            Count::Unknown | Count::Enough { .. } => {}
+        }
+    }
+}
+
+fn from_key(from: Bound<&[u8]>) -> Option<Vec<u8>> {
+    match from {
+        Bound::Included(key) | Bound::Excluded(key) => Some(key.to_vec()),
+        Bound::Unbounded => None,
+    }
+}
+
+fn read_age_key(key: &[u8]) -> Result<(i64, &[u8])> {
+    let malformed = || Error::new(ErrorKind::Corrupt, "a row of ids by age is malformed");
+    IdTables::read_age_key(key).ok_or_else(malformed)
+}
+
+impl Store {
+    /// Forgets the ids of that name that are remembered for long enough, now: the background does so by itself once the
+    /// name has been used in this opening, a bounded number at a time. Gives how many; durable on return.
+    ///
+    /// # Errors
+    /// `Invalid`: a name that cannot be a table's; `Full`, `InDoubt`, `Closed`: some of them may be forgotten.
+    pub fn forget_ids(&self, ids: &SeenIds) -> Result<u64> {
+        let core = self.core();
+        core.check_open()?;
+        core.open_ids(&*self.as_engine(), ids.name(), ids.keep())?;
+        core.forget_ids(ids.name())
+    }
+}
+
+impl Snapshot {
+    /// Whether `id` has come, as far as is remembered: what [`Tx::first_time`](crate::Tx::first_time) would find.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn has_seen(&self, ids: &SeenIds, id: impl AsRef<[u8]>) -> Result<bool> {
+        Ok(self.get(table_of("ids", ids.name()), id.as_ref())?.is_some())
+    }
+}
+
+fn table_of(prefix: &str, name: &str) -> TableDef<codec::Bytes, codec::Bytes> {
+    TableDef::named(format!("{prefix}.{name}"))
+}
