@@ -45,7 +45,7 @@ pub(crate) enum Short {
 }
 
 impl Short {
-    pub(crate) const ALL: [Short; 28] = [
+    pub(crate) const ALL: [Short; 29] = [
         Short::Append,
         Short::Spread,
         Short::Lax,
