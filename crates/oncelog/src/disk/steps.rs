@@ -18,6 +18,10 @@ pub enum StepSite {
     ProgressBeforeClaim,
     /// A delayed record is appended, and waits no more, in one transaction; split, it waits until a second one.
     DueInOneStep,
+    /// The outcome of a transaction is in its frame; split, it is in a frame before it.
+    OutcomeInFrame,
+    /// An id that is forgotten leaves with both of its rows in one transaction; split, in two.
+    IdRowsTogether,
     /// A restored directory is recovered and closed before it becomes a store.
     RestoreBeforeStore,
 }
@@ -25,13 +29,15 @@ pub enum StepSite {
 #[cfg(oncelog_mutants)]
 impl StepSite {
     /// Every site, for tests that break each in turn.
-    pub const ALL: [StepSite; 6] = [
+    pub const ALL: [StepSite; 8] = [
         StepSite::StampsInFrame,
         StepSite::ManifestBeforeRecycling,
         StepSite::TrimBeforeSweep,
         StepSite::TrimBeforeRemoval,
         StepSite::ProgressBeforeClaim,
         StepSite::DueInOneStep,
+        StepSite::OutcomeInFrame,
+        StepSite::IdRowsTogether,
     ];
 }
 

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use super::Store;
 use crate::codec::Bytes;
+use crate::disk::{StepSite, is_kept};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handles::{
     AsEngine, ProducerStamp, StateBackend, StateRows, StateTransaction, TableDef, Transaction, Tx, TxnId, TxnOutcome,
@@ -217,7 +218,11 @@ impl Staged {
     fn finish(mut self) -> Result<(Transaction, OpenId)> {
         let now_ms = self.id.store.now_for_ages();
         let (key, outcomes) = (self.txn.to_bytes(), self.tables.outcomes.clone());
-        self.tx().table(outcomes)?.put(&key, &now_ms.to_be_bytes())?;
+        if is_kept(StepSite::OutcomeInFrame) {
+            self.tx().table(outcomes)?.put(&key, &now_ms.to_be_bytes())?;
+        } else {
+            self.id.store.transact(|tx| tx.table(outcomes.clone())?.put(&key, &now_ms.to_be_bytes()))?;
+        }
         Ok((self.transaction, self.id))
     }
 }

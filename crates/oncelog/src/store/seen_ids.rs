@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use super::{Core, Snapshot, Store};
 use crate::codec;
+use crate::disk::{StepSite, is_kept};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handles::{AsEngine, SeenIds, TableDef};
 use crate::ids::TableId;
@@ -234,6 +235,9 @@ impl Core {
                     break;
                 }
                 tx.put(tables.by_age, system::SHARD, key, None)?;
+                if !is_kept(StepSite::IdRowsTogether) {
+                    self.pipeline.submit_at_once(std::mem::replace(&mut tx, self.begin()))?.wait()?;
+                }
                 tx.put(tables.by_id, system::SHARD, id, None)?;
                 removed += 1;
             }
