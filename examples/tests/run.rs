@@ -187,6 +187,79 @@ fn remote_checkpoints_count_each_number_once_through_kills_and_damage() {
     assert!(stored().len() <= 3);
 }
 
+/// Runs a program that kills itself after so much of its work.
+fn run_to_death(program: &str, arguments: &[&str], die_after: &str) {
+    let status =
+        Command::new(program).args(arguments).arg(die_after).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    assert!(!status.unwrap().success(), "{program} was to die after {die_after}");
+}
+
+#[test]
+fn from_txlog_takes_each_job_over_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, old) = (dir.path().join("store"), dir.path().join("old"));
+    let jobs = ["build 60", "noop 0", "test 600", "build 60", "crawl 90000", "test 600"];
+    std::fs::write(&old, (0..50).map(|at| jobs[at % 6]).collect::<Vec<_>>().join("\n")).unwrap();
+    let (program, arguments) = (env!("CARGO_BIN_EXE_from-txlog"), [path(&store), path(&old)]);
+    for die_after in ["3", "20", "1"] {
+        run_to_death(program, &arguments, die_after);
+    }
+    let printed = run(program, &arguments);
+    // Eight rounds of the six jobs, and two more.
+    let seconds = 8 * (60 + 600 + 60 + 90_000 + 600) + 60;
+    let expected = format!(
+        "50 jobs are worked off now\n50 for whoever was first\n{seconds} seconds in all\nbuild: 17\ntest: 16\n"
+    );
+    assert!(printed.ends_with(&expected), "{printed}");
+    let printed = run(program, &arguments);
+    assert!(printed.starts_with("0 jobs were taken over\n0 jobs are worked off now\n0 for whoever"), "{printed}");
+}
+
+#[test]
+fn from_offset_package_goes_on_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let (program, arguments) = (env!("CARGO_BIN_EXE_from-offset-package"), [path(dir.path())]);
+    // The old package had processed events 0 to 9: the tenth record commits 20, the seven behind it are lost.
+    run_to_death(program, &arguments, "13");
+    let printed = run(program, &arguments);
+    let expected = "clicks goes on at 20\nviews goes on at 5\norders goes on at 0\n50 events were processed\n";
+    assert_eq!(printed, expected);
+    let printed = run(program, &arguments);
+    assert!(printed.ends_with("orders goes on at 25\n0 events were processed\n"), "{printed}");
+}
+
+#[test]
+fn from_broker_client_shares_the_old_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = env!("CARGO_BIN_EXE_from-broker-client");
+    let printed = run(program, &[path(dir.path()), "60"]);
+    assert_eq!(printed, "topic-1-consumer-100 has passed 100\ntopic-1-consumer-100: 102\n");
+    // Two at once: neither goes back, and what is left is what the further one saved.
+    let start = || Command::new(program).args([path(dir.path()), "30"]).stdout(Stdio::piped()).spawn().unwrap();
+    let both = [start(), start()];
+    for child in both {
+        assert!(child.wait_with_output().unwrap().status.success());
+    }
+    let file = std::fs::read_to_string(dir.path().join("billing/topic-1-consumer-100.offset")).unwrap();
+    let next: u64 = file.trim_end().parse().unwrap();
+    assert!((132..=162).contains(&next), "{next}");
+}
+
+#[test]
+fn from_coordinator_counts_each_message_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (program, arguments) = (env!("CARGO_BIN_EXE_from-coordinator"), [path(dir.path())]);
+    for die_after in ["0", "70", "101"] {
+        run_to_death(program, &arguments, die_after);
+    }
+    // Of 300 of one producer 171 are in, of the other the old coordinator had 120.
+    let printed = run(program, &arguments);
+    let expected = "count/foaf:knows 200\ncount/foaf:name 200\ncount/rdf:type 200\n309 taken in, 592 duplicates\n";
+    assert_eq!(printed, expected);
+    let printed = run(program, &arguments);
+    assert!(printed.contains("count/rdf:type 200\n") && printed.contains("\n0 taken in, "), "{printed}");
+}
+
 fn ask(address: &str, request: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(request.as_bytes()).unwrap();

@@ -88,8 +88,18 @@ struct Readme;
 
 /// So is that of the pages for those who come from elsewhere.
 #[cfg(doctest)]
-#[doc = include_str!("../../../docs/migrate/checkpoints.md")]
-struct MigrateCheckpoints;
+mod migrate {
+    #[doc = include_str!("../../../docs/migrate/broker-client.md")]
+    struct BrokerClient;
+    #[doc = include_str!("../../../docs/migrate/checkpoints.md")]
+    struct Checkpoints;
+    #[doc = include_str!("../../../docs/migrate/coordinator.md")]
+    struct Coordinator;
+    #[doc = include_str!("../../../docs/migrate/offset-package.md")]
+    struct OffsetPackage;
+    #[doc = include_str!("../../../docs/migrate/txlog.md")]
+    struct Txlog;
+}
 
 /// And that of the page about backups.
 #[cfg(doctest)]
