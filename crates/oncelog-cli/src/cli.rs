@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    bench, checkpoint, completions, consume, doctor, dump, group, man, produce, repair, stats, table, topic, verify,
+    bench, checkpoint, completions, consume, doctor, dump, group, man, produce, producer, repair, stats, table, topic,
+    verify,
 };
 use crate::demo::DemoArguments;
 
@@ -36,6 +37,8 @@ pub(crate) enum Command {
     Consume(consume::ConsumeArguments),
     /// Consumers that are remembered: where they stand, how far behind they are
     Group(group::GroupArguments),
+    /// Producers with stamps: what is stored of each
+    Producer(producer::ProducerArguments),
     /// Tables: list, look up, scan
     Table(table::TableArguments),
     /// Checkpoints of streams: list, look at, make, go back, prune

@@ -30,7 +30,8 @@ use clap::error::ErrorKind;
 
 use cli::{Cli, Command};
 use commands::{
-    bench, checkpoint, completions, consume, doctor, dump, group, man, produce, repair, stats, table, topic, verify,
+    bench, checkpoint, completions, consume, doctor, dump, group, man, produce, producer, repair, stats, table, topic,
+    verify,
 };
 use demo::WorkerArguments;
 use exit::Failure;
@@ -53,6 +54,7 @@ fn run() -> Result<Result<(), Failure>, clap::Error> {
         Command::Produce(arguments) => produce::run(&arguments),
         Command::Consume(arguments) => consume::run(&arguments),
         Command::Group(arguments) => group::run(arguments),
+        Command::Producer(arguments) => producer::run(arguments),
         Command::Table(arguments) => table::run(arguments),
         Command::Checkpoint(arguments) => checkpoint::run(arguments),
         Command::Stats(arguments) => stats::run(&arguments),

@@ -5,7 +5,9 @@
 mod common;
 
 use common::shell::Shell;
-use oncelog::{Store, TableDef, U64, Utf8};
+use oncelog::{
+    Coordinator, IdempotentProducerConfig, PartitionId, ProducerStamp, Sequence, Store, TableDef, TopicDef, U64, Utf8,
+};
 
 fn rows(text: &str) -> Vec<Vec<&str>> {
     text.lines().map(|line| line.split_whitespace().collect()).collect()
@@ -137,6 +139,40 @@ fn groups_come_move_and_go() {
     shell.fails("group describe mail", 3, "mail");
     shell.fails("group delete mail --yes", 3, "mail");
     assert_eq!(shell.ok("consume orders --group mail --from 2"), "c\nd\n");
+}
+
+#[test]
+fn producers_are_shown_with_what_is_stored_of_them() {
+    const LINES: TopicDef<Utf8, Utf8> = TopicDef::new("lines").partitions(2);
+    let shell = Shell::new();
+    let store = Store::open(shell.path("oncelog-data")).unwrap();
+    let config = IdempotentProducerConfig::new("gate").partition(PartitionId(1)).initial_sequence(Sequence(100));
+    let gate = store.idempotent_producer(LINES, config).unwrap();
+    for line in 0..7 {
+        gate.append("k", &format!("{line}")).unwrap();
+    }
+    let coordinator = Coordinator::new(store.state_backend("app").unwrap());
+    let stamp = ProducerStamp::new("sensor 7", PartitionId(3), Sequence(0));
+    let txn = coordinator.begin_batch(&stamp, 20).unwrap().unwrap();
+    coordinator.commit_transaction(txn).unwrap();
+    // Beside the process that has the store.
+    let listed = shell.ok("producer list");
+    assert_eq!(rows(&listed)[1], ["app/sensor", "7", "-", "3", "20", "0", "main"]);
+    assert_eq!(rows(&listed)[2], ["gate", "lines", "1", "107", "1", "main"]);
+    let described = shell.ok("producer describe gate");
+    let batches: Vec<Vec<String>> = (2..7)
+        .map(|at| ["lines", "1", &(100 + at).to_string(), "1", &at.to_string()].map(str::to_owned).to_vec())
+        .collect();
+    assert_eq!(rows(&described)[1..], batches, "the last five");
+    let json = shell.ok("producer list --output json");
+    assert!(
+        json.contains(r#"{"producer":"app/sensor 7","topic":null,"partition":3,"next":20,"epoch":0,"owner":"main"}"#),
+        "{json}"
+    );
+    shell.fails("producer describe other", 3, "other");
+    drop((gate, coordinator));
+    store.close().unwrap();
+    assert_eq!(shell.ok("producer list"), listed);
 }
 
 #[test]

@@ -141,9 +141,10 @@ pub use offsets::{
 pub use record::{Compression, Header, Headers, Record, RecordView};
 pub use store::{
     BackupReport, BackupVerification, BatchInfo, ConsumerProgress, FrameInfo, LostOffsets, Mend, OwnerInfo,
-    PartitionInfo, ReaderCursor, ReaderOptions, ReaderSnapshot, RecoveryReport, RepairPlan, RepairReport,
-    RestoreOptions, RestoreReport, SegmentInfo, Snapshot, Store, StoreCheckpoints, StoreMode, StoreOffsets,
-    StoreOptions, StoreReader, StoreStateBackend, StoreStats, TopicChange, TopicInfo, TornTailReport, Verification,
+    PartitionInfo, ProducerProgress, ReaderCursor, ReaderOptions, ReaderSnapshot, RecentBatch, RecoveryReport,
+    RepairPlan, RepairReport, RestoreOptions, RestoreReport, SegmentInfo, Snapshot, Store, StoreCheckpoints, StoreMode,
+    StoreOffsets, StoreOptions, StoreReader, StoreStateBackend, StoreStats, TopicChange, TopicInfo, TornTailReport,
+    Verification,
 };
 pub use table::{Direction, ScanRange, TableSpec};
 pub use topic::{ConsumerIds, MinimumRetention, Retention, TopicSpec};

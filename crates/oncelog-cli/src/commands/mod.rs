@@ -10,6 +10,7 @@ pub(crate) mod group;
 pub(crate) mod keep;
 pub(crate) mod man;
 pub(crate) mod produce;
+pub(crate) mod producer;
 pub(crate) mod repair;
 pub(crate) mod stats;
 pub(crate) mod table;

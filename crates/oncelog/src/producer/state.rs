@@ -78,6 +78,11 @@ impl StampState {
         }
     }
 
+    /// The last batches, oldest first: first sequence, how many, and where the first went.
+    pub(crate) fn recent(&self) -> impl Iterator<Item = (Sequence, u32, Option<LogOffset>)> + '_ {
+        self.recent.iter().map(|batch| (batch.first, batch.count, batch.offset))
+    }
+
     /// About how many bytes it takes.
     pub(crate) fn memory_bytes(&self) -> usize {
         size_of::<StampState>() + self.recent.capacity() * size_of::<StampedBatch>()

@@ -5,7 +5,8 @@ use std::ops::Bound;
 use super::{Core, Store};
 use crate::codec::Input;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{LogOffset, PartitionId, TableId, TopicId};
+use crate::ids::{LogOffset, PartitionId, ProducerEpoch, Sequence, TableId, TopicId};
+use crate::producer::StampState;
 use crate::table::{ScanRange, TableSpec};
 use crate::topic::TopicSpec;
 use crate::transaction::system::{self, CatalogueKey};
@@ -25,6 +26,37 @@ pub struct ConsumerProgress {
     pub partition: PartitionId,
     /// The next offset that it will read.
     pub next: LogOffset,
+}
+
+/// What is known of one producer in one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProducerProgress {
+    /// The producer's name; of a message that a [`Coordinator`](crate::Coordinator) took in, that of its backend, a
+    /// `/`, and the producer's.
+    pub producer: String,
+    /// The topic that it appends to; `None` for stamps on transactions.
+    pub topic: Option<String>,
+    /// The partition, or the producer's own number of a stream.
+    pub partition: PartitionId,
+    /// The newest generation; 0 where there are none.
+    pub epoch: ProducerEpoch,
+    /// All sequences before it are stored.
+    pub next: Sequence,
+    /// The last batches, five at most, oldest first.
+    pub recent: Vec<RecentBatch>,
+}
+
+/// A batch that a producer sent lately.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecentBatch {
+    /// Its first sequence.
+    pub first: Sequence,
+    /// How many records or messages it has.
+    pub count: u32,
+    /// Where its first record is; `None` for a stamp that is tied to no records.
+    pub offset: Option<LogOffset>,
 }
 
 /// One partition of a topic, as it is now.
@@ -91,6 +123,33 @@ impl Store {
             };
             let (consumer, next) = (consumer.to_owned(), system::decode_row(row)?);
             found.push(ConsumerProgress { consumer, topic: name, partition, next });
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// What is known of every producer with stamps, in each partition that it has sent to, by name.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Closed`.
+    pub fn producers(&self) -> Result<Vec<ProducerProgress>> {
+        let core = &self.inner.core;
+        core.check_open()?;
+        let names: std::collections::BTreeMap<_, _> =
+            self.topics()?.into_iter().map(|(id, spec)| (id, spec.name)).collect();
+        let mut found = Vec::new();
+        core.each_row(system::STAMPS, Bound::Unbounded, Bound::Unbounded, |key, row| {
+            let (producer, topic, partition) = read_progress_key(key).ok_or_else(|| malformed("stamps"))?;
+            let topic = match (topic, names.get(&topic)) {
+                (TopicId(0), _) => None,
+                (_, Some(name)) => Some(name.clone()),
+                // It was deleted since its name was read.
+                (_, None) => return Ok(()),
+            };
+            let state: StampState = system::decode_row(row)?;
+            let recent = state.recent().map(|(first, count, offset)| RecentBatch { first, count, offset }).collect();
+            let (producer, epoch, next) = (producer.to_owned(), state.epoch, state.next);
+            found.push(ProducerProgress { producer, topic, partition, epoch, next, recent });
             Ok(())
         })?;
         Ok(found)

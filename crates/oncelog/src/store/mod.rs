@@ -60,7 +60,7 @@ pub use alter::TopicChange;
 pub use backup::{BackupReport, BackupVerification, RestoreOptions, RestoreReport};
 pub use checkpoints::StoreCheckpoints;
 pub use coordinator::StoreStateBackend;
-pub use listing::{ConsumerProgress, PartitionInfo};
+pub use listing::{ConsumerProgress, PartitionInfo, ProducerProgress, RecentBatch};
 pub use offsets::StoreOffsets;
 pub use options::{StoreMode, StoreOptions};
 pub use reader::{
