@@ -55,6 +55,36 @@ fn a_topic_from_its_making_to_its_end() {
 }
 
 #[test]
+fn a_topic_keeps_the_last_record_of_each_key() {
+    let shell = Shell::new();
+    shell.ok("topic create prices --compact --dirty-ratio 0.3 --tombstones 7d --compact-lag 0s --roll-bytes 1024");
+    let described = shell.ok("topic describe prices");
+    assert!(described.contains("compacted    from a dirty ratio of 0.3 on; tombstones for 604800 s; not before 0 s"));
+    assert!(described.contains("DIRTY"), "{described}");
+    shell.ok("topic alter prices --dirty-ratio 0.25");
+    let described = shell.ok("topic describe prices --output json");
+    assert!(described.contains(r#""compaction":{"dirty_ratio":0.25,"tombstones_s":604800,"lag_s":0}"#), "{described}");
+    let lines: String = (0..200).map(|number| format!("k{}:{}\n", number % 3, "x".repeat(number))).collect();
+    shell.ok_on("produce prices --key-delimiter : --batch 5", lines);
+    shell.fails_on("produce prices", "no key\n", 1, "compacted by key");
+    let told = shell.ok("topic compact prices");
+    assert!(told.contains("records are gone"), "{told}");
+    let left = shell.ok("consume prices");
+    let found: Vec<usize> = left.lines().map(str::len).collect();
+    assert!(found.len() < 60 && found.windows(2).all(|pair| pair[0] < pair[1]), "{found:?}");
+    assert_eq!(found[found.len() - 3..], [197, 198, 199]);
+    let told = shell.ok("topic compact prices --output json");
+    assert!(told.contains(r#""rounds":0,"removed_records":0"#), "{told}");
+    let described = shell.ok("topic describe prices --output json");
+    assert!(described.contains(r#""dirty_bytes":0,"compacted":1"#), "{described}");
+    shell.ok("topic alter prices --no-compact");
+    assert!(!shell.ok("topic describe prices").contains("compacted "));
+    shell.fails("topic compact prices", 2, "not compacted");
+    shell.fails("topic alter prices --tombstones 1d", 2, "--compact");
+    shell.fails("topic compact nothing", 3, "nothing");
+}
+
+#[test]
 fn wrong_calls_are_told_before_anything_is_done() {
     let shell = Shell::new();
     for (line, part) in [
@@ -67,6 +97,9 @@ fn wrong_calls_are_told_before_anything_is_done() {
         ("topic alter orders --max-bytes few", "none"),
         ("topic alter orders --keep-for a --keep-age 1d", "--keep-age"),
         ("topic create orders --expiry 1d", "--keep-for"),
+        ("topic create orders --dirty-ratio 0.5", "--compact"),
+        ("topic create orders --compact --dirty-ratio 1.5", "0 to 1"),
+        ("topic alter orders --no-compact --compact", "--no-compact"),
         ("topic make orders", "make"),
         ("consume orders --from yesterday", "yesterday"),
         ("consume orders --group a --global", "--global"),

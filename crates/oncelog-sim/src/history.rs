@@ -10,6 +10,7 @@ pub mod exhaust;
 mod ops;
 mod ops_changes;
 mod ops_churn;
+mod ops_compact;
 mod ops_coordinator;
 mod ops_delayed;
 mod ops_fleeting;

@@ -46,6 +46,8 @@ const ORDERS: &[(SyncSite, SyncSite, &str)] = &[
     (SyncSite::JournalRotate, SyncSite::JournalGroup, "what is in the next file is behind all of this one"),
     (SyncSite::Segment, SyncSite::ManifestFirst, "a trim point needs what it passes"),
     (SyncSite::SegmentDir, SyncSite::ManifestFirst, "a trim point needs the names of what it passes"),
+    (SyncSite::Compacted, SyncSite::ManifestFirst, "a trim point needs the records that it names anew"),
+    (SyncSite::CompactedDir, SyncSite::ManifestFirst, "a trim point needs the names of what it names anew"),
     (SyncSite::TableFile, SyncSite::ManifestFirst, "the manifest names a state that is there"),
     (SyncSite::TableDir, SyncSite::ManifestFirst, "the manifest names a file that is there"),
     (SyncSite::ManifestFirst, SyncSite::ManifestSecond, "one copy is whole at any time"),

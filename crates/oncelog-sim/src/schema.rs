@@ -1,6 +1,10 @@
 //! The topics, tables and consumers that every simulated history uses, and the processing functions over them.
 
-use oncelog::{Bytes, Compression, KeepIds, Outcome, RecordRef, Result, SeenIds, TableDef, TopicDef, Tx, U64, Utf8};
+use std::time::Duration;
+
+use oncelog::{
+    Bytes, Compaction, Compression, KeepIds, Outcome, RecordRef, Result, SeenIds, TableDef, TopicDef, Tx, U64, Utf8,
+};
 
 use crate::model::Way;
 
@@ -33,6 +37,11 @@ pub const DELAYED: TopicDef<Utf8, U64> = TopicDef::new("delayed").file_roll_size
 pub const FLEETING: TopicDef<Bytes, Bytes> = TopicDef::new("fleeting").file_roll_size(ROLL);
 /// Appended to, and shortened at its beginning.
 pub const SHRINKING: TopicDef<Bytes, Bytes> = TopicDef::new("shrinking").file_roll_size(ROLL);
+/// Compacted by key. Not among `TOPICS`: it has a book of its own.
+pub const KEYED: TopicDef<Bytes, Bytes> = TopicDef::new("keyed")
+    .file_roll_size(1024)
+    .compression(Compression::Lz4)
+    .compaction(Compaction::new().min_dirty_percent(0).tombstone_retention(Duration::from_secs(4)));
 /// Long enough for an index beside its one segment, and with timestamps of its own.
 pub const LONG: TopicDef<Bytes, Bytes> = TopicDef::new("long");
 

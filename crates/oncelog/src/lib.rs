@@ -140,14 +140,14 @@ pub use offsets::{
 };
 pub use record::{Compression, Header, Headers, Record, RecordView};
 pub use store::{
-    BackupReport, BackupVerification, BatchInfo, ConsumerProgress, FrameInfo, LostOffsets, Mend, OwnerInfo,
-    PartitionInfo, ProducerProgress, ReaderCursor, ReaderOptions, ReaderSnapshot, RecentBatch, RecoveryReport,
-    RepairPlan, RepairReport, RestoreOptions, RestoreReport, SegmentInfo, Snapshot, Store, StoreCheckpoints, StoreMode,
-    StoreOffsets, StoreOptions, StoreReader, StoreStateBackend, StoreStats, TopicChange, TopicInfo, TornTailReport,
-    Verification,
+    BackupReport, BackupVerification, BatchInfo, CompactionStats, ConsumerProgress, FrameInfo, LostOffsets, Mend,
+    OwnerInfo, PartitionInfo, ProducerProgress, ReaderCursor, ReaderOptions, ReaderSnapshot, RecentBatch,
+    RecoveryReport, RepairPlan, RepairReport, RestoreOptions, RestoreReport, SegmentInfo, Snapshot, Store,
+    StoreCheckpoints, StoreMode, StoreOffsets, StoreOptions, StoreReader, StoreStateBackend, StoreStats, TopicChange,
+    TopicInfo, TornTailReport, Verification,
 };
 pub use table::{Direction, ScanRange, TableSpec};
-pub use topic::{ConsumerIds, MinimumRetention, Retention, TopicSpec};
+pub use topic::{Compaction, ConsumerIds, MinimumRetention, Retention, TopicSpec};
 pub use transaction::{
     Appended, Appender, AppenderOptions, Committed, Engine, EngineTx, Fetched, IdTables, KeepIds, NewRecord, NewStamp,
     PendingCommit, Source, SourceSpec, Stamped, Step, TxMark,

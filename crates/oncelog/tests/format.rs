@@ -13,7 +13,7 @@ use std::time::Duration;
 use oncelog::clock::Clock;
 use oncelog::disk::{Disk, MapAccess, MemoryDisk, OpenMode};
 use oncelog::{
-    Bytes, CheckpointId, CheckpointState, CheckpointStore, ConsumerStyle, FileCheckpointStore,
+    Bytes, CheckpointId, CheckpointState, CheckpointStore, Compaction, ConsumerStyle, FileCheckpointStore,
     IdempotentProducerConfig, Offset, Outcome, PartitionId, ProducerStamp, Sequence, Store, StoreOptions, SyncPolicy,
     TableDef, TopicDef, U64, Utf8,
 };
@@ -444,6 +444,7 @@ fn segment_head_and_batch() {
     assert_eq!((page.number(&file, "version"), page.number(&file, "epoch")), (1, 1));
     assert_eq!((page.number(&file, "topic"), page.number(&file, "partition")), (1, 0));
     assert_eq!((page.bytes(&file, "store"), page.number(&file, "base offset")), (&made.store.id().0[..], 0));
+    assert_eq!(page.number(&file, "generation"), 0);
 
     // Batches follow each other from the end of the head to the end of the file, one record each.
     let (mut at, mut offset) = (page.size(), 0);
@@ -496,7 +497,7 @@ fn index_file() {
     page.check_magic(&file);
     page.check_zero(&file);
     assert_eq!((page.number(&file, "version"), page.bytes(&file, "store")), (1, &id.0[..]));
-    for name in ["topic", "partition", "base offset", "epoch", "salt"] {
+    for name in ["topic", "partition", "base offset", "epoch", "salt", "generation"] {
         assert_eq!(page.number(&file, name), segment_page.number(&segment, name), "{name}");
     }
     assert_eq!(page.usize(&file, "covered"), segment.len());
@@ -515,6 +516,45 @@ fn index_file() {
         assert!(last.is_none_or(|last| position >= last + (16 << 10)));
         last = Some(position);
     }
+}
+
+/// Of ten records of one key and a tombstone of another, each in a batch, a compacted segment holds one of each, and
+/// stands for all offsets.
+#[test]
+fn compacted_segment() {
+    const KEYED: TopicDef<Utf8, Bytes> = TopicDef::new("keyed").compaction(Compaction::new());
+    let made = Made::new();
+    let keyed = made.store.producer(KEYED.file_roll_size(1024)).expect("a topic");
+    keyed.append_record(None, Some("gone"), None, &[], None).expect("room");
+    for number in 0..10 {
+        keyed.append("here", &[number; 40]).expect("room");
+    }
+    made.store.compact("keyed").expect("room");
+    let dir = Path::new("/s/topics/keyed/000000");
+    let names = made.disk.list(dir).expect("a directory");
+    let generation = (1 << 24) + 1;
+    let name = dir.join(format!("{:020}-{:010}-{generation:020}.segment", 0, 1));
+    assert!(names.contains(&name), "{names:?}");
+    let file = made.disk.open(&name, OpenMode::Read).and_then(|file| file.read_whole(1 << 20)).expect("a file");
+    let (page, batch_page) = (structure("Segment head"), structure("Batch head"));
+    page.check_magic(&file);
+    page.check_sum(&file, "checksum");
+    assert_eq!((page.number(&file, "generation"), page.number(&file, "epoch")), (generation, 1));
+    let last = made.store.describe_topic("keyed").expect("there")[0].compacted.0;
+    let (mut at, mut found) = (page.size(), Vec::new());
+    while at < file.len() {
+        let batch = &file[at..];
+        let bytes = batch_page.range("length").end + batch_page.usize(batch, "length");
+        let number = |name| batch_page.number(&batch[..bytes], name);
+        assert_eq!(number("checksum"), sum(&[&batch[batch_page.field("attributes").offset..bytes]]));
+        found.push([number("base offset"), number("last offset delta"), number("count"), number("attributes")]);
+        if number("attributes") == 64 {
+            assert_eq!(number("base timestamp"), i128::from(NOW_MS) + 24 * 3600 * 1000);
+            assert_eq!(number("max timestamp"), i128::from(NOW_MS));
+        }
+        at += bytes;
+    }
+    assert_eq!(found, [[0, 0, 1, 64], [1, i128::from(last) - 2, 1, 0]]);
 }
 
 /// The space that a table file holds is put together by the page alone; redb then finds the rows in it.
@@ -804,17 +844,17 @@ const GOLDEN_TOPIC_FRAME_BODY: &str = "\
     04010210\
     0000000000000000\
     057400000001\
-    1e01064f7264657273020475746638056279746573808080800100000000\
+    1f01064f726465727302047574663805627974657380808080010000000000\
     00";
 const GOLDEN_FRAME: &str = "\
     4f4c6672\
     59000000\
     0200000000000000\
     0100000000000000\
-    0a1a3626\
+    01010e6a\
     01000000\
     7d16b0d4\
-    f519d7e9\
+    31ea611b\
     01\
     01\
     01000000\
@@ -849,13 +889,13 @@ const GOLDEN_ROWS: &[&str] = &[
     "0000000000000000544f7264657273: 0101",
     "00000000000000006200000010: 0106746f74616c73010475746638067536342d6265",
     "00000000000000006e: 010211",
-    "00000000000000007400000001: 01064f7264657273020475746638056279746573808080800100000000",
+    "00000000000000007400000001: 01064f726465727302047574663805627974657380808080010000000000",
     "000000000000000075: 0101",
     "00000001000000000561756469740000000100000000: 0101",
     "00000001000000000561756469740000000100000001: 0100",
     "00000002000000000000000100000000: 01818040",
-    "00000003000000000000000100000000: 010700",
-    "000000040000000000000001000000000000000000000000: 010001b9eb86888d9bd5dd719a180780a0abfef962000180a0abfef962",
+    "00000003000000000000000100000000: 01070000",
+    "000000040000000000000001000000000000000000000000: 010001b9eb86888d9bd5dd719a180780a0abfef962000180a0abfef9620000",
     "00000006000000006e6f77: 0180a0abfef962",
     "0000001000000000616e6e: 0000000000000005",
 ];

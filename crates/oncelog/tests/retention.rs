@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and looks at its files")]
 
+#[path = "common/set_clock.rs"]
+mod set_clock;
+
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use oncelog::clock::Clock;
@@ -12,6 +15,7 @@ use oncelog::{
     Bytes, ConsumerOptions, ConsumerStyle, ErrorKind, GapPolicy, LogOffset, MinimumRetention, Outcome, PartitionId,
     Processor, Result, Store, StoreOptions, StoreReader, SyncPolicy, TopicChange, TopicDef, WhenFull, Whence,
 };
+use set_clock::SetClock;
 
 const LINES: TopicDef<Bytes, Bytes> = TopicDef::new("lines").file_roll_size(2048);
 const ZERO: PartitionId = PartitionId(0);
@@ -136,34 +140,6 @@ fn a_consumer_that_was_overtaken_is_told_once_and_goes_on() -> Result<()> {
     drop(audit);
     assert_eq!(store.committed_offsets("audit", "lines")?, [LogOffset(30)]);
     store.close()
-}
-
-/// A clock whose two hands are set by hand.
-#[derive(Default)]
-struct SetClock {
-    wall_ms: AtomicI64,
-    monotonic_ms: AtomicU64,
-}
-
-impl SetClock {
-    fn pass(&self, seconds: u64) {
-        self.wall_ms.fetch_add(1000 * i64::try_from(seconds).unwrap(), Ordering::SeqCst);
-        self.monotonic_ms.fetch_add(1000 * seconds, Ordering::SeqCst);
-    }
-}
-
-impl Clock for SetClock {
-    fn now_ms(&self) -> i64 {
-        self.wall_ms.load(Ordering::SeqCst)
-    }
-
-    fn monotonic(&self) -> Duration {
-        Duration::from_millis(self.monotonic_ms.load(Ordering::SeqCst))
-    }
-
-    fn sleep(&self, pause: Duration) {
-        self.monotonic_ms.fetch_add(u64::try_from(pause.as_millis()).unwrap(), Ordering::SeqCst);
-    }
 }
 
 fn manual(clock: &Arc<SetClock>) -> StoreOptions {

@@ -72,6 +72,8 @@ struct Segment {
     topic_id: u32,
     partition: u32,
     opening: u64,
+    /// Which compaction has written it; 0: none.
+    generation: u64,
     base_offset: u64,
     end: u64,
     /// What is behind the end, where it is no batch.
@@ -91,6 +93,7 @@ struct Batch {
     bytes: u64,
     first: u64,
     next: u64,
+    records: u32,
     max_timestamp_ms: i64,
 }
 
@@ -121,8 +124,9 @@ struct Stamp {
 
 impl Batch {
     fn of(batch: &BatchInfo) -> Batch {
-        let BatchInfo { bytes, first, next, max_timestamp_ms, .. } = *batch;
-        Batch { topic_id: None, partition: None, position: None, bytes, first: first.0, next: next.0, max_timestamp_ms }
+        let BatchInfo { bytes, first, next, records, max_timestamp_ms, .. } = *batch;
+        let (first, next) = (first.0, next.0);
+        Batch { topic_id: None, partition: None, position: None, bytes, first, next, records, max_timestamp_ms }
     }
 }
 
@@ -146,6 +150,7 @@ pub(crate) fn segment(arguments: SegmentArguments) -> Result<(), Failure> {
             topic_id: info.topic.0,
             partition: info.partition.0,
             opening: info.epoch.0,
+            generation: info.generation,
             base_offset: info.base_offset.0,
             end: info.end,
             behind: info.behind.clone(),
@@ -157,18 +162,18 @@ pub(crate) fn segment(arguments: SegmentArguments) -> Result<(), Failure> {
 
 impl Segment {
     fn text(&self) -> String {
-        let Segment { file, store, topic_id, partition, opening, base_offset, end, behind, batches } = self;
+        let Segment { file, store, topic_id, partition, opening, generation, base_offset, end, behind, batches } = self;
+        let written = if *generation == 0 { String::new() } else { format!("generation   {generation}\n") };
         let behind = behind.as_ref().map_or_else(String::new, |what| format!("behind       means nothing: {what}\n"));
         let row = |batch: &Batch| {
             let position = batch.position.unwrap_or_default().to_string();
-            let numbers =
-                [batch.bytes, batch.next - batch.first, batch.first, batch.next].map(|number| number.to_string());
+            let numbers = [batch.bytes, batch.records.into(), batch.first, batch.next].map(|number| number.to_string());
             std::iter::once(position).chain(numbers).chain([batch.max_timestamp_ms.to_string()]).collect()
         };
         let rows: Vec<Vec<String>> = batches.iter().map(row).collect();
         format!(
             "file         {file}\nstore        {store}\ntopic id     {topic_id}\npartition    {partition}\n\
-             opening      {opening}\nbase offset  {base_offset}\nend          byte {end}\n{behind}\n{}\n",
+             opening      {opening}\n{written}base offset  {base_offset}\nend          byte {end}\n{behind}\n{}\n",
             out::columns(&["POSITION", "BYTES", "RECORDS", "FIRST", "NEXT", "MAX TIMESTAMP"], &rows)
         )
     }
@@ -183,7 +188,7 @@ pub(crate) fn journal(arguments: JournalArguments) -> Result<(), Failure> {
     let frames: Vec<_> = open::reader(&store)?.frames(&owner)?.iter().map(Frame::of).collect();
     out::answer(output.output, &frames, |frames| {
         let row = |frame: &Frame| {
-            let records = frame.batches.iter().map(|batch| batch.next - batch.first).sum::<u64>();
+            let records = frame.batches.iter().map(|batch| u64::from(batch.records)).sum::<u64>();
             let stamps: Vec<_> = frame.stamps.iter().map(|stamp| stamp.producer.as_str()).collect();
             let numbers = [frame.lsn, frame.bytes, frame.batches.len() as u64, records, frame.rows.len() as u64];
             numbers.iter().map(u64::to_string).chain([stamps.join(",")]).collect()

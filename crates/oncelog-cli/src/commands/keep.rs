@@ -56,7 +56,7 @@ fn age(text: &str) -> Result<Limit<Duration>, String> {
     if text == "none" { Ok(Limit::None) } else { whole_age(text).map(Limit::At) }
 }
 
-fn whole_age(text: &str) -> Result<Duration, String> {
+pub(crate) fn whole_age(text: &str) -> Result<Duration, String> {
     let complaint = || "a whole number of days, hours, minutes or seconds: 7d, 12h, 30m, 90s".to_owned();
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(complaint)?;
     let seconds: u64 = match unit {

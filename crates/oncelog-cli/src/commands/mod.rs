@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod checkpoint;
+pub(crate) mod compaction;
 pub(crate) mod completions;
 pub(crate) mod consume;
 pub(crate) mod doctor;

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand, ValueEnum, value_parser};
 use oncelog::{Codec as _, Compression, StoreReader, TopicId, TopicSpec};
 use serde::Serialize;
 
+use super::compaction::{Compacted, CompactionArguments, Compacts};
 use super::keep::{self, KeepArguments, Kept};
 use crate::cli::{LockArguments, OutputArgument, StoreArgument};
 use crate::exit::{self, Failure};
@@ -28,6 +29,8 @@ enum Verb {
     Describe(DescribeArguments),
     /// Change how a topic is written from now on, and what it keeps
     Alter(AlterArguments),
+    /// Remove records that others of their keys have followed, now: a program that has the store open does it by itself
+    Compact(CompactArguments),
     /// Remove the oldest records of a partition
     Truncate(TruncateArguments),
     /// Delete a topic with its records, the progress of its consumers and what is known of its producers
@@ -38,7 +41,8 @@ enum Verb {
 #[command(after_help = "Examples:\n  oncelog topic create orders\n  \
                         oncelog topic create orders --partitions 4 --compression lz4 --key-codec utf8\n  \
                         oncelog topic create events --max-bytes 1000000000 --max-age 7d\n  \
-                        oncelog topic create orders --max-bytes 1000000000 --keep-for billing --keep-for audit")]
+                        oncelog topic create orders --max-bytes 1000000000 --keep-for billing --keep-for audit\n  \
+                        oncelog topic create prices --compact --dirty-ratio 0.3 --tombstones 7d")]
 struct CreateArguments {
     /// Name of the topic
     topic: String,
@@ -53,6 +57,8 @@ struct CreateArguments {
     roll_bytes: u64,
     #[command(flatten)]
     keep: KeepArguments,
+    #[command(flatten)]
+    compaction: CompactionArguments,
     /// Codec of the keys, as programs know it: bytes, utf8, u64-be, postcard-1 or a program's own
     #[arg(long, value_name = "CODEC", default_value = oncelog::Bytes::ID)]
     key_codec: String,
@@ -93,7 +99,9 @@ struct DescribeArguments {
 
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  oncelog topic alter orders --compression lz4\n  \
-                        oncelog topic alter orders --max-age 30d --keep-age none\n\n\
+                        oncelog topic alter orders --max-age 30d --keep-age none\n  \
+                        oncelog topic alter prices --compact --roll-bytes 16000000\n  \
+                        oncelog topic alter prices --no-compact\n\n\
                         What is written already stays as it is, and is read as before. What is too much or too old by\n\
                         new limits goes when a program next has the store open.")]
 struct AlterArguments {
@@ -108,9 +116,28 @@ struct AlterArguments {
     #[command(flatten)]
     keep: KeepArguments,
     #[command(flatten)]
+    compaction: CompactionArguments,
+    /// Compact it no more; what is gone stays gone
+    #[arg(long, conflicts_with_all = ["compact", "dirty_ratio", "tombstones", "compact_lag"])]
+    no_compact: bool,
+    #[command(flatten)]
     store: StoreArgument,
     #[command(flatten)]
     lock: LockArguments,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  oncelog topic compact prices\n\n\
+                        The newest segment file of each partition stays as it is, and what the topic has to keep.")]
+struct CompactArguments {
+    /// Name of the topic
+    topic: String,
+    #[command(flatten)]
+    store: StoreArgument,
+    #[command(flatten)]
+    lock: LockArguments,
+    #[command(flatten)]
+    output: OutputArgument,
 }
 
 #[derive(Args, Debug)]
@@ -177,6 +204,7 @@ pub(crate) fn run(arguments: TopicArguments) -> Result<(), Failure> {
         Verb::List(arguments) => list(&arguments),
         Verb::Describe(arguments) => describe(&arguments),
         Verb::Alter(arguments) => alter(&arguments),
+        Verb::Compact(arguments) => compact(&arguments),
         Verb::Truncate(arguments) => truncate(&arguments),
         Verb::Delete(arguments) => delete(&arguments),
     }
@@ -191,6 +219,7 @@ fn create(arguments: &CreateArguments) -> Result<(), Failure> {
         file_roll_size: arguments.roll_bytes,
         compression: arguments.compression.compression(),
         retention: arguments.keep.retention(),
+        compaction: arguments.compaction.apply(None)?,
     };
     let store = open::owner_or_new(&arguments.store, &arguments.owner, &arguments.lock)?;
     let engine = open::engine(&store);
@@ -260,6 +289,8 @@ struct Described {
     compression: &'static str,
     roll_bytes: u64,
     keeps: Kept,
+    /// `None`: it is not.
+    compaction: Option<Compacts>,
     partitions: Vec<DescribedPartition>,
 }
 
@@ -270,6 +301,12 @@ struct DescribedPartition {
     end: u64,
     segments: usize,
     bytes: u64,
+    /// Of a compacted topic: bytes of older files that were not compacted yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dirty_bytes: Option<u64>,
+    /// Of a compacted topic: below this offset each key is once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compacted: Option<u64>,
 }
 
 fn describe(arguments: &DescribeArguments) -> Result<(), Failure> {
@@ -281,10 +318,20 @@ fn describe(arguments: &DescribeArguments) -> Result<(), Failure> {
         let (_, spec) = open::engine(store).find_topic(&info.name)?.ok_or_else(missing)?;
         Ok((spec, store.describe_topic(&info.name)?))
     })?;
-    let partitions = found.iter().map(|found| {
+    let partitions = found.iter().map(|found| -> DescribedPartition {
         let (partition, start, end) = (found.partition.0, found.start.0, found.end.0);
-        DescribedPartition { partition, start, end, segments: found.segments, bytes: found.bytes }
+        let of_compacted = |number| spec.compaction.is_some().then_some(number);
+        DescribedPartition {
+            partition,
+            start,
+            end,
+            segments: found.segments,
+            bytes: found.bytes,
+            dirty_bytes: of_compacted(found.dirty_bytes),
+            compacted: of_compacted(found.compacted.0),
+        }
     });
+    let partitions = partitions.collect();
     let described = Described {
         topic: info.name,
         id: info.id,
@@ -294,24 +341,34 @@ fn describe(arguments: &DescribeArguments) -> Result<(), Failure> {
         compression: name_of(spec.compression),
         roll_bytes: spec.file_roll_size,
         keeps: Kept::of(&spec.retention),
-        partitions: partitions.collect(),
+        compaction: spec.compaction.as_ref().map(Compacts::of),
+        partitions,
     };
     out::answer(arguments.output.output, &described, Described::text)
 }
 
 impl Described {
     fn text(&self) -> String {
-        let Described { topic, id, owner, key_codec, value_codec, compression, roll_bytes, keeps, .. } = self;
+        let Described { topic, id, owner, key_codec, value_codec, compression, roll_bytes, keeps, compaction, .. } =
+            self;
         let keeps = keeps.text();
+        let compacted = compaction.as_ref().map(|how| format!("compacted    {}\n", how.text())).unwrap_or_default();
         let row = |found: &DescribedPartition| {
             let numbers = [found.partition.into(), found.start, found.end, found.segments as u64, found.bytes];
-            numbers.iter().map(u64::to_string).collect()
+            numbers
+                .into_iter()
+                .chain(found.dirty_bytes)
+                .chain(found.compacted)
+                .map(|number| number.to_string())
+                .collect()
         };
         let rows: Vec<Vec<String>> = self.partitions.iter().map(row).collect();
+        let columns = ["PARTITION", "START", "END", "SEGMENTS", "BYTES", "DIRTY", "COMPACTED"];
+        let columns = if compaction.is_some() { &columns[..] } else { &columns[..5] };
         format!(
             "topic        {topic}\nid           {id}\nowner        {owner}\nkeys         {key_codec}\nvalues       \
-             {value_codec}\ncompression  {compression}\nroll bytes   {roll_bytes}\nkeeps        {keeps}\n\n{}",
-            out::columns(&["PARTITION", "START", "END", "SEGMENTS", "BYTES"], &rows)
+             {value_codec}\ncompression  {compression}\nroll bytes   {roll_bytes}\nkeeps        {keeps}\n{compacted}\n{}",
+            out::columns(columns, &rows)
         )
     }
 }
@@ -326,7 +383,10 @@ fn name_of(compression: Compression) -> &'static str {
 }
 
 fn alter(arguments: &AlterArguments) -> Result<(), Failure> {
-    keep::something(arguments.compression.is_some() || arguments.roll_bytes.is_some() || arguments.keep.is_there())?;
+    let AlterArguments { compaction, no_compact, .. } = arguments;
+    let compacts = compaction.is_there() || *no_compact;
+    let written = arguments.compression.is_some() || arguments.roll_bytes.is_some();
+    keep::something(written || arguments.keep.is_there() || compacts)?;
     let store = open::owner_of_topic(&arguments.store, &arguments.topic, &arguments.lock)?;
     let mut change = oncelog::TopicChange::default();
     if let Some(kind) = arguments.compression {
@@ -335,8 +395,19 @@ fn alter(arguments: &AlterArguments) -> Result<(), Failure> {
     if let Some(bytes) = arguments.roll_bytes {
         change = change.file_roll_size(bytes);
     }
+    if compacts {
+        let now = open::engine(&store).find_topic(&arguments.topic)?.and_then(|(_, spec)| spec.compaction);
+        change = change.compaction(if *no_compact { None } else { compaction.apply(now)? });
+    }
     store.alter_topic(&arguments.topic, &arguments.keep.change(change))?;
     Ok(store.close()?)
+}
+
+fn compact(arguments: &CompactArguments) -> Result<(), Failure> {
+    let store = open::owner_of_topic(&arguments.store, &arguments.topic, &arguments.lock)?;
+    let compacted = Compacted::of(&arguments.topic, &store.compact(&arguments.topic)?);
+    store.close()?;
+    out::answer(arguments.output.output, &compacted, Compacted::text)
 }
 
 fn truncate(arguments: &TruncateArguments) -> Result<(), Failure> {

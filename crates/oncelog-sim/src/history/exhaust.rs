@@ -72,7 +72,7 @@ fn orders(operations: &[Short], len: usize) -> Vec<Vec<Short>> {
 
 /// Histories in whose last operation a mutant of some sync shows: the making of a store, of an owner, of topics and of
 /// files, readers of ruins, two trims in a row, an id that is given back.
-const TELLING: [&[Short]; 15] = [
+const TELLING: [&[Short]; 17] = [
     &[],
     &[Short::Append],
     &[Short::Append, Short::Append],
@@ -88,6 +88,8 @@ const TELLING: [&[Short]; 15] = [
     &[Short::Fill, Short::Trim, Short::Fill, Short::Trim],
     &[Short::Fleeting, Short::Trim, Short::Side],
     &[Short::Round],
+    &[Short::Compact],
+    &[Short::Compact, Short::Trim, Short::Compact],
 ];
 
 /// Each of them is tried from so many seeds.

@@ -48,6 +48,7 @@ const OPS: &[(u64, &str, Op)] = &[
     (1, "forget ids", World::forget_ids),
     (2, "fleeting", World::fleeting),
     (3, "shrink", World::shrink),
+    (4, "compact", World::compact),
     (1, "ask for a time", World::ask_for_a_time),
     (1, "look from beside", World::look_from_beside),
     (1, "follow", World::follow),
@@ -474,7 +475,8 @@ impl World {
         let room = self.dice.below(12 << 10);
         self.disk.capacity(Some(used + room));
         for _ in 0..3 {
-            match self.dice.below(9) {
+            match self.dice.below(11) {
+                9 | 10 => self.compact()?,
                 8 => self.alter()?,
                 7 => self.move_consumer()?,
                 6 => self.forget_consumer()?,

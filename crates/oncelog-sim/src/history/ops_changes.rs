@@ -231,7 +231,7 @@ impl World {
     }
 
     /// Operations in a row, up to a crash.
-    fn one_by_one(&mut self, ops: &[fn(&mut World) -> Done]) -> Done {
+    pub(super) fn one_by_one(&mut self, ops: &[fn(&mut World) -> Done]) -> Done {
         for op in ops {
             let crashes = self.outcome.crashes;
             op(self)?;

@@ -56,6 +56,7 @@ impl World {
 
     /// Compares the book with what is shown. After a recovery what is not there is gone, and its offsets with it.
     pub(super) fn check_book(&mut self, snapshot: &Snapshot, recovered: bool) -> Done {
+        self.check_keyed(snapshot)?;
         let read = match read(snapshot, GATHERED.name()) {
             Ok(read) => read,
             Err(error) if self.was_to_fail(&error)? => return self.check_book(snapshot, recovered),

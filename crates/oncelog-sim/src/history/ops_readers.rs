@@ -40,7 +40,7 @@ impl Beside {
 }
 
 impl World {
-    fn reader(&self) -> oncelog::Result<StoreReader> {
+    pub(super) fn reader(&self) -> oncelog::Result<StoreReader> {
         StoreReader::options().disk(Arc::new(self.disk.clone())).clock(Arc::clone(&self.clock) as _).open(DIR)
     }
 
@@ -175,10 +175,14 @@ impl World {
     pub(super) fn look_at_ruins(&mut self) -> Done {
         let looked = self.reader().and_then(|reader| {
             let snapshot = reader.snapshot()?;
-            Ok((look_beside(&snapshot)?, rows_beside(&snapshot)?))
+            let keyed = self.check_keyed_ruins(&reader)?;
+            Ok((look_beside(&snapshot)?, rows_beside(&snapshot)?, keyed))
         });
         let (seen, rows) = match looked {
-            Ok(seen) => seen,
+            Ok((seen, rows, keyed)) => {
+                keyed?;
+                (seen, rows)
+            }
             Err(error) if error.kind() == ErrorKind::Corrupt => return Err(format!("a reader of ruins says {error}")),
             // The store was never made, or a fault hit the reader.
             Err(error) => return self.was_to_fail(&error).map(drop),
@@ -200,7 +204,7 @@ impl World {
         Ok(())
     }
 
-    fn reader_failed(&mut self, error: &Error) -> Done {
+    pub(super) fn reader_failed(&mut self, error: &Error) -> Done {
         if self.disk.is_dead() {
             return self.crash();
         }

@@ -33,6 +33,8 @@ pub(crate) enum Short {
     Round,
     Outside,
     Delay,
+    /// A topic is filled and compacted.
+    Compact,
     Side,
     /// Enough to roll segments and to fill a file of the journal.
     Fill,
@@ -69,6 +71,7 @@ impl Short {
         Short::Round,
         Short::Outside,
         Short::Delay,
+        Short::Compact,
         Short::Side,
         Short::Fill,
         Short::Trim,
@@ -110,6 +113,7 @@ impl World {
             Short::Round => self.go_all_round(),
             Short::Outside => self.offsets_outside(),
             Short::Delay => self.delay_and_deliver(),
+            Short::Compact => self.fill_and_compact(),
             Short::Side => self.side(),
             Short::Fill => self.fill(),
             Short::Trim => self.trim_now(),

@@ -7,6 +7,7 @@ use oncelog::{Error, ErrorKind, Snapshot, Store, StoreOptions, TxnId};
 
 use super::Outcome;
 use super::ops_changes::{Holder, Holders};
+use super::ops_compact::Keyed;
 use super::ops_delayed::Timers;
 use super::ops_linger::Book;
 use super::ops_owners::Side;
@@ -50,6 +51,8 @@ pub(super) struct World {
     /// The records that are gathered before they are written.
     pub(super) book: Book,
     pub(super) timers: Timers,
+    /// The records of the topic that is compacted.
+    pub(super) keyed: Keyed,
     /// A reader that comes and goes.
     pub(super) followed: Followed,
     /// What a reader of tables may find.
@@ -113,6 +116,7 @@ impl World {
             forgot: false,
             book: Book::default(),
             timers: Timers::default(),
+            keyed: Keyed::default(),
             followed: Followed::default(),
             beside: Beside::default(),
             outcome: Outcome::default(),
@@ -129,6 +133,7 @@ impl World {
             .manual_duties()
             .journal_file_bytes(file)
             .trim_bytes(trim)
+            .compaction_memory(if self.tight { 300 } else { 64 << 20 })
             .batch_bytes(1024)
             .max_record_bytes(8 << 10)
             .max_transaction_bytes(32 << 10)
@@ -239,6 +244,7 @@ impl World {
             txns: self.txns.clone(),
             book: self.book.clone(),
             timers: self.timers.clone(),
+            keyed: self.keyed.clone(),
             followed: self.followed.clone(),
             survival: Some(survival),
             stops: false,
@@ -260,7 +266,7 @@ impl World {
             &self.sent,
             (&self.txns, self.forgot),
             &self.book,
-            &self.timers,
+            (&self.timers, &self.keyed),
             &self.followed,
         );
         format!("{others:?}").hash(&mut hasher);

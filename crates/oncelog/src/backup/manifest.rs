@@ -76,7 +76,7 @@ pub(crate) enum FilePlace {
     Rows,
     /// `owners/OWNER/frames`.
     Frames,
-    /// `topics/NAME/PARTITION/BASE-EPOCH.segment`.
+    /// `topics/NAME/PARTITION/BASE-EPOCH.segment`, or with the generation behind the epoch.
     Segment,
 }
 
@@ -90,8 +90,13 @@ impl FilePlace {
             ["owners", owner, "rows"] if named(owner) => Some(FilePlace::Rows),
             ["owners", owner, "frames"] if named(owner) => Some(FilePlace::Frames),
             ["topics", name, partition, segment] if named(name) && partition.len() == 6 && digits(partition, 6) => {
-                let (base, epoch) = segment.strip_suffix(".segment")?.split_once('-')?;
-                (digits(base, 20) && digits(epoch, 10)).then_some(FilePlace::Segment)
+                let said: Vec<&str> = segment.strip_suffix(".segment")?.split('-').collect();
+                let is_one = match said[..] {
+                    [base, epoch] => digits(base, 20) && digits(epoch, 10),
+                    [base, epoch, generation] => digits(base, 20) && digits(epoch, 10) && digits(generation, 20),
+                    _ => false,
+                };
+                is_one.then_some(FilePlace::Segment)
             }
             _ => None,
         }

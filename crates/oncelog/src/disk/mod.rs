@@ -99,6 +99,10 @@ pub enum SyncSite {
     AsideDir,
     /// A segment that a repair has mended, before a trim point says so; and all that an earlier attempt has left.
     Mended,
+    /// A compacted segment, before it takes its name.
+    Compacted,
+    /// The directory entries of compacted segments, before a trim point names them.
+    CompactedDir,
     /// A checkpoint, before it takes its name.
     CheckpointFile,
     /// The directory of a checkpoint.
@@ -118,13 +122,15 @@ pub enum SyncSite {
 impl SyncSite {
     /// Every site of a store at work, for tests that drop each in turn. Those of offset files and of repairs have tests
     /// of their own.
-    pub const ALL: [SyncSite; 17] = [
+    pub const ALL: [SyncSite; 19] = [
         SyncSite::JournalGroup,
         SyncSite::JournalRotate,
         SyncSite::JournalFile,
         SyncSite::JournalDir,
         SyncSite::Segment,
         SyncSite::SegmentDir,
+        SyncSite::Compacted,
+        SyncSite::CompactedDir,
         SyncSite::TopicDir,
         SyncSite::TopicClaim,
         SyncSite::ClaimGone,

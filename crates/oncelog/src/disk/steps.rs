@@ -14,6 +14,8 @@ pub enum StepSite {
     TrimBeforeSweep,
     /// The trim point no longer names a segment before its file is removed.
     TrimBeforeRemoval,
+    /// The trim point names the compacted segments before those that they replace are removed.
+    TrimBeforeExchange,
     /// The progress of a consumer that is forgotten is gone before the claim on its id.
     ProgressBeforeClaim,
     /// A delayed record is appended, and waits no more, in one transaction; split, it waits until a second one.
@@ -34,6 +36,7 @@ impl StepSite {
         StepSite::ManifestBeforeRecycling,
         StepSite::TrimBeforeSweep,
         StepSite::TrimBeforeRemoval,
+        StepSite::TrimBeforeExchange,
         StepSite::ProgressBeforeClaim,
         StepSite::DueInOneStep,
         StepSite::OutcomeInFrame,

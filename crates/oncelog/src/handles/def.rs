@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::ids::{PartitionId, ShardId};
 use crate::record::{Compression, partition_of};
 use crate::table::TableSpec;
-use crate::topic::{MinimumRetention, Retention, TopicSpec};
+use crate::topic::{Compaction, MinimumRetention, Retention, TopicSpec};
 
 /// Segments are ended before they grow beyond this unless the topic says otherwise: 256 MiB.
 pub(crate) const FILE_ROLL_SIZE: u64 = 256 << 20;
@@ -28,6 +28,7 @@ pub struct TopicDef<K, V> {
     file_roll_size: u64,
     compression: Compression,
     retention: Retention,
+    compaction: Option<Compaction>,
     codecs: PhantomData<fn() -> (K, V)>,
 }
 
@@ -41,6 +42,7 @@ impl<K, V> TopicDef<K, V> {
             file_roll_size: FILE_ROLL_SIZE,
             compression: Compression::None,
             retention: Retention::NONE,
+            compaction: None,
             codecs: PhantomData,
         }
     }
@@ -106,6 +108,14 @@ impl<K, V> TopicDef<K, V> {
         self
     }
 
+    /// Sets that of each key only the last record is kept: not unless set. Every record must have a key then. See
+    /// [`Compaction`].
+    #[must_use]
+    pub const fn compaction(mut self, compaction: Compaction) -> Self {
+        self.compaction = Some(compaction);
+        self
+    }
+
     /// The name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -137,6 +147,7 @@ impl<K: Codec, V: Codec> TopicDef<K, V> {
             file_roll_size: self.file_roll_size,
             compression: self.compression,
             retention: self.retention.clone(),
+            compaction: self.compaction,
         }
     }
 }

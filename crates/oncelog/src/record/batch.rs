@@ -3,11 +3,12 @@
 use super::Header;
 use super::compress::Compression;
 use super::head::{
-    ATTRIBUTES_AT, BASE_SEQUENCE_AT, BASE_TIMESTAMP_AT, BATCH_BYTES_MAX, BATCH_HEAD_BYTES, COUNT_AT, CRC_AT,
-    LAST_OFFSET_DELTA_AT, LEADER_EPOCH_AT, LENGTH_AT, MAGIC, MAGIC_AT, MAX_TIMESTAMP_AT, PRODUCER_EPOCH_AT,
-    PRODUCER_ID_AT, set_field,
+    ATTRIBUTES_AT, BASE_OFFSET_AT, BASE_SEQUENCE_AT, BASE_TIMESTAMP_AT, BATCH_BYTES_MAX, BATCH_HEAD_BYTES, COUNT_AT,
+    CRC_AT, HORIZON, LAST_OFFSET_DELTA_AT, LEADER_EPOCH_AT, LENGTH_AT, MAGIC, MAGIC_AT, MAX_TIMESTAMP_AT,
+    PRODUCER_EPOCH_AT, PRODUCER_ID_AT, set_field,
 };
 use crate::codec::{crc32c_of, varint_len, zigzag};
+use crate::ids::LogOffset;
 
 /// Longest varints of a length or an offset delta, and of a timestamp delta.
 const VARINT32_BYTES_MAX: usize = 5;
@@ -35,6 +36,24 @@ pub(crate) struct BatchBuilder {
     /// Both mean nothing while there are no records.
     base_timestamp_ms: i64,
     max_timestamp_ms: i64,
+}
+
+/// Which offsets a batch stands for, and what it says of its tombstones.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    pub(crate) base: LogOffset,
+    /// The last one, counted from the base.
+    pub(crate) last_offset_delta: u32,
+    pub(crate) tombstones: Tombstones,
+}
+
+/// What a batch says of its tombstones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tombstones {
+    /// Nothing.
+    Unknown,
+    /// They may go when the store's clock shows the batch's base timestamp.
+    UntilBaseTimestamp,
 }
 
 /// A state of a [`BatchBuilder`] to come back to.
@@ -68,9 +87,24 @@ impl BatchBuilder {
             self.base_timestamp_ms = draft.timestamp_ms;
             self.max_timestamp_ms = draft.timestamp_ms;
         }
+        self.put(draft, self.count);
+    }
+
+    /// As [`BatchBuilder::push`], so many offsets behind the base. Offsets must rise, and timestamps of all count from
+    /// `base_timestamp_ms`.
+    pub(crate) fn push_at(&mut self, draft: &Draft<'_>, offset_delta: u32, base_timestamp_ms: i64) {
+        if self.count == 0 {
+            self.base_timestamp_ms = base_timestamp_ms;
+            self.max_timestamp_ms = draft.timestamp_ms;
+        }
+        self.put(draft, offset_delta);
+    }
+
+    #[inline(always)]
+    fn put(&mut self, draft: &Draft<'_>, offset_delta: u32) {
         // Readers add with wrap-around too, so deltas that do not fit 64 bits come back right.
         let timestamp_delta = zigzag(draft.timestamp_ms.wrapping_sub(self.base_timestamp_ms));
-        let offset_delta = u64::from(self.count) << 1;
+        let offset_delta = u64::from(offset_delta) << 1;
         let body = 1 + number_len(timestamp_delta) + number_len(offset_delta) + content_len(draft);
         let bytes = len_len(body) + body;
         assert!(bytes <= BATCH_BYTES_MAX - self.len_bytes(), "a batch beyond the limit of its format");
@@ -173,17 +207,37 @@ impl BatchBuilder {
 
     fn finish(&self, compression: Compression, records: &[u8], out: &mut Vec<u8>) {
         let Some(last_offset_delta) = self.count.checked_sub(1) else { return };
+        let span = Span { base: LogOffset(0), last_offset_delta, tombstones: Tombstones::Unknown };
+        self.finish_as(&span, compression, records, out);
+    }
+
+    /// Appends the batch to `out` at its place in the partition, compressed where that makes it smaller. Without
+    /// records it only stands for its offsets.
+    pub(crate) fn finish_span(&self, span: &Span, compression: Compression, out: &mut Vec<u8>) {
+        match self.deflated(compression) {
+            Some(records) => self.finish_as(span, compression, &records, out),
+            None => self.finish_as(span, Compression::None, &self.buffer[..self.used], out),
+        }
+    }
+
+    fn finish_as(&self, span: &Span, compression: Compression, records: &[u8], out: &mut Vec<u8>) {
+        let horizon = if span.tombstones == Tombstones::UntilBaseTimestamp { HORIZON } else { 0 };
+        let (base_timestamp_ms, max_timestamp_ms) = match self.count {
+            0 => (i64::MIN, i64::MIN),
+            _ => (self.base_timestamp_ms, self.max_timestamp_ms),
+        };
         let bytes = BATCH_HEAD_BYTES + records.len();
         // `push` keeps both within 31 bits: the length by its assertion, the count as each record takes seven bytes.
         let behind = u32::try_from(bytes - LEADER_EPOCH_AT).expect("push keeps a batch below its limit");
         let mut head = [0; BATCH_HEAD_BYTES];
+        set_field(&mut head, BASE_OFFSET_AT, span.base.0.to_be_bytes());
         set_field(&mut head, LENGTH_AT, behind.to_be_bytes());
         set_field(&mut head, LEADER_EPOCH_AT, (-1i32).to_be_bytes());
         head[MAGIC_AT] = MAGIC;
-        set_field(&mut head, ATTRIBUTES_AT, compression.bits().to_be_bytes());
-        set_field(&mut head, LAST_OFFSET_DELTA_AT, last_offset_delta.to_be_bytes());
-        set_field(&mut head, BASE_TIMESTAMP_AT, self.base_timestamp_ms.to_be_bytes());
-        set_field(&mut head, MAX_TIMESTAMP_AT, self.max_timestamp_ms.to_be_bytes());
+        set_field(&mut head, ATTRIBUTES_AT, (compression.bits() | horizon).to_be_bytes());
+        set_field(&mut head, LAST_OFFSET_DELTA_AT, span.last_offset_delta.to_be_bytes());
+        set_field(&mut head, BASE_TIMESTAMP_AT, base_timestamp_ms.to_be_bytes());
+        set_field(&mut head, MAX_TIMESTAMP_AT, max_timestamp_ms.to_be_bytes());
         set_field(&mut head, PRODUCER_ID_AT, (-1i64).to_be_bytes());
         set_field(&mut head, PRODUCER_EPOCH_AT, (-1i16).to_be_bytes());
         set_field(&mut head, BASE_SEQUENCE_AT, (-1i32).to_be_bytes());

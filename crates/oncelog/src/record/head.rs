@@ -30,6 +30,9 @@ pub(super) const COUNT_AT: usize = 57;
 
 const _: () = assert!(BASE_SEQUENCE_AT - PRODUCER_ID_AT == 10 && COUNT_AT + 4 == BATCH_HEAD_BYTES);
 
+/// The attribute that makes the base timestamp the time from which the tombstones of the batch may go (KIP-534).
+pub(super) const HORIZON: u16 = 1 << 6;
+
 /// The seven fields of a record take a byte each at least, so a count can be held against the length.
 pub(super) const RECORD_BYTES_MIN: usize = 7;
 
@@ -42,11 +45,12 @@ pub(crate) struct BatchHead {
     pub(crate) base_offset: LogOffset,
     /// The last offset that belongs to the batch, counted from the base.
     pub(crate) last_offset_delta: u32,
-    /// How many records there are: 1 at least, and no more than offsets or bytes allow.
+    /// How many records there are, no more than offsets or bytes allow. None only in a batch that stands for offsets
+    /// whose records were compacted away.
     pub(crate) count: u32,
     /// Timestamp that deltas count from.
     pub(crate) base_timestamp_ms: i64,
-    /// The greatest timestamp of a record.
+    /// The greatest timestamp of a record, `i64::MIN` when there is none.
     pub(crate) max_timestamp_ms: i64,
     /// Kafka's checksum, over all from the attributes on.
     pub(crate) crc: u32,
@@ -87,15 +91,15 @@ impl BatchHead {
             .map_err(|_| BatchError::Malformed("the last offset is before the first"))?;
         let count = u32::try_from(i32::from_be_bytes(field(head, COUNT_AT)))
             .map_err(|_| BatchError::Malformed("the count is negative"))?;
-        if count == 0 {
+        let attributes = u16::from_be_bytes(field(head, ATTRIBUTES_AT));
+        if count == 0 && (attributes, bytes) != (0, BATCH_HEAD_BYTES) {
             return Err(BatchError::Malformed("there are no records"));
         }
-        if count - 1 > last_offset_delta {
+        if u64::from(count) > u64::from(last_offset_delta) + 1 {
             return Err(BatchError::Malformed("there are more records than offsets"));
         }
-        let attributes = u16::from_be_bytes(field(head, ATTRIBUTES_AT));
         // Of compressed records it is known when they are inflated.
-        if attributes == 0 && count as usize > (bytes - BATCH_HEAD_BYTES) / RECORD_BYTES_MIN {
+        if attributes & !HORIZON == 0 && count as usize > (bytes - BATCH_HEAD_BYTES) / RECORD_BYTES_MIN {
             return Err(BatchError::Malformed("there are more records than bytes for them"));
         }
         Ok(BatchHead {

@@ -28,16 +28,18 @@ mod owned;
 mod partition;
 #[cfg(test)]
 mod tests;
+mod thin;
 mod view;
 
 use std::fmt;
 
-pub(crate) use batch::{BatchBuilder, Draft, Mark};
+pub(crate) use batch::{BatchBuilder, Draft, Mark, Span, Tombstones};
 pub use compress::Compression;
 pub(crate) use compress::Inflated;
 pub(crate) use head::{BATCH_HEAD_BYTES, BatchHead, place_checksum, place_of, set_base_offset, set_place};
 pub use owned::Record;
 pub(crate) use partition::partition_of;
+pub(crate) use thin::Verdict;
 pub(crate) use view::{Batch, Records};
 pub use view::{Headers, RecordView};
 

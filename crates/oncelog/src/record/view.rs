@@ -3,7 +3,7 @@
 use std::iter::FusedIterator;
 
 use super::compress::{Compression, Inflated};
-use super::head::{ATTRIBUTES_AT, BATCH_HEAD_BYTES, CRC_AT, RECORD_BYTES_MIN, field};
+use super::head::{ATTRIBUTES_AT, BATCH_HEAD_BYTES, CRC_AT, HORIZON, RECORD_BYTES_MIN, field};
 use super::{BatchError, BatchHead, Header};
 use crate::codec::{CheckSite, Input, crc32c, same, zigzag_back};
 use crate::ids::LogOffset;
@@ -32,7 +32,7 @@ impl<'a> Batch<'a> {
     /// others: not for us, see there.
     pub(crate) fn open(bytes: &'a [u8], inflated: &'a Inflated) -> Result<Batch<'a>, BatchError> {
         let (head, records) = Batch::checked(bytes)?;
-        let kind = Compression::of_bits(head.attributes)?;
+        let kind = Compression::of_bits(head.attributes & !HORIZON)?;
         if kind == Compression::None {
             return Ok(Batch { head, records });
         }
@@ -89,6 +89,11 @@ impl<'a> Batch<'a> {
     /// The greatest timestamp of a record, as the writer says.
     pub(crate) fn max_timestamp_ms(&self) -> i64 {
         self.head.max_timestamp_ms
+    }
+
+    /// When its tombstones may go, by the store's clock; `None`: they were not compacted yet, or there are none.
+    pub(crate) fn tombstones_until_ms(&self) -> Option<i64> {
+        (self.head.attributes & HORIZON != 0).then_some(self.head.base_timestamp_ms)
     }
 
     /// The records in order.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::index::SparseIndex;
-use super::{BatchReader, Follower, OpenFiles, Segment, SegmentEnd, SegmentHead};
+use super::{BatchReader, Follower, Generation, OpenFiles, Segment, SegmentEnd, SegmentHead};
 use crate::disk::{Disk, DiskFile, MemoryDisk, OpenMode};
 use crate::error::Result;
 use crate::ids::{Epoch, LogOffset, PartitionId, StoreId, TopicId};
@@ -68,6 +68,7 @@ pub(crate) fn index(bytes: &[u8]) {
         partition: PartitionId(half(36)),
         base_offset: LogOffset(field(40)),
         epoch: Epoch(field(48)),
+        generation: Generation(field(80)),
         salt: field(56),
     };
     let Ok(index) = SparseIndex::decode(bytes, &head, u64::MAX) else { return };

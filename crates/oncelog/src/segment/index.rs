@@ -6,7 +6,7 @@
 //! was written for that place and has the offset that the entry says, and else throws the index away. Its checksum, and
 //! the salt of its segment, are what its timestamps are believed by.
 
-use super::head::{SEGMENT_HEAD_BYTES, SegmentHead};
+use super::head::{Generation, SEGMENT_HEAD_BYTES, SegmentHead};
 use crate::codec::{CheckSite, Input, crc32c, same};
 use crate::ids::{Epoch, LogOffset, PartitionId, StoreId, TopicId};
 use crate::record::BatchHead;
@@ -101,7 +101,7 @@ impl SparseIndex {
         out.extend_from_slice(&head.salt.to_le_bytes());
         out.extend_from_slice(&self.covered.to_le_bytes());
         out.extend_from_slice(&self.max_timestamp_ms.to_le_bytes());
-        out.extend_from_slice(&[0; 8]);
+        out.extend_from_slice(&head.generation.0.to_le_bytes());
         for entry in &self.entries {
             out.extend_from_slice(&entry.offset.0.to_le_bytes());
             out.extend_from_slice(&entry.position.to_le_bytes());
@@ -131,8 +131,8 @@ impl SparseIndex {
             let (topic, partition) = (TopicId(input.u32()?), PartitionId(input.u32()?));
             let (base_offset, epoch, salt) = (LogOffset(input.u64()?), Epoch(input.u64()?), input.u64()?);
             let (covered, max_timestamp_ms) = (input.u64()?, input.u64()?.cast_signed());
-            input.take(8)?;
-            let of = SegmentHead { store, topic, partition, base_offset, epoch, salt };
+            let generation = Generation(input.u64()?);
+            let of = SegmentHead { store, topic, partition, base_offset, epoch, generation, salt };
             Some((magic == MAGIC && version == VERSION, count, of, covered, max_timestamp_ms))
         };
         let (known, count, of, covered, max_timestamp_ms) = read().ok_or("cut short")?;
@@ -180,6 +180,7 @@ mod tests {
         partition: PartitionId(3),
         base_offset: LogOffset(100),
         epoch: Epoch(4),
+        generation: Generation(0),
         salt: 5,
     };
 

@@ -19,6 +19,7 @@ pub(crate) mod fuzz;
 mod head;
 mod index;
 mod read;
+mod rewrite;
 mod salvage;
 #[cfg(test)]
 mod tests;
@@ -30,8 +31,9 @@ use std::path::{Path, PathBuf};
 pub(crate) use check::{SegmentCheck, SegmentFlaw};
 pub(crate) use files::{OpenFiles, Standing};
 pub(crate) use follow::Follower;
-pub(crate) use head::{SEGMENT_HEAD_BYTES, SegmentHead, segment_path};
+pub(crate) use head::{Generation, SEGMENT_HEAD_BYTES, SegmentHead, SegmentName, segment_path};
 pub(crate) use read::BatchReader;
+pub(crate) use rewrite::Rewriter;
 pub(crate) use salvage::{Salvaged, copy_run, last_offset, salvage};
 
 use crate::disk::{DiskFile, OpenMode, SyncSite};
@@ -69,6 +71,8 @@ pub(crate) struct SegmentEnd {
     pub(crate) sealed_ms: Option<i64>,
     /// When it was first seen to hold a record, by the store's clock.
     pub(crate) filled_ms: Option<i64>,
+    /// When the last of its tombstones may go, by the store's clock, if any may.
+    pub(crate) tombstones_until_ms: Option<i64>,
 }
 
 /// A segment file, opened when first needed and closed when others need its descriptor more.
@@ -459,6 +463,7 @@ impl SegmentEnd {
             max_timestamp_ms: i64::MIN,
             sealed_ms: None,
             filled_ms: None,
+            tombstones_until_ms: None,
         }
     }
 }

@@ -188,13 +188,18 @@ impl BatchReader {
         self.current.1
     }
 
+    /// The bytes of the current batch.
+    pub(crate) fn current_bytes(&self) -> &[u8] {
+        let (len, _) = self.current;
+        let start = usize::try_from(self.position - len as u64 - self.block_start).unwrap_or(usize::MAX);
+        &self.block[start..start + len]
+    }
+
     /// The current batch, with its checksum compared.
     pub(crate) fn current(&self) -> Result<Batch<'_>> {
-        let (len, _) = self.current;
-        let position = self.position - len as u64;
+        let position = self.position - self.current.0 as u64;
         // In the buffer, as `advance` has seen to.
-        let start = usize::try_from(position - self.block_start).unwrap_or(usize::MAX);
-        let bytes = &self.block[start..start + len];
+        let bytes = self.current_bytes();
         let Segment { files, path, .. } = &*self.segment;
         Batch::open(bytes, &self.inflated).map_err(|error| files.judge(refused(path, position, &error)))
     }

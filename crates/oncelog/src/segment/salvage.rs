@@ -145,6 +145,7 @@ pub(crate) fn last_offset(disk: &dyn Disk, path: &Path) -> Result<Option<(Segmen
         max_timestamp_ms: i64::MIN,
         sealed_ms: None,
         filled_ms: None,
+        tombstones_until_ms: None,
     };
     let found = salvage(disk, path, &head, end)?;
     Ok(found.and_then(|found| found.runs.last().map(|run| (head, run.offsets.end))))
@@ -184,6 +185,7 @@ pub(crate) fn copy_run(
         max_timestamp_ms: run.max_timestamp_ms,
         sealed_ms: None,
         filled_ms: None,
+        tombstones_until_ms: None,
     })
 }
 

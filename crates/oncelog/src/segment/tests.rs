@@ -5,7 +5,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::salvage::{Run, salvage};
-use super::{BatchReader, Follower, OpenFiles, SEGMENT_HEAD_BYTES, Segment, SegmentEnd, SegmentHead};
+use super::{BatchReader, Follower, Generation, OpenFiles, SEGMENT_HEAD_BYTES, Segment, SegmentEnd, SegmentHead};
 use crate::disk::{MemoryDisk, OpenMode};
 use crate::error::ErrorKind;
 use crate::ids::{Epoch, LogOffset, PartitionId, StoreId, TopicId};
@@ -18,6 +18,7 @@ const HEAD: SegmentHead = SegmentHead {
     partition: PartitionId(3),
     base_offset: LogOffset(100),
     epoch: Epoch(4),
+    generation: Generation(0),
     salt: 5,
 };
 
@@ -178,8 +179,7 @@ fn a_batch_that_is_moved_or_of_another_segment_is_refused() {
 fn another_file_in_its_place_is_named() {
     let disk = in_memory();
     filled(&disk, &[vec![b"a".to_vec()]]);
-    let end =
-        SegmentEnd { position: 120, offset: LogOffset(101), max_timestamp_ms: 0, sealed_ms: None, filled_ms: None };
+    let end = SegmentEnd { position: 120, offset: LogOffset(101), max_timestamp_ms: 0, ..SegmentEnd::empty(&HEAD) };
     for (wanted, says) in [
         (SegmentHead { store: StoreId([9; 16]), ..HEAD }, "another store"),
         (SegmentHead { salt: 6, ..HEAD }, "another segment"),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Core, Store};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::Compression;
-use crate::topic::{MinimumRetention, Retention, TopicSpec};
+use crate::topic::{Compaction, MinimumRetention, Retention, TopicSpec};
 use crate::transaction::EngineTx;
 use crate::transaction::system::{self, CatalogueKey};
 
@@ -34,6 +34,7 @@ pub struct TopicChange {
     max_total_bytes: Option<Option<u64>>,
     max_file_age: Option<Option<Duration>>,
     blocking_minimum: Option<MinimumRetention>,
+    compaction: Option<Option<Compaction>>,
 }
 
 impl TopicChange {
@@ -69,6 +70,12 @@ impl TopicChange {
         TopicChange { blocking_minimum: Some(minimum), ..self }
     }
 
+    /// Whether and how it is compacted from now on; `None`: not, and what is gone stays gone. Records without a key that
+    /// are there already stay.
+    pub fn compaction(self, compaction: Option<Compaction>) -> TopicChange {
+        TopicChange { compaction: Some(compaction), ..self }
+    }
+
     fn apply(&self, spec: &TopicSpec) -> Result<TopicSpec> {
         if let Some(asked) = self.partitions.filter(|asked| *asked != spec.partitions) {
             let TopicSpec { name, partitions, .. } = spec;
@@ -85,6 +92,7 @@ impl TopicChange {
                 max_file_age: self.max_file_age.unwrap_or(keeps.max_file_age),
                 blocking_minimum: self.blocking_minimum.clone().unwrap_or_else(|| keeps.blocking_minimum.clone()),
             },
+            compaction: self.compaction.unwrap_or(spec.compaction),
             compression: self.compression.unwrap_or(spec.compression),
             file_roll_size: self.file_roll_size.unwrap_or(spec.file_roll_size),
             ..spec.clone()
@@ -118,6 +126,8 @@ impl Core {
         Box::new(tx).submit()?.wait()?;
         self.pipeline.topics.alter(topic.id, &spec);
         self.note_limits(topic.id, &spec);
+        // It goes by what was so.
+        self.compacting.give_up(|id| id == topic.id);
         Ok(())
     }
 }

@@ -75,6 +75,7 @@ impl Core {
     }
 
     fn remove_topic_files(&self, topic: &Topic) -> Result<()> {
+        self.compacting.give_up(|id| id == topic.id);
         // A trim that began before the deletion may still be syncing them.
         let _one_at_a_time = self.trimming.lock();
         topic.partitions.iter().for_each(|partition| partition.close_files());

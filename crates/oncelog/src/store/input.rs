@@ -70,6 +70,7 @@ impl Input {
                     // Each batch says how it is compressed.
                     compression: crate::record::Compression::None,
                     retention: crate::topic::Retention::NONE,
+                    compaction: None,
                 }
             }
         }

@@ -73,6 +73,10 @@ pub struct PartitionInfo {
     pub segments: usize,
     /// Bytes of records in these files, heads included.
     pub bytes: u64,
+    /// Of a compacted topic: bytes of older files that were not compacted yet.
+    pub dirty_bytes: u64,
+    /// Of a compacted topic: below this offset each key is once.
+    pub compacted: LogOffset,
 }
 
 impl Store {
@@ -172,6 +176,8 @@ impl Store {
                 end: partition.end_at(visible),
                 segments,
                 bytes,
+                dirty_bytes: partition.dirt().dirty,
+                compacted: partition.compacted(),
             }
         };
         Ok(topic.partitions.iter().map(describe).collect())

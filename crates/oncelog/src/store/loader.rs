@@ -205,10 +205,11 @@ impl TopicLoader {
         let named = partition.segment_paths();
         let complete = named.iter().all(|path| found.contains(path));
         found.sort();
-        // Or that were removed before an orderly close, and could not be then.
+        // Or that were removed or compacted before an orderly close, and could not be taken away then.
         let start = partition.start();
         let stray = |path: &PathBuf| {
-            SegmentHead::name_of(path).is_some_and(|(base, epoch)| epoch < orderly_since || base < start)
+            let Some(name) = SegmentHead::name_of(path) else { return SegmentHead::is_unfinished(path) };
+            name.epoch < orderly_since || name.base < start || partition.is_replaced(&name)
         };
         let kept = |path: &PathBuf| named.contains(&path.with_extension("segment"));
         found.retain(|path| stray(path) && !kept(path));

@@ -17,6 +17,7 @@ mod backup;
 mod catalogue;
 mod checkpoints;
 mod claims;
+mod compact;
 mod consumers;
 mod coordinator;
 mod copies;
@@ -59,6 +60,7 @@ use std::time::Duration;
 pub use alter::TopicChange;
 pub use backup::{BackupReport, BackupVerification, RestoreOptions, RestoreReport};
 pub use checkpoints::StoreCheckpoints;
+pub use compact::CompactionStats;
 pub use coordinator::StoreStateBackend;
 pub use listing::{ConsumerProgress, PartitionInfo, ProducerProgress, RecentBatch};
 pub use offsets::StoreOffsets;
@@ -87,6 +89,7 @@ use crate::topic::TopicSpec;
 use crate::transaction::{Committed, Engine, Pipeline};
 use crate::wake::{Arc, AtomicBool, Mutex, Ordering};
 use background::Background;
+use compact::Compacting;
 use coordinator::Coordinated;
 use fence::Fence;
 use input::Input;
@@ -142,6 +145,7 @@ pub(crate) struct Core {
     /// Old records are removed by one at a time; taken before `trimming`.
     removing: Mutex<()>,
     retaining: Retaining,
+    compacting: Compacting,
     store_time: StoreTime,
     /// When it was first seen that something written is not synced.
     unsynced_since: Mutex<Option<std::time::Duration>>,
@@ -365,6 +369,7 @@ impl Store {
     pub fn stats(&self) -> StoreStats {
         let core = &self.inner.core;
         let (indexes_loaded, indexes_rebuilt) = core.files.indexes();
+        let compacted = core.compacting.total();
         StoreStats {
             topics_used: core.pipeline.topics.all_loaded().len(),
             open_files: core.files.open(),
@@ -372,6 +377,10 @@ impl Store {
             indexes_rebuilt,
             removed_segments: core.retaining.removed_segments.load(Ordering::SeqCst),
             removed_bytes: core.retaining.removed_bytes.load(Ordering::SeqCst),
+            compactions: compacted.rounds,
+            compactions_failed: compacted.failures,
+            compacted_bytes_before: compacted.bytes_before,
+            compacted_bytes_after: compacted.bytes_after,
             appends_refused: core.pipeline.refused.load(Ordering::SeqCst),
         }
     }

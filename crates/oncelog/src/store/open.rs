@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::background::Background;
+use super::compact::Compacting;
 use super::coordinator::Coordinated;
 use super::copies::{self, check_place};
 use super::fence::Fence;
@@ -442,6 +443,7 @@ impl Opening {
             trimming: Mutex::default(),
             removing: Mutex::default(),
             retaining: Retaining::default(),
+            compacting: Compacting::default(),
             store_time,
             unsynced_since: Mutex::default(),
             report: self.report,

@@ -44,6 +44,7 @@ pub struct StoreOptions {
     pub(super) open_files_max: usize,
     pub(super) os_sync_interval: Duration,
     pub(super) retention_interval: Duration,
+    pub(super) compaction_memory: usize,
     pub(super) standby: Duration,
     pub(super) takeover: bool,
     pub(super) table_memory: usize,
@@ -90,6 +91,7 @@ impl StoreOptions {
             open_files_max: 512,
             os_sync_interval: Duration::from_secs(5),
             retention_interval: Duration::from_secs(5),
+            compaction_memory: 64 << 20,
             standby: Duration::ZERO,
             takeover: false,
             table_memory: 256 << 20,
@@ -147,10 +149,16 @@ impl StoreOptions {
         StoreOptions { os_sync_interval: interval, ..self }
     }
 
-    /// Sets how often retention looks for records that may go: 5 s unless set. A topic that holds too much, or whose
+    /// Sets how often retention and compaction look for records that may go: 5 s unless set. A topic that holds too much, or whose
     /// appends wait, is looked at sooner.
     pub fn retention_interval(self, interval: Duration) -> StoreOptions {
         StoreOptions { retention_interval: interval, ..self }
+    }
+
+    /// Sets about how much memory a compaction takes for keys: 64 MiB unless set. A key takes its own bytes and about 25
+    /// more. Where a partition has more keys than that, it is compacted piece by piece, each over all that is before it.
+    pub fn compaction_memory(self, bytes: usize) -> StoreOptions {
+        StoreOptions { compaction_memory: bytes, ..self }
     }
 
     /// Waits so long for another process that has the owner before it says `Locked`: not at all unless set. A standby

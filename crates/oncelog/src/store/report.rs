@@ -65,6 +65,15 @@ pub struct StoreStats {
     pub removed_segments: u64,
     /// How many bytes these held.
     pub removed_bytes: u64,
+    /// Compactions of a partition that were brought to their end; [`Store::compaction_stats`](crate::Store::compaction_stats)
+    /// tells of one topic.
+    pub compactions: u64,
+    /// Compactions that failed: they are tried again.
+    pub compactions_failed: u64,
+    /// Bytes of the segment files that compaction replaced.
+    pub compacted_bytes_before: u64,
+    /// Bytes of those that took their place.
+    pub compacted_bytes_after: u64,
     /// Appends that were refused, or had to wait, because their topic was full.
     pub appends_refused: u64,
 }

@@ -62,13 +62,34 @@ impl StoreTime {
 /// What retention keeps in memory.
 #[derive(Default)]
 pub(super) struct Retaining {
-    /// Topics with limits, and whether one of these is an age; `None`: not looked for yet.
-    limited: Mutex<Option<BTreeMap<TopicId, bool>>>,
+    /// Topics with limits and those that are compacted; `None`: not looked for yet.
+    limited: Mutex<Option<BTreeMap<TopicId, Limited>>>,
     /// One round at a time.
     round: Mutex<Round>,
     looks: Mutex<Looks>,
     pub(super) removed_segments: AtomicU64,
     pub(super) removed_bytes: AtomicU64,
+}
+
+/// Why a topic is looked after.
+#[derive(Clone, Copy)]
+struct Limited {
+    has_limits: bool,
+    /// It has something to do although nobody appends to it.
+    has_ages: bool,
+    is_compacted: bool,
+}
+
+impl Limited {
+    fn of(spec: &TopicSpec) -> Limited {
+        let is_compacted = spec.compaction.is_some();
+        let has_ages = spec.retention.max_file_age.is_some() || is_compacted;
+        Limited { has_limits: spec.retention.has_limits(), has_ages, is_compacted }
+    }
+
+    fn is_looked_after(self) -> bool {
+        self.has_limits || self.is_compacted
+    }
 }
 
 /// How far the rounds of the background have come.
@@ -127,8 +148,8 @@ impl Core {
     /// A topic is so from now on.
     pub(super) fn note_limits(&self, id: TopicId, spec: &TopicSpec) {
         if let Some(limited) = &mut *self.retaining.limited.lock() {
-            if spec.retention.has_limits() {
-                limited.insert(id, spec.retention.max_file_age.is_some());
+            if Limited::of(spec).is_looked_after() {
+                limited.insert(id, Limited::of(spec));
             } else {
                 limited.remove(&id);
             }
@@ -166,6 +187,9 @@ impl Core {
         let now_ms = self.store_time.now_ms(&*self.options.clock);
         let mut starts = Vec::new();
         for topic in self.topics_of(round, which)? {
+            if !topic.spec.retention.has_limits() {
+                continue;
+            }
             match self.decide_for(&topic, now_ms) {
                 Ok(decided) => {
                     let moves = topic.partitions.iter().zip(decided);
@@ -197,8 +221,9 @@ impl Core {
         let limited = self.limited()?;
         let mut found: Vec<_> = limited.keys().filter_map(|id| topics.loaded(*id)).collect();
         // What nobody uses has not grown: only its age can have come.
-        let unused = |(id, aged): (&TopicId, &bool)| topics.loaded(*id).is_none() && (*aged || which == Which::All);
-        let mut unused: Vec<_> = limited.iter().filter(|(id, aged)| unused((id, aged))).map(|(id, _)| *id).collect();
+        let due = |why: &Limited| why.has_ages || (why.has_limits && which == Which::All);
+        let unused = limited.iter().filter(|(id, why)| due(why) && topics.loaded(**id).is_none());
+        let mut unused: Vec<_> = unused.map(|(id, _)| *id).collect();
         if which == Which::InUse {
             let behind = unused.partition_point(|id| Some(*id) <= round.loaded);
             unused.rotate_left(behind);
@@ -219,7 +244,13 @@ impl Core {
         Ok(found)
     }
 
-    fn limited(&self) -> Result<BTreeMap<TopicId, bool>> {
+    /// The topics in use that are compacted.
+    pub(super) fn compacted_topics(&self) -> Result<Vec<Arc<Topic>>> {
+        let compacted = self.limited()?.into_iter().filter(|(_, why)| why.is_compacted);
+        Ok(compacted.filter_map(|(id, _)| self.pipeline.topics.loaded(id)).collect())
+    }
+
+    fn limited(&self) -> Result<BTreeMap<TopicId, Limited>> {
         let mut known = self.retaining.limited.lock();
         if let Some(known) = &*known {
             return Ok(known.clone());
@@ -228,8 +259,9 @@ impl Core {
         let mut found = BTreeMap::new();
         self.each_row(system::CATALOGUE, Bound::Included(&first), Bound::Included(&last), |key, row| {
             let spec: TopicSpec = system::decode_row(row)?;
-            if let Some(CatalogueKey::Topic(id)) = CatalogueKey::decode(key).filter(|_| spec.retention.has_limits()) {
-                found.insert(id, spec.retention.max_file_age.is_some());
+            let why = Limited::of(&spec);
+            if let Some(CatalogueKey::Topic(id)) = CatalogueKey::decode(key).filter(|_| why.is_looked_after()) {
+                found.insert(id, why);
             }
             Ok(())
         })?;
@@ -265,7 +297,7 @@ impl Core {
     }
 
     /// Nothing goes that one of the consumers has not read, unless it is abandoned.
-    fn lower_floors(
+    pub(super) fn lower_floors(
         &self,
         topic: &Topic,
         ids: &ConsumerIds,

@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Core;
 use super::manifest::State;
+use super::{Core, compact};
 use crate::disk::{StepSite, is_kept};
 use crate::error::{ErrorKind, Result};
-use crate::ids::{Lsn, PartitionId, TopicId};
+use crate::ids::{LogOffset, Lsn, PartitionId, TopicId};
 use crate::journal::JournalPosition;
 use crate::segment::{Segment, SegmentEnd};
 use crate::table::{ScanRange, TableBatch};
-use crate::topic::{Partition, PartitionState, Removal, SegmentRow};
+use crate::topic::{Exchange, Partition, PartitionState, Removal, SegmentRow};
 use crate::transaction::EngineTx;
 use crate::transaction::system;
 use crate::wake::{Arc, Ordering};
@@ -54,11 +54,12 @@ impl Core {
         let found_full = moved.as_ref().is_err_and(|error| error.kind() == ErrorKind::Full);
         self.pipeline.pressure.end_round(found_full);
         match moved {
-            Ok((Changes { ends, removals }, deleted)) => {
+            Ok((Changes { ends, removals, exchanges }, deleted)) => {
                 journal.at_rest(|applier, _| applier.are_forgotten(&deleted));
                 ends.iter().for_each(|(segment, end)| segment.is_recorded(*end));
                 touched.iter().for_each(|partition| partition.settle());
                 removals.iter().for_each(|(partition, removal)| self.remove_segments(partition, removal));
+                exchanges.iter().for_each(|(partition, exchange)| self.exchange_segments(partition, exchange));
                 self.pipeline.trim_at.store(placed.saturating_add(self.options.trim_bytes), Ordering::Relaxed);
                 Ok(())
             }
@@ -114,6 +115,10 @@ impl Core {
         if !is_kept(StepSite::TrimBeforeRemoval) {
             touched.iter().for_each(|partition| self.remove_segments(partition, &partition.removal()));
         }
+        if !is_kept(StepSite::TrimBeforeExchange) {
+            let exchanges = touched.iter().filter_map(|partition| Some((partition, partition.exchange()?)));
+            exchanges.for_each(|(partition, exchange)| self.exchange_segments(partition, &exchange));
+        }
         if !is_kept(StepSite::ManifestBeforeRecycling) {
             self.pipeline.journal.release_before(position)?;
         }
@@ -153,8 +158,9 @@ impl Core {
         }
         // None keeps the others from their turn.
         let (delivered, retained, forgot) = (self.deliver_due(), self.retain_if_due(), self.forget_ids_if_due());
+        let compacted = self.compact_if_due();
         journal.prepare_spare()?;
-        delivered.and(retained).and(forgot)
+        delivered.and(retained).and(forgot).and(compacted)
     }
 
     /// How long the background waits at most between two looks.
@@ -169,8 +175,9 @@ impl Core {
         }
         let due = self.pipeline.lingering.next_due();
         let due = due.map(|due| due.saturating_sub(self.options.clock.monotonic()));
+        let wait = if self.compacting.is_at_work() { compact::PAUSE } else { self.duty_interval() };
         let soonest = due.into_iter().chain(self.until_due()).min();
-        soonest.map_or(self.duty_interval(), |due| due.min(self.duty_interval()))
+        soonest.map_or(wait, |due| due.min(wait))
     }
 
     /// The longest that something written stays unsynced, as the store and all who append to it asked for.
@@ -208,6 +215,7 @@ impl Core {
 
     /// The orderly end: nothing new is taken, everything is at the trim point, no bound is needed any more.
     pub(super) fn finish(&self) -> Result<()> {
+        self.compacting.give_up(|_| true);
         self.pipeline.close_to_lax();
         self.pipeline.flush()?;
         match self.clear_bounds() {
@@ -242,6 +250,8 @@ struct Changes {
     ends: Vec<(Arc<Segment>, SegmentEnd)>,
     /// What it says nothing of any more.
     removals: Vec<(Arc<Partition>, Removal)>,
+    /// What it puts in place of others.
+    exchanges: Vec<(Arc<Partition>, Exchange)>,
 }
 
 impl Core {
@@ -255,8 +265,13 @@ impl Core {
         for partition in touched {
             let key = system::partition_key(partition.topic, partition.id);
             let removal = partition.removal();
-            let state =
-                PartitionState { next_offset: partition.applied_end(), start: partition.start().max(removal.start) };
+            let exchange = partition.exchange();
+            let compacted = exchange.as_ref().map_or(LogOffset(0), |exchange| exchange.compacted);
+            let state = PartitionState {
+                next_offset: partition.applied_end(),
+                start: partition.start().max(removal.start),
+                compacted: partition.compacted().max(compacted),
+            };
             rows.insert(flat(system::PARTITIONS, &key), Some(Bytes::from(system::encode_row(&state)?)));
             for (segment, end) in partition.changes(now_ms) {
                 let key = system::segment_key(partition.topic, partition.id, segment.head.base_offset);
@@ -268,6 +283,17 @@ impl Core {
                 rows.insert(flat(system::SEGMENTS, &system::segment_key(partition.topic, partition.id, base)), None);
             }
             changes.removals.push((Arc::clone(partition), removal));
+            let Some(exchange) = exchange else { continue };
+            let key = |segment: &Segment| {
+                let key = system::segment_key(partition.topic, partition.id, segment.head.base_offset);
+                flat(system::SEGMENTS, &key)
+            };
+            exchange.old.iter().for_each(|segment| drop(rows.insert(key(segment), None)));
+            for segment in &exchange.new {
+                let row = system::encode_row(&SegmentRow::of(&segment.head, segment.end()))?;
+                rows.insert(key(segment), Some(Bytes::from(row)));
+            }
+            changes.exchanges.push((Arc::clone(partition), exchange));
         }
         Ok((rows, changes))
     }

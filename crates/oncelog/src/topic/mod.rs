@@ -9,8 +9,11 @@
 //! readers get a typed gap. Neighbours: `segment` below; `transaction` above takes the turns and applies frames.
 
 mod claim;
+mod compaction;
+mod exchange;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
+mod keys;
 mod partition;
 mod pieces;
 mod reader;
@@ -24,6 +27,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use claim::{Claim, find_claim, read_claim, write_claims};
+pub use compaction::Compaction;
+pub(crate) use compaction::{Dirt, groups};
+pub(crate) use exchange::{Compactable, Exchange};
+pub(crate) use keys::LastOffsets;
 pub(crate) use partition::{
     OpenBatch, Partition, PartitionState, Placement, Plan, Removal, SegmentMaker, SegmentRow, Turn, Writing,
 };
@@ -55,6 +62,8 @@ pub struct TopicSpec {
     pub compression: Compression,
     /// How much and how long it keeps.
     pub retention: Retention,
+    /// Whether it keeps only the last record of each key, and how.
+    pub compaction: Option<Compaction>,
 }
 
 impl TopicSpec {
@@ -73,6 +82,9 @@ impl TopicSpec {
         }
         if self.file_roll_size < 1024 {
             return complain(&"file_roll_size must be at least 1024 bytes");
+        }
+        if let Some(complaint) = self.compaction.as_ref().and_then(Compaction::complaint) {
+            return complain(&complaint);
         }
         self.retention.check(self.partitions).or_else(|error| complain(&error))
     }
@@ -122,6 +134,18 @@ pub(crate) struct Topic {
 }
 
 impl Topic {
+    /// Whether a record may have no key: as the topic is now, also for those who have known it longer.
+    ///
+    /// # Errors
+    /// `Invalid`: the topic is compacted, and what has no key can never be told from others.
+    #[inline]
+    pub(crate) fn check_key(&self, key: Option<&[u8]>) -> Result<()> {
+        if key.is_some() || !self.partitions.first().is_some_and(|partition| partition.wants_keys()) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!("topic {:?} is compacted by key, and the record has none", self.spec.name)))
+    }
+
     /// The partition of that number.
     pub(crate) fn partition(&self, id: PartitionId) -> Result<&Arc<Partition>> {
         self.partitions.get(id.0 as usize).ok_or_else(|| {

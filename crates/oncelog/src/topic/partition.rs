@@ -7,13 +7,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::TopicSpec;
+use super::exchange::Exchange;
 use super::usage::Usage;
 use crate::chance::Chance;
 use crate::disk::{DiskFile, SyncSite};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, LogOffset, Lsn, PartitionId, StoreId, TopicId};
 use crate::record::{BatchBuilder, Compression};
-use crate::segment::{BatchReader, OpenFiles, SEGMENT_HEAD_BYTES, Segment, SegmentEnd, SegmentHead};
+use crate::segment::{BatchReader, Generation, OpenFiles, SEGMENT_HEAD_BYTES, Segment, SegmentEnd, SegmentHead};
 use crate::view::View;
 use crate::wake::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, RwLock};
 
@@ -34,6 +35,8 @@ pub(crate) struct Writing {
     file_roll_size: AtomicU64,
     /// By its number in [`WAYS`].
     compression: AtomicU32,
+    /// It is compacted.
+    wants_keys: AtomicBool,
 }
 
 const WAYS: [Compression; 3] = [Compression::None, Compression::Lz4, Compression::Zstd];
@@ -41,7 +44,11 @@ const WAYS: [Compression; 3] = [Compression::None, Compression::Lz4, Compression
 impl Writing {
     /// As `spec` says.
     pub(crate) fn of(spec: &TopicSpec) -> Writing {
-        let writing = Writing { file_roll_size: AtomicU64::new(0), compression: AtomicU32::new(0) };
+        let writing = Writing {
+            file_roll_size: AtomicU64::new(0),
+            compression: AtomicU32::new(0),
+            wants_keys: AtomicBool::new(false),
+        };
         writing.set(spec);
         writing
     }
@@ -50,6 +57,7 @@ impl Writing {
         self.file_roll_size.store(spec.roll_size(), Ordering::Relaxed);
         let way = (0..).zip(WAYS).find(|(_, way)| *way == spec.compression);
         self.compression.store(way.map_or(0, |(number, _)| number), Ordering::Relaxed);
+        self.wants_keys.store(spec.compaction.is_some(), Ordering::Relaxed);
     }
 
     fn file_roll_size(&self) -> u64 {
@@ -72,6 +80,14 @@ pub(crate) struct Partition {
     pub(super) start: AtomicU64,
     /// What the next trim point removes.
     pub(super) removal: Mutex<Removal>,
+    /// What the next trim point puts in place of others.
+    pub(super) exchange: Mutex<Option<Exchange>>,
+    /// Below it each key is once.
+    pub(super) compacted: AtomicU64,
+    /// Somebody compacts it.
+    pub(super) compacting: AtomicBool,
+    /// How often that was begun in this opening.
+    pub(super) generations: AtomicU64,
     /// Takes no more records. Set under the turn.
     retired: AtomicBool,
     /// The topic is deleted.
@@ -149,6 +165,8 @@ pub(crate) struct PartitionState {
     pub(crate) next_offset: LogOffset,
     /// The first offset that is kept.
     pub(crate) start: LogOffset,
+    /// Below it each key is once.
+    pub(crate) compacted: LogOffset,
 }
 
 /// What the trim point says of a segment.
@@ -164,6 +182,9 @@ pub(crate) struct SegmentRow {
     pub(crate) sealed_ms: Option<i64>,
     /// See [`SegmentEnd::filled_ms`].
     pub(crate) filled_ms: Option<i64>,
+    pub(crate) generation: Generation,
+    /// See [`SegmentEnd::tombstones_until_ms`].
+    pub(crate) tombstones_until_ms: Option<i64>,
 }
 
 impl Partition {
@@ -202,6 +223,10 @@ impl Partition {
             view,
             start: AtomicU64::new(state.start.0),
             removal: Mutex::default(),
+            exchange: Mutex::default(),
+            compacted: AtomicU64::new(state.compacted.0),
+            compacting: AtomicBool::new(false),
+            generations: AtomicU64::new(0),
             retired: AtomicBool::new(false),
             gone: AtomicBool::new(false),
         }
@@ -264,6 +289,11 @@ impl Partition {
     /// The offset behind the last record that is applied, visible or not.
     pub(crate) fn applied_end(&self) -> LogOffset {
         self.ends.lock().back().map_or(LogOffset(0), |(_, end)| *end)
+    }
+
+    /// Whether every record must have a key.
+    pub(crate) fn wants_keys(&self) -> bool {
+        self.maker.writing.wants_keys.load(Ordering::Relaxed)
     }
 
     /// How its batches are compressed.
@@ -340,6 +370,8 @@ impl Partition {
                         from = self.start();
                         continue;
                     }
+                    // Or compacted: what took its place is asked.
+                    Err(_) if !self.holds(&segment) => continue,
                     Err(error) => return Err(error),
                 }
             }
@@ -447,6 +479,8 @@ impl SegmentRow {
             max_timestamp_ms: end.max_timestamp_ms,
             sealed_ms: end.sealed_ms,
             filled_ms: end.filled_ms,
+            generation: head.generation,
+            tombstones_until_ms: end.tombstones_until_ms,
         }
     }
 
@@ -458,6 +492,7 @@ impl SegmentRow {
             max_timestamp_ms: self.max_timestamp_ms,
             sealed_ms: self.sealed_ms,
             filled_ms: self.filled_ms,
+            tombstones_until_ms: self.tombstones_until_ms,
         }
     }
 }
@@ -612,6 +647,7 @@ impl SegmentMaker {
             partition: partition.id,
             base_offset,
             epoch: self.epoch,
+            generation: Generation(0),
             salt: self.chance.next_u64(),
         };
         Segment::create(&self.files, &self.dir, head, room)
@@ -624,6 +660,7 @@ impl SegmentMaker {
             partition,
             base_offset: row.base_offset,
             epoch: row.epoch,
+            generation: row.generation,
             salt: row.salt,
         };
         let end = row.end();

@@ -6,7 +6,7 @@ use super::Partition;
 use crate::error::{Error, Result};
 use crate::ids::LogOffset;
 use crate::record::Batch;
-use crate::segment::BatchReader;
+use crate::segment::{BatchReader, Segment};
 use crate::wake::Arc;
 
 /// A cursor in one partition.
@@ -57,8 +57,27 @@ impl PartitionReader {
         self.reader.as_ref().map_or(0, BatchReader::held_bytes)
     }
 
-    /// Reads the batch with the next record, below `limit`. The cursor stands behind that batch afterwards.
+    /// Reads the batch with the next record, below `limit`; or the one that stands for its offset where that record was
+    /// compacted away, which may hold none behind it. The cursor stands behind that batch afterwards.
     pub(crate) fn poll(&mut self, limit: LogOffset) -> Result<Polled> {
+        loop {
+            let mut sought = None;
+            let error = match self.poll_once(limit, &mut sought) {
+                Err(error) => error,
+                polled => return polled,
+            };
+            // Another segment may have taken its place meanwhile, and its file be gone: then that it cannot be read
+            // means nothing.
+            let read = sought.as_ref().or(self.reader.as_ref().map(BatchReader::segment));
+            if read.is_none_or(|segment| self.partition.holds(segment)) {
+                return Err(error);
+            }
+            self.reader = None;
+        }
+    }
+
+    /// Says in `sought` in which segment the record was looked for.
+    fn poll_once(&mut self, limit: LogOffset, sought: &mut Option<Arc<Segment>>) -> Result<Polled> {
         self.partition.check_there()?;
         if self.next >= limit {
             return Ok(Polled::End);
@@ -76,6 +95,7 @@ impl PartitionReader {
                 return Ok(Polled::Gap(self.next..base.min(limit)));
             }
             self.reader = None;
+            *sought = Some(Arc::clone(&segment));
             match BatchReader::seek(segment, self.next) {
                 Ok(reader) => self.reader = Some(reader),
                 Err(error) => return self.removed(limit).ok_or(error),

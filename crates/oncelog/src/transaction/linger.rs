@@ -224,6 +224,7 @@ impl StoreAppender {
 
 impl Appender for StoreAppender {
     fn append(&self, partition: Option<PartitionId>, record: NewRecord<'_>) -> Result<LogOffset> {
+        self.topic.check_key(record.key)?;
         let mut draft = Draft {
             key: record.key,
             value: record.value,

@@ -220,6 +220,7 @@ impl EngineTx for StoreTx {
             Some(last) if last.id == topic => last,
             _ => self.pipeline.topics.get(topic)?,
         };
+        topic.check_key(record.key)?;
         let timestamp_ms = match record.timestamp_ms {
             Some(given) => given,
             None => *self.timestamp_ms.get_or_insert_with(|| self.pipeline.clock.now_ms()),

@@ -175,6 +175,7 @@ impl Work<'_> {
                     partition,
                     base_offset: row.base_offset,
                     epoch: row.epoch,
+                    generation: row.generation,
                     salt: row.salt,
                 };
                 let (path, file) = self.copy_segment(&dir, &head, &row)?;

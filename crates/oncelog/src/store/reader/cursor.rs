@@ -197,7 +197,7 @@ impl PartitionCursor {
         Ok(match self.whereabouts()? {
             None => Judged::Moved,
             Some(Whereabouts::Nowhere { until }) => Judged::Lost(next..until.min(limit)),
-            Some(Whereabouts::In(row)) => Judged::There(segment_path(&dir, row.base_offset, row.epoch)),
+            Some(Whereabouts::In(row)) => Judged::There(segment_path(&dir, row.base_offset, row.epoch, row.generation)),
             Some(Whereabouts::Later) => Judged::There(dir),
         })
     }

@@ -25,8 +25,10 @@ pub struct SegmentInfo {
     pub topic: TopicId,
     /// The partition.
     pub partition: PartitionId,
-    /// The opening that has made it.
+    /// The opening that has made it, or what it was compacted from.
     pub epoch: Epoch,
+    /// Which compaction has written it; 0: none, it is as its records were appended.
+    pub generation: u64,
     /// Where it begins.
     pub base_offset: LogOffset,
     /// Its batches, in order.
@@ -49,7 +51,9 @@ pub struct BatchInfo {
     pub first: LogOffset,
     /// The offset behind its last record.
     pub next: LogOffset,
-    /// The greatest timestamp of its records.
+    /// How many records it has: fewer than offsets where some were compacted away.
+    pub records: u32,
+    /// The greatest timestamp of its records; the least `i64` where there is none.
     pub max_timestamp_ms: i64,
 }
 
@@ -72,7 +76,7 @@ pub struct FrameInfo {
 impl BatchInfo {
     fn of(head: &BatchHead, position: u64) -> BatchInfo {
         let (first, next, max_timestamp_ms) = (head.base_offset, head.next_offset(), head.max_timestamp_ms);
-        BatchInfo { position, bytes: head.bytes as u64, first, next, max_timestamp_ms }
+        BatchInfo { position, bytes: head.bytes as u64, first, next, records: head.count, max_timestamp_ms }
     }
 }
 
@@ -111,8 +115,8 @@ fn read_segment(disk: &dyn Disk, path: &Path) -> Result<SegmentInfo> {
     };
     let end = batches.last().map_or(crate::segment::SEGMENT_HEAD_BYTES, |last: &BatchInfo| last.position + last.bytes);
     let (store, topic, partition) = (head.store, head.topic, head.partition);
-    let (epoch, base_offset) = (head.epoch, head.base_offset);
-    Ok(SegmentInfo { store, topic, partition, epoch, base_offset, batches, end, behind })
+    let (epoch, generation, base_offset) = (head.epoch, head.generation.0, head.base_offset);
+    Ok(SegmentInfo { store, topic, partition, epoch, generation, base_offset, batches, end, behind })
 }
 
 fn next_batch(segment: &mut Follower, next: LogOffset) -> Result<Option<BatchInfo>> {

@@ -356,6 +356,7 @@ fn verify_from(
     seen: &mut dyn FnMut(u64),
 ) -> Result<()> {
     let id: PartitionId = partition.id;
+    let begins = partition.start();
     let mut reader = PartitionReader::new(Arc::clone(partition), *next);
     loop {
         match reader.poll(end)? {
@@ -371,7 +372,9 @@ fn verify_from(
                     let what = format!("topic {name:?}, partition {id}, offset {next}: {what}");
                     Error::new(ErrorKind::Corrupt, what).in_file(partition.dir())
                 };
-                if batch.base_offset() != *next {
+                // Where reading begins may be within a batch.
+                let is_first = *next == begins && batch.base_offset() < begins;
+                if batch.base_offset() != *next && !is_first {
                     return Err(wrong(format!("a batch at offset {}", batch.base_offset())));
                 }
                 for record in batch.records() {

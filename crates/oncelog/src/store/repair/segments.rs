@@ -55,6 +55,7 @@ impl Opening {
             partition: partition.id,
             base_offset: row.base_offset,
             epoch: row.epoch,
+            generation: row.generation,
             salt: row.salt,
         };
         let end = row.end();
@@ -121,6 +122,7 @@ impl Opening {
             max_timestamp_ms: run.max_timestamp_ms,
             sealed_ms: None,
             filled_ms: None,
+            tombstones_until_ms: None,
         });
         self.put(topic, partition, lsn, (head, kept_end))?;
         for run in found.runs.iter().skip(usize::from(stays.is_some())) {
@@ -130,7 +132,7 @@ impl Opening {
                 segment::copy_run(disk, dir, (path, head.salt), run, &part)?
             } else {
                 let (offset, max_timestamp_ms) = (run.offsets.end, run.max_timestamp_ms);
-                SegmentEnd { position, offset, max_timestamp_ms, sealed_ms: None, filled_ms: None }
+                SegmentEnd { position, offset, max_timestamp_ms, ..SegmentEnd::empty(&part) }
             };
             self.put(topic, partition, lsn, (&part, Some(end)))?;
         }

@@ -1,0 +1,468 @@
+//! Key compaction: the last record of each key stays where it is, whoever reads, whatever happens on the way.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and looks at its files")]
+
+#[path = "common/set_clock.rs"]
+mod set_clock;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use oncelog::{
+    Bytes, Compaction, Compression, ConsumerOptions, ConsumerStyle, ErrorKind, GapPolicy, LogOffset, MinimumRetention,
+    PartitionId, Result, Step, Store, StoreOptions, StoreReader, SyncPolicy, TopicChange, TopicDef, Whence,
+};
+use set_clock::SetClock;
+
+const ZERO: PartitionId = PartitionId(0);
+const PRICES: TopicDef<Bytes, Bytes> =
+    TopicDef::new("prices").file_roll_size(4096).compaction(Compaction::new().min_dirty_percent(0));
+
+fn options() -> StoreOptions {
+    Store::options().journal_file_bytes(64 << 10)
+}
+
+fn manual(clock: &Arc<SetClock>) -> StoreOptions {
+    options().manual_duties().clock(Arc::clone(clock) as _)
+}
+
+type Row = (u64, Vec<u8>, Option<Vec<u8>>);
+type Rows = Vec<Row>;
+
+/// Says offsets where they differ, and not all that is in them.
+fn same(left: &[Row], right: &[Row]) {
+    let offsets = |rows: &[Row]| rows.iter().map(|row| row.0).collect::<Vec<_>>();
+    assert_eq!(offsets(left), offsets(right));
+    assert!(left == right, "the records differ");
+}
+
+/// Appends records of a few keys, one in seven a tombstone; gives all that were appended.
+fn append(store: &Store, topic: TopicDef<Bytes, Bytes>, from: u64, count: u64, keys: u64) -> Rows {
+    let producer = store.producer(topic).unwrap().sync_policy(SyncPolicy::Os);
+    let mut rows = Rows::new();
+    for number in from..from + count {
+        let key = format!("key {}", number * 7 % keys).into_bytes();
+        let value = (number % 7 != 3).then(|| format!("{number:<90}").into_bytes());
+        let at = producer.append_record(Some(ZERO), Some(&key), value.as_deref(), &[], Some(number as i64)).unwrap();
+        rows.push((at.0, key, value));
+    }
+    store.flush().unwrap();
+    rows
+}
+
+fn owned(record: &oncelog::Record) -> (u64, Vec<u8>, Option<Vec<u8>>) {
+    (
+        record.id.offset.0,
+        record.key.as_deref().unwrap_or_default().to_vec(),
+        record.value.as_deref().map(<[u8]>::to_vec),
+    )
+}
+
+/// What a consumer from that place on gets. A gap is a failure.
+fn read(store: &Store, whence: Whence) -> Rows {
+    let consumer = store.consumer(PRICES, ConsumerOptions::new(ConsumerStyle::NonTx(whence))).unwrap();
+    consumer.map(|record| owned(&record.unwrap())).collect()
+}
+
+fn read_beside(dir: &Path, whence: Whence) -> Rows {
+    let reader = StoreReader::open(dir).unwrap();
+    reader.cursor("prices", whence).unwrap().map(|record| owned(&record.unwrap())).collect()
+}
+
+/// The last value of each key; one that ends in a tombstone has none.
+fn last_values(rows: &Rows) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut last = BTreeMap::new();
+    for (_, key, value) in rows {
+        match value {
+            Some(value) => last.insert(key.clone(), value.clone()),
+            None => last.remove(key),
+        };
+    }
+    last
+}
+
+/// What is left is some of what was written, each key's last record at least, and no record below `end` is followed by
+/// one of its key below `end`.
+fn check(written: &Rows, left: &Rows, end: u64) {
+    let by_offset: BTreeMap<u64, _> = written.iter().map(|row| (row.0, row)).collect();
+    assert!(left.iter().all(|row| by_offset[&row.0] == row), "a record changed");
+    assert!(left.windows(2).all(|pair| pair[0].0 < pair[1].0), "out of order");
+    assert!(last_values(written) == last_values(left), "the last values differ");
+    let mut seen = BTreeMap::new();
+    for (offset, key, _) in left.iter().filter(|row| row.0 < end) {
+        assert_eq!(seen.insert(key, offset), None, "{offset} is not the first of its key below {end}");
+    }
+    let gone = written.iter().filter(|row| !left.iter().any(|kept| kept.0 == row.0));
+    for (offset, key, value) in gone {
+        let later = written.iter().any(|row| row.0 > *offset && row.1 == *key && row.0 < end);
+        assert!(later || value.is_none(), "record {offset} is gone and nothing came behind it");
+    }
+}
+
+fn files(dir: &Path) -> Vec<String> {
+    let found = std::fs::read_dir(dir.join("topics/prices/000000")).unwrap();
+    let mut names: Vec<_> = found.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn compacted(store: &Store) -> u64 {
+    store.describe_topic("prices").unwrap()[0].compacted.0
+}
+
+fn is_sound(dir: &Path) {
+    let found = StoreReader::open(dir).unwrap().verify(|_| {}).unwrap();
+    assert!(found.damage.is_empty() && found.lost.is_empty(), "{:?} {:?}", found.damage, found.lost);
+}
+
+#[test]
+fn the_last_record_of_each_key_stays_in_its_place_for_everybody() -> Result<()> {
+    for compression in [Compression::None, Compression::Lz4] {
+        let home = tempfile::tempdir().unwrap();
+        let store = options().open(home.path())?;
+        let topic = || PRICES.compression(compression);
+        let mut written = append(&store, topic(), 0, 400, 23);
+        let mut slow = store.consumer(PRICES, ConsumerStyle::NonTx(Whence::Oldest))?;
+        let reader = StoreReader::open(home.path())?;
+        let mut slow_beside = reader.cursor("prices", Whence::Oldest)?;
+        let first = owned(&slow.next().unwrap()?);
+        assert_eq!(owned(&slow_beside.next().unwrap()?), first);
+        let stats = store.compact("prices")?;
+        assert!(stats.removed_records > 250 && stats.bytes_after < stats.bytes_before / 3, "{stats:?}");
+        assert_eq!((stats.dirty_bytes, stats.failures, stats.last_error.clone()), (0, 0, None), "{stats:?}");
+        let end = compacted(&store);
+        assert!(end > 300, "{end}");
+        let left = read(&store, Whence::Oldest);
+        check(&written, &left, end);
+        same(&read_beside(home.path(), Whence::Oldest), &left);
+        // Those who stood in files that are gone go on, over holes, with no gap told.
+        let rest: Rows = slow.map(|record| owned(&record.unwrap())).collect();
+        let rest_beside: Rows = slow_beside.map(|record| owned(&record.unwrap())).collect();
+        for rest in [&rest, &rest_beside] {
+            let all: Rows = std::iter::once(first.clone()).chain(rest.iter().cloned()).collect();
+            let missing: Vec<_> = left.iter().filter(|row| !all.contains(row)).collect();
+            assert!(missing.is_empty(), "{missing:?}");
+            assert!(all.iter().all(|row| written.contains(row)));
+        }
+        // From within a hole the next record comes, and a time is found.
+        for from in 0..400 {
+            let expected: Vec<_> = left.iter().filter(|row| row.0 >= from).take(1).collect();
+            let found = read(&store, Whence::Position(LogOffset(from)));
+            assert!(found.iter().take(1).collect::<Vec<_>>() == expected, "{from}");
+            let at = store.offset_at_time("prices", ZERO, i64::try_from(from).unwrap())?;
+            assert_eq!(Some(at.0), expected.first().map(|row| row.0), "{from}");
+        }
+        for from in (0..400).step_by(37) {
+            let expected: Rows = left.iter().filter(|row| row.0 >= from).cloned().collect();
+            same(&read_beside(home.path(), Whence::Position(LogOffset(from))), &expected);
+            same(&read_beside(home.path(), Whence::Time(i64::try_from(from).unwrap())), &expected);
+        }
+        is_sound(home.path());
+        assert!(store.recovery_report().swept.is_empty());
+        // More of it, and once more; also with nothing to do.
+        written.extend(append(&store, topic(), 400, 300, 40));
+        store.compact("prices")?;
+        let (names, twice) = (files(home.path()), read(&store, Whence::Oldest));
+        check(&written, &twice, compacted(&store));
+        assert_eq!(store.compact("prices")?.rounds, 2);
+        assert_eq!(files(home.path()), names);
+        drop(store);
+        // Without an owner, and with the next one.
+        same(&read_beside(home.path(), Whence::Oldest), &twice);
+        is_sound(home.path());
+        let store = options().open(home.path())?;
+        same(&read(&store, Whence::Oldest), &twice);
+        assert_eq!(store.compaction_stats("prices")?.dirty_bytes, 0);
+        written.extend(append(&store, topic(), 700, 200, 11));
+        store.compact("prices")?;
+        check(&written, &read(&store, Whence::Oldest), compacted(&store));
+        is_sound(home.path());
+        store.close()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_background_does_it_when_there_is_enough() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock::default());
+    let store = manual(&clock).open(home.path())?;
+    let half = PRICES.compaction(Compaction::new());
+    let mut written = append(&store, half.clone(), 0, 200, 5);
+    let work = |seconds: u64| -> Result<()> {
+        clock.pass(seconds);
+        (0..50).try_for_each(|_| store.run_duties())
+    };
+    work(6)?;
+    let first = store.compaction_stats("prices")?;
+    assert_eq!((first.rounds, first.dirty_bytes), (1, 0), "{first:?}");
+    check(&written, &read(&store, Whence::Oldest), compacted(&store));
+    // A little more is not enough: it is less than half of what is there.
+    written.extend(append(&store, half.clone(), 200, 3000, 1000));
+    work(6)?;
+    let second = store.compaction_stats("prices")?;
+    assert_eq!(second.rounds, 2, "{second:?}");
+    let clean = second.clean_bytes;
+    let mut next = 3200;
+    while store.compaction_stats("prices")?.dirty_bytes < clean / 2 {
+        written.extend(append(&store, half.clone(), next, 50, 1000));
+        next += 50;
+        work(6)?;
+    }
+    assert_eq!(store.compaction_stats("prices")?.rounds, 2);
+    assert!(store.compaction_stats("prices")?.dirty_percent() < 50);
+    while store.compaction_stats("prices")?.dirty_bytes < clean + 5000 {
+        written.extend(append(&store, half.clone(), next, 50, 1000));
+        next += 50;
+    }
+    work(6)?;
+    assert_eq!(store.compaction_stats("prices")?.rounds, 3);
+    check(&written, &read(&store, Whence::Oldest), compacted(&store));
+    assert_eq!((store.stats().compactions, store.stats().compactions_failed), (3, 0));
+    is_sound(home.path());
+    store.close()
+}
+
+#[test]
+fn what_is_younger_than_the_lag_stays() -> Result<()> {
+    let clock = Arc::new(SetClock::default());
+    let home = tempfile::tempdir().unwrap();
+    let store = manual(&clock).open(home.path())?;
+    let lagging = PRICES.compaction(Compaction::new().min_lag(Duration::from_secs(60)));
+    let written = append(&store, lagging, 0, 200, 5);
+    store.compact("prices")?;
+    same(&read(&store, Whence::Oldest), &written);
+    clock.wall_ms.fetch_add(1 << 40, Ordering::SeqCst);
+    clock.pass(59);
+    store.compact("prices")?;
+    same(&read(&store, Whence::Oldest), &written); // a wall clock that jumps makes nothing old
+    clock.pass(1);
+    store.compact("prices")?;
+    check(&written, &read(&store, Whence::Oldest), compacted(&store));
+    assert!(compacted(&store) > 100);
+    store.close()
+}
+
+#[test]
+fn a_tombstone_stays_for_its_time_and_goes_then() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock::default());
+    let store = manual(&clock).open(home.path())?;
+    let topic = || PRICES.compaction(Compaction::new().tombstone_retention(Duration::from_secs(100)));
+    let prices = store.producer(topic())?;
+    prices.append(b"dead", b"1")?;
+    prices.append_record(Some(ZERO), Some(b"dead"), None, &[], None)?;
+    let mut written: Rows = vec![(0, b"dead".to_vec(), Some(b"1".to_vec())), (1, b"dead".to_vec(), None)];
+    written.extend(append(&store, topic(), 2, 100, 200));
+    let dead = |store: &Store| {
+        read(store, Whence::Oldest).iter().filter(|row| row.1 == b"dead").map(|row| row.0).collect::<Vec<_>>()
+    };
+    // Long before it is first compacted: that time does not count.
+    clock.pass(1000);
+    store.compact("prices")?;
+    assert_eq!(dead(&store), [1]);
+    clock.pass(99);
+    store.compact("prices")?;
+    // Written anew meanwhile: its time goes on.
+    written.extend(append(&store, topic(), 102, 100, 200));
+    store.compact("prices")?;
+    assert_eq!(dead(&store), [1]);
+    store.close()?;
+    let store = manual(&clock).open(home.path())?;
+    assert_eq!(dead(&store), [1]);
+    clock.pass(1);
+    store.compact("prices")?;
+    assert_eq!(dead(&store), [0u64; 0]);
+    // The others of its batch's file were first compacted later.
+    let others = read(&store, Whence::Oldest).iter().filter(|row| row.2.is_none()).count();
+    assert!(others > 0);
+    check(&written, &read(&store, Whence::Oldest), compacted(&store));
+    is_sound(home.path());
+    // And in the background, although nothing is written: all of them but those in the newest file.
+    clock.pass(200);
+    (0..20).try_for_each(|_| store.run_duties())?;
+    let left = read(&store, Whence::Oldest);
+    assert!(left.iter().all(|row| row.2.is_some() || row.0 >= compacted(&store)));
+    assert_eq!(last_values(&written), last_values(&left));
+    is_sound(home.path());
+    store.close()
+}
+
+#[test]
+fn a_topic_whose_records_are_all_gone_goes_on() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock::default());
+    let mut store = manual(&clock).open(home.path())?;
+    let topic = || PRICES.compaction(Compaction::new().tombstone_retention(Duration::ZERO));
+    for number in 0..60u8 {
+        // A record and its end are in one batch, and so in one file.
+        store.transact(|tx| {
+            tx.append(topic(), &[number], &[7; 200])?;
+            tx.append_record(topic(), Some(ZERO), Some(&[number]), None, &[], None)
+        })?;
+    }
+    for round in 0..4 {
+        clock.pass(1);
+        store.compact("prices")?;
+        let (left, end) = (read(&store, Whence::Oldest), compacted(&store));
+        assert!(round == 0 || left.iter().all(|row| row.0 >= end), "{} {end}", left[0].0);
+        same(&read_beside(home.path(), Whence::Oldest), &left);
+        same(&read(&store, Whence::Position(LogOffset(3))), &left);
+        same(&read(&store, Whence::Time(0)), &left);
+        assert_eq!(store.offsets("prices", ZERO)?.0, LogOffset(0));
+        is_sound(home.path());
+        store.close()?;
+        same(&read_beside(home.path(), Whence::Oldest), &left);
+        store = manual(&clock).open(home.path())?;
+        same(&read(&store, Whence::Oldest), &left);
+    }
+    assert!(files(home.path()).iter().filter(|name| name.ends_with(".segment")).count() <= 3);
+    // A consumer that remembers walks over what is not there.
+    let style = ConsumerStyle::ClientTx("audit".into());
+    let mut audit = store.consumer(topic(), ConsumerOptions::new(style).on_gap(GapPolicy::Stop))?;
+    let end = store.offsets("prices", ZERO)?.1;
+    audit.try_process(None, |_, _| Ok(oncelog::Outcome::Commit))?;
+    drop(audit);
+    assert_eq!(store.committed_offsets("audit", "prices")?, [end]);
+    store.close()
+}
+
+#[test]
+fn little_memory_makes_more_rounds_and_the_same_in_the_end() -> Result<()> {
+    let mut ends = Vec::new();
+    for memory in [0, 2000, 64 << 20] {
+        let home = tempfile::tempdir().unwrap();
+        let store = options().compaction_memory(memory).open(home.path())?;
+        let written = append(&store, PRICES, 0, 140, 60);
+        let stats = store.compact("prices")?;
+        let left = read(&store, Whence::Oldest);
+        check(&written, &left, compacted(&store));
+        is_sound(home.path());
+        ends.push((stats.rounds, left));
+        store.close()?;
+    }
+    assert!(
+        ends[0].0 > ends[1].0 && ends[1].0 > ends[2].0 && ends[2].0 == 1,
+        "{:?}",
+        ends.iter().map(|end| end.0).collect::<Vec<_>>()
+    );
+    assert!(ends[0].1 == ends[2].1 && ends[1].1 == ends[2].1);
+    Ok(())
+}
+
+#[test]
+fn every_record_needs_a_key_and_old_ones_without_stay() -> Result<()> {
+    let store = Store::in_memory()?;
+    let plain: TopicDef<Bytes, Bytes> = TopicDef::new("prices").file_roll_size(4096);
+    let old = store.producer(plain.clone())?;
+    let lingering = store.producer(plain)?.sync_policy(SyncPolicy::Os).linger(Duration::from_secs(9));
+    let keyless = |producer: &oncelog::Producer<Bytes, Bytes>| {
+        producer.append_record(Some(ZERO), None, Some(&[1; 100]), &[], None).map(|at| at.0)
+    };
+    assert_eq!((keyless(&old)?, keyless(&lingering)?), (0, 1));
+    assert_eq!(store.compact("prices").unwrap_err().kind(), ErrorKind::Invalid);
+    store.alter_topic("prices", &TopicChange::default().compaction(Some(Compaction::new())))?;
+    for producer in [&old, &lingering] {
+        let refused = keyless(producer).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Invalid);
+        assert!(refused.to_string().contains("\"prices\" is compacted by key"), "{refused}");
+    }
+    store.flush()?;
+    // The empty key is one.
+    old.append(b"", b"first")?;
+    append(&store, PRICES, 3, 200, 5);
+    old.append(b"", b"last")?;
+    append(&store, PRICES, 204, 60, 5);
+    store.compact("prices")?;
+    let left = read(&store, Whence::Oldest);
+    assert_eq!(left.iter().take(2).map(|row| row.0).collect::<Vec<_>>(), [0, 1]);
+    let empty: Vec<_> = left.iter().skip(2).filter(|row| row.1.is_empty()).map(|row| row.2.clone().unwrap()).collect();
+    assert_eq!(empty, [b"last".to_vec()]);
+    store.alter_topic("prices", &TopicChange::default().compaction(None))?;
+    assert!(keyless(&old).is_ok());
+    assert_eq!(store.compact("prices").unwrap_err().kind(), ErrorKind::Invalid);
+    store.close()
+}
+
+#[test]
+fn limits_and_consumers_count_beside_it() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock::default());
+    let store = manual(&clock).open(home.path())?;
+    let both = PRICES.max_total_bytes(64 << 10).blocking_minimum_retention(MinimumRetention::consumers(&["audit"]));
+    let written = append(&store, both.clone(), 0, 150, 5);
+    store.compact("prices")?;
+    same(&read(&store, Whence::Oldest), &written); // the consumer has read nothing yet
+    let mut audit = store.consumer(both, ConsumerStyle::ClientTx("audit".into()))?;
+    for row in &written[..100] {
+        assert_eq!(owned(&audit.next().unwrap()?), *row);
+    }
+    audit.commit()?;
+    store.compact("prices")?;
+    let end = compacted(&store);
+    assert!(end > 50 && end <= 100, "{end}");
+    let left = read(&store, Whence::Oldest);
+    check(&written, &left, end);
+    let rest: Rows = audit.map(|record| owned(&record.unwrap())).collect();
+    same(&rest, &written[100..]);
+    // What is kept by the limit goes as before, compacted or not.
+    store.alter_topic("prices", &TopicChange::default().max_total_bytes(Some(8 << 10)))?;
+    store.compact("prices")?;
+    clock.pass(6);
+    store.retain()?;
+    let (start, _) = store.offsets("prices", ZERO)?;
+    let kept = read(&store, Whence::Oldest);
+    assert!(kept.iter().all(|row| row.0 >= start.0));
+    store.truncate_before("prices", ZERO, LogOffset(140))?;
+    store.compact("prices")?;
+    let kept = read(&store, Whence::Oldest);
+    assert!(kept[0].0 >= 140 && last_values(&kept) == last_values(&written[140..].to_vec()), "{}", kept.len());
+    is_sound(home.path());
+    store.close()
+}
+
+#[test]
+fn what_was_truncated_within_a_file_goes_with_the_next_compaction() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let store = options().open(home.path())?;
+    let producer = store.producer(PRICES)?;
+    let batch: Vec<_> = (0..20u8).map(|key| (vec![key], vec![key; 50])).collect();
+    producer.append_batch(batch.iter().map(|(key, value)| (&key[..], &value[..])))?;
+    let written = append(&store, PRICES, 20, 200, 9);
+    // Within a batch.
+    store.truncate_before("prices", ZERO, LogOffset(10))?;
+    is_sound(home.path());
+    store.compact("prices")?;
+    let left = read(&store, Whence::Oldest);
+    assert_eq!(left.iter().take(10).map(|row| row.0).collect::<Vec<_>>(), (10..20).collect::<Vec<_>>());
+    check(&written, &left[10..].to_vec(), compacted(&store));
+    same(&read_beside(home.path(), Whence::Oldest), &left);
+    assert_eq!(store.offsets("prices", ZERO)?.0, LogOffset(10));
+    is_sound(home.path());
+    store.close()
+}
+
+#[test]
+fn a_snapshot_reads_on_and_a_deleted_topic_leaves_nothing() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let store = options().open(home.path())?;
+    let written = append(&store, PRICES, 0, 300, 7);
+    let snapshot = store.snapshot()?;
+    store.compact("prices")?;
+    let mut seen = Rows::new();
+    snapshot.read("prices", ZERO, LogOffset(0), |record| {
+        seen.push((record.offset.0, record.key.unwrap().to_vec(), record.value.map(<[u8]>::to_vec)));
+        Ok(Step::Next)
+    })?;
+    check(&written, &seen, compacted(&store));
+    drop(snapshot);
+    store.delete_topic("prices")?;
+    assert!(!home.path().join("topics/prices").exists());
+    append(&store, PRICES, 0, 100, 7);
+    store.compact("prices")?;
+    is_sound(home.path());
+    store.close()
+}
