@@ -92,6 +92,7 @@ impl World {
     /// A round of the background takes some steps; appends come between.
     fn compact_by_duties(&mut self) -> Done {
         self.clock.pass(Duration::from_secs(6));
+        self.note_time();
         for _ in 0..6 {
             if let Err(error) = self.store()?.run_duties() {
                 return self.after_error(&error);
