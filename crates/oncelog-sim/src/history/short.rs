@@ -47,7 +47,7 @@ pub(crate) enum Short {
 }
 
 impl Short {
-    pub(crate) const ALL: [Short; 29] = [
+    pub(crate) const ALL: [Short; 30] = [
         Short::Append,
         Short::Spread,
         Short::Lax,
