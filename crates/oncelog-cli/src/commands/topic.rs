@@ -367,7 +367,8 @@ impl Described {
         let columns = if compaction.is_some() { &columns[..] } else { &columns[..5] };
         format!(
             "topic        {topic}\nid           {id}\nowner        {owner}\nkeys         {key_codec}\nvalues       \
-             {value_codec}\ncompression  {compression}\nroll bytes   {roll_bytes}\nkeeps        {keeps}\n{compacted}\n{}",
+             {value_codec}\ncompression  {compression}\nroll bytes   {roll_bytes}\nkeeps        \
+             {keeps}\n{compacted}\n{}",
             out::columns(columns, &rows)
         )
     }

@@ -96,6 +96,8 @@ impl Verdict {
 mod tests {
     use super::*;
     use crate::record::{BatchHead, Compression, Inflated, set_base_offset};
+    use proptest::collection::vec;
+    use proptest::option::of;
     use proptest::prelude::*;
 
     type Content = (u64, i64, Option<Vec<u8>>, Option<Vec<u8>>, usize);
@@ -124,9 +126,9 @@ mod tests {
     proptest! {
         #[test]
         fn what_stays_is_what_it_was(
-            records in proptest::collection::vec((0u8..5, proptest::option::of(proptest::collection::vec(0u8..9, 0..40)), any::<i64>(), any::<bool>()), 1..40),
+            records in vec((0u8..5, of(vec(0u8..9, 0..40)), any::<i64>(), any::<bool>()), 1..40),
             before in 0u64..1000,
-            until_ms in proptest::option::of(any::<i64>()),
+            until_ms in of(any::<i64>()),
             lz4 in any::<bool>(),
         ) {
             let stays: Vec<bool> = records.iter().map(|record| record.3).collect();
@@ -136,7 +138,8 @@ mod tests {
             let before_it = Batch::open(&bytes, &inflated).unwrap();
             let mut verdict = Verdict::default();
             verdict.judge(&before_it, |record| stays[usize::try_from(record.offset.0 - 1000).unwrap()]).unwrap();
-            let expected: Vec<_> = contents(&before_it).into_iter().zip(&stays).filter(|(_, stays)| **stays).map(|(content, _)| content).collect();
+            let both = contents(&before_it).into_iter().zip(&stays);
+            let expected: Vec<_> = both.filter(|(_, stays)| **stays).map(|(content, _)| content).collect();
             prop_assert_eq!(verdict.is_empty(), expected.is_empty());
             if expected.is_empty() {
                 return Ok(());

@@ -70,8 +70,8 @@ impl TopicChange {
         TopicChange { blocking_minimum: Some(minimum), ..self }
     }
 
-    /// Whether and how it is compacted from now on; `None`: not, and what is gone stays gone. Records without a key that
-    /// are there already stay.
+    /// Whether and how it is compacted from now on; `None`: not, and what is gone stays gone. Records without a key
+    /// that are there already stay.
     pub fn compaction(self, compaction: Option<Compaction>) -> TopicChange {
         TopicChange { compaction: Some(compaction), ..self }
     }

@@ -149,14 +149,14 @@ impl StoreOptions {
         StoreOptions { os_sync_interval: interval, ..self }
     }
 
-    /// Sets how often retention and compaction look for records that may go: 5 s unless set. A topic that holds too much, or whose
-    /// appends wait, is looked at sooner.
+    /// Sets how often retention and compaction look for records that may go: 5 s unless set. A topic that holds too
+    /// much, or whose appends wait, is looked at sooner.
     pub fn retention_interval(self, interval: Duration) -> StoreOptions {
         StoreOptions { retention_interval: interval, ..self }
     }
 
-    /// Sets about how much memory a compaction takes for keys: 64 MiB unless set. A key takes its own bytes and about 25
-    /// more. Where a partition has more keys than that, it is compacted piece by piece, each over all that is before it.
+    /// Sets about how much memory a compaction takes for keys: 64 MiB unless set. A key takes its own bytes and about
+    /// 25 more. Where a partition has more keys than that, it is compacted piece by piece, each over all before it.
     pub fn compaction_memory(self, bytes: usize) -> StoreOptions {
         StoreOptions { compaction_memory: bytes, ..self }
     }

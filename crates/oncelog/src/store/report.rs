@@ -65,8 +65,8 @@ pub struct StoreStats {
     pub removed_segments: u64,
     /// How many bytes these held.
     pub removed_bytes: u64,
-    /// Compactions of a partition that were brought to their end; [`Store::compaction_stats`](crate::Store::compaction_stats)
-    /// tells of one topic.
+    /// Compactions of a partition that were brought to their end. Of one topic
+    /// [`Store::compaction_stats`](crate::Store::compaction_stats) tells.
     pub compactions: u64,
     /// Compactions that failed: they are tried again.
     pub compactions_failed: u64,

@@ -1,11 +1,12 @@
 //! Where each key was last written: keys and offsets in little memory, for compaction.
 //!
 //! ```text
-//! slots   hash % n -> tag (24 bits) | place in the arena (40 bits)       arena   offset | length | key, one after the other
+//! slots   hash % n -> tag (24 bits) | place in the arena (40 bits)
+//! arena   offset | length | key, one after the other
 //! ```
 //!
-//! Invariant: two keys are the same if their bytes are. The hash only says where to look, so keys that collide cost time
-//! and never a record; it is salted, so nobody can choose keys that do. (Kafka compares 16 bytes of MD5 instead.)
+//! Invariant: two keys are the same if their bytes are. The hash only says where to look, so keys that collide cost
+//! time and never a record; it is salted, so nobody can choose keys that do. (Kafka compares 16 bytes of MD5 instead.)
 
 use std::hash::{DefaultHasher, Hasher};
 
@@ -117,6 +118,7 @@ impl LastOffsets {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
@@ -134,13 +136,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn says_what_a_map_says(keys in proptest::collection::vec(proptest::collection::vec(0u8..4, 0..6), 0..400), salt: u64) {
+        fn says_what_a_map_says(keys in vec(vec(0u8..4, 0..6), 0..400), salt: u64) {
             check(LastOffsets::new(salt), &keys);
         }
 
         /// All keys collide: in their slots, or in their tags too.
         #[test]
-        fn collisions_mix_nothing_up(keys in proptest::collection::vec(proptest::collection::vec(0u8..4, 0..4), 0..100), tags: bool) {
+        fn collisions_mix_nothing_up(keys in vec(vec(0u8..4, 0..4), 0..100), tags: bool) {
             let same: fn(u64, &[u8]) -> u64 = if tags { |_, _| 7 } else { |_, key| (key.len() as u64) << PLACE_BITS };
             check(LastOffsets { hash: same, ..LastOffsets::new(1) }, &keys);
         }

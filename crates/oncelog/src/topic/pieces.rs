@@ -1,9 +1,9 @@
 //! The segments of a partition as another process finds them: by the names in its directory.
 //!
 //! A segment counts from its base offset up to the base of the next. One of an earlier opening does not count where a
-//! later opening has begun at or before it: what recovery wrote anew stands in place of what was there. Of one opening the
-//! later generation counts. A compaction that has put several segments into one may not have taken all of them away yet:
-//! those still hold the records that it says, and count as well.
+//! later opening has begun at or before it: what recovery wrote anew stands in place of what was there. Of one opening
+//! the later generation counts. A compaction that has put several segments into one may not have taken all of them away
+//! yet: what they hold may still be read, and they count as well.
 
 use std::cmp::Reverse;
 use std::io;
