@@ -202,10 +202,12 @@ pub(crate) fn name_complaint(name: &str) -> Option<&'static str> {
     }
 }
 
-/// A record that waits for its time, as the producer that delayed it was told: when it is due, and a number of its own
-/// among all that were ever delayed in the store by one owner.
+/// A record that waits for its time, as the producer that delayed it was told: for which topic, when it is due, and a
+/// number of its own among all that were ever delayed in the store by one owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TimerId {
+    /// The topic that it waits for.
+    pub topic: TopicId,
     /// When it is due, in milliseconds since the Unix epoch.
     pub due_ms: i64,
     /// Which of those that are due then.
@@ -214,7 +216,7 @@ pub struct TimerId {
 
 impl fmt::Display for TimerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.due_ms, self.number)
+        write!(f, "{}/{}/{}", self.topic.0, self.due_ms, self.number)
     }
 }
 

@@ -70,7 +70,6 @@ fn they_come_in_order_of_time_and_then_of_calls() -> Result<()> {
     store.deliver_due()?;
     store.deliver_due()?;
     assert_eq!(found(&store, REMINDERS), [(0, 0), (1, 205), (2, 205), (3, 205), (4, 205)]);
-    // Closed and opened in order, and after a crash.
     drop(reminders);
     store.close()?;
     let store = options.open(home.path())?;
@@ -125,7 +124,7 @@ fn headers_partitions_and_tombstones_wait_as_they_are() -> Result<()> {
     let reminders = store.producer(REMINDERS)?;
     let headers = [Header { name: "why", value: Some(b"because") }, Header { name: "not", value: None }];
     reminders.append_record_at(5, Some(PartitionId(2)), Some("gone"), None, &headers)?;
-    let routed = reminders.append("ann", &1)?;
+    reminders.append("ann", &1)?;
     let has_one = |id| store.offsets("reminders", PartitionId(id)).unwrap().1.0 == 1;
     let route = (0..4).find(|id| has_one(*id)).unwrap();
     reminders.append_at(5, "ann", &2)?;
@@ -143,8 +142,8 @@ fn headers_partitions_and_tombstones_wait_as_they_are() -> Result<()> {
                 assert_eq!(headers.len(), 2);
                 assert_eq!((headers[0].name, headers[0].value), ("why", Some(&b"because"[..])));
                 assert_eq!((headers[1].name, headers[1].value), ("not", None));
-            } else if (record.offset.0, partition) == (routed.0 + 1, route) {
-                assert_eq!(record.key, Some(&b"ann"[..]), "as its key without a delay");
+            } else {
+                assert_eq!((record.key, partition), (Some(&b"ann"[..]), route), "as its key without a delay");
             }
             seen += 1;
             Ok(oncelog::Step::Next)
@@ -184,6 +183,99 @@ fn a_full_topic_holds_up_no_other() -> Result<()> {
     store.deliver_due()?;
     assert_eq!(store.offsets("full", PartitionId(0))?.1.0, end.0 + 1500);
     assert_eq!(store.timers("full")?, []);
+    store.close()
+}
+
+/// A topic that holds less than what is due at once: as much comes as there is room for, in order, and the rest when
+/// its consumer has made room.
+#[test]
+fn more_is_due_than_there_is_room() -> Result<()> {
+    const SMALL: TopicDef<Utf8, U64> = TopicDef::new("small")
+        .file_roll_size(4096)
+        .max_total_bytes(32 << 10)
+        .blocking_minimum_retention(MinimumRetention::consumers(&["reads"]));
+    let home = tempfile::tempdir().unwrap();
+    let (clock, options) = by_hand();
+    let store = options.open(home.path())?;
+    drop(store.producer(SMALL)?);
+    store.transact(|tx| (0..2000).try_for_each(|value| tx.append_at(SMALL, 10, &"k".repeat(90), &value).map(drop)))?;
+    clock.0.store(20, Ordering::SeqCst);
+    let mut reader = store.consumer(SMALL, ConsumerStyle::ClientTx("reads".into()))?;
+    let mut read = Vec::new();
+    for _ in 0..200 {
+        store.deliver_due()?;
+        reader.try_process(None, |record, _| {
+            read.push(record.value()?);
+            Ok(Outcome::Commit)
+        })?;
+        store.retain()?;
+        clock.0.fetch_add(1000, Ordering::SeqCst);
+    }
+    assert_eq!(read, (0..2000).collect::<Vec<_>>());
+    assert_eq!(store.stats().topics_held, 0);
+    store.close()
+}
+
+/// What was within the limits when it was delayed comes, also under lower ones, and in transactions within them.
+#[test]
+fn limits_are_those_of_the_delay() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let (clock, options) = by_hand();
+    let store = options.clone().open(home.path())?;
+    let others = store.producer(OTHERS)?;
+    for value in 0..20 {
+        others.append_at(5, &"k".repeat(10_000), &value)?;
+    }
+    drop(others);
+    store.close()?;
+    let store = options.max_record_bytes(4096).max_transaction_bytes(16 << 10).open(home.path())?;
+    clock.0.store(10, Ordering::SeqCst);
+    store.deliver_due()?;
+    assert_eq!(values(&store, OTHERS), (0..20).collect::<Vec<_>>());
+    store.close()
+}
+
+/// One that is held up does not make another late, and a clock that is set back does not hold it up for longer.
+#[test]
+fn who_is_held_up_waits_alone() -> Result<()> {
+    const FULL: TopicDef<Bytes, Bytes> = TopicDef::new("full")
+        .file_roll_size(2048)
+        .max_total_bytes(8 << 10)
+        .blocking_minimum_retention(MinimumRetention::Age(Duration::from_secs(1 << 30)));
+    let home = tempfile::tempdir().unwrap();
+    let (clock, options) = by_hand();
+    let store = options.open(home.path())?;
+    let full = store.producer(FULL)?.when_full(WhenFull::Fail);
+    while full.append(b"k", &[1; 500]).is_ok() {}
+    full.append_at(10, b"k", &[2; 500])?;
+    store.producer(OTHERS)?.append_at(120, "k", &1)?;
+    clock.0.store(100, Ordering::SeqCst);
+    store.run_duties()?;
+    assert_eq!(store.stats().topics_held, 1);
+    clock.0.store(130, Ordering::SeqCst);
+    store.run_duties()?;
+    assert_eq!(values(&store, OTHERS), [1]);
+    store.close()
+}
+
+/// A consumer whose transactions begin with the first effect has delayed records too.
+#[test]
+fn a_consumer_without_transactions_of_its_own_delays_and_cancels() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let (clock, options) = by_hand();
+    let store = options.open(home.path())?;
+    let reminders = store.producer(REMINDERS)?;
+    let timers = [reminders.append_at(5, "k", &1)?, reminders.append_at(5, "k", &2)?];
+    store.producer(OTHERS)?.append("k", &3)?;
+    let mut consumer = store.consumer(OTHERS, ConsumerOptions::new(ConsumerStyle::NonTx(Whence::Oldest)))?;
+    consumer.try_process(None, |record, tx| {
+        assert!(tx.cancel(timers[0])?);
+        tx.append_at(REMINDERS, 5, "k", &record.value()?)?;
+        Ok(Outcome::Commit)
+    })?;
+    clock.0.store(10, Ordering::SeqCst);
+    store.deliver_due()?;
+    assert_eq!(values(&store, REMINDERS), [2, 3]);
     store.close()
 }
 

@@ -145,7 +145,7 @@ impl World {
         };
         let crashes = self.outcome.crashes;
         self.check_timers(&snapshot, false)?;
-        // A topic that could not take its records is tried again later; it could only where a call was to fail.
+        // A topic that could not take its records is tried again later, and it has no limit.
         if self.outcome.crashes > crashes || self.fail_at.is_some() || self.disk.is_dead() {
             return Ok(());
         }

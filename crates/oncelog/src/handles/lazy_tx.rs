@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
-use crate::ids::{LogOffset, PartitionId, ShardId, TableId, TopicId};
+use crate::ids::{LogOffset, PartitionId, ShardId, TableId, TimerId, TopicId};
 use crate::table::ScanRange;
 use crate::transaction::{Engine, EngineTx, NewRecord, NewStamp, PendingCommit, Stamped, TxMark};
 use crate::wake::Arc;
@@ -94,6 +94,20 @@ impl EngineTx for LazyTx {
 
     fn progress(&mut self, consumer: &str, topic: TopicId, partition: PartitionId, next: LogOffset) -> Result<()> {
         self.touch()?.progress(consumer, topic, partition, next)
+    }
+
+    fn delay(
+        &mut self,
+        topic: TopicId,
+        partition: Option<PartitionId>,
+        due_ms: i64,
+        record: NewRecord<'_>,
+    ) -> Result<TimerId> {
+        self.touch()?.delay(topic, partition, due_ms, record)
+    }
+
+    fn cancel(&mut self, timer: TimerId) -> Result<bool> {
+        self.touch()?.cancel(timer)
     }
 
     fn batch_bytes(&mut self, bytes: usize) -> Result<()> {

@@ -74,7 +74,7 @@ impl Scan {
             while rows.len() < self.limit {
                 let (start, end) = (self.start.as_ref().map(Vec::as_slice), self.end.as_ref().map(Vec::as_slice));
                 let (direction, limit) = (self.direction, SCAN_ROWS.min(self.limit - rows.len()));
-                let page = shard(ShardId(number), ScanRange { start, end, direction, limit })?;
+                let page = shard(ShardId(number), ScanRange { start, end, direction, limit, ..ScanRange::ALL })?;
                 for (key, value) in &page {
                     rows.push(decode_row::<K, V>(key, value)?);
                 }

@@ -3,7 +3,7 @@
 //! 1. Its partitions refuse appends, bounds and progress. What has its place by then comes before the deletion.
 //! 2. One transaction removes its rows: catalogue, name, bounds, progress, stamps; and notes that files are left.
 //! 3. Handles that still stand in it answer `NotFound`. The claim of its global consumer and its files are removed, its
-//!    own claim last, then what waits for its time, then the note.
+//!    own claim last, then the note. What waits for its time goes with the turns of `deliver`, which finds no topic.
 //!
 //! Ids are never given twice, so a topic made anew under the name inherits nothing. A crash behind step 2 leaves the
 //! note, and the next opening goes on with step 3; recovery forgives a frame whose topic is gone when a later frame
@@ -37,13 +37,14 @@ impl Core {
             return Err(error);
         }
         self.pipeline.topics.remove(&topic);
+        self.forget_delayed(topic.id);
         if let Some(board) = self.page.as_ref().and_then(OwnerPage::board) {
             // Before its files go: readers in other processes are told that it is deleted, not that records are lost.
             board.forget(topic.id);
         }
         self.pipeline.view.news.raise();
         // What cannot be removed now is removed by the next opening, or by whoever makes a topic of that name.
-        if let Err(error) = self.remove_topic_files(&topic).and_then(|()| self.forget_rest(topic.id)) {
+        if let Err(error) = self.remove_topic_files(&topic).and_then(|()| self.forget_files(topic.id)) {
             tracing::warn!(%error, topic = name, "files of a deleted topic stay");
         }
         Ok(())
@@ -60,6 +61,7 @@ impl Core {
             .map(|id| (id, self.tables.shard(id, system::SHARD)));
         // Whoever looked before the topic was retired holds such a turn until its frame has its LSN.
         shards.iter().for_each(|(_, rows)| drop(rows.turn()));
+        drop(self.tables.shard(system::DELAYED, system::SHARD).turn());
         // At the head, not only what is visible: all that was placed by then.
         let head = self.pipeline.view.pin(|| self.pipeline.journal.head());
         for (table, rows) in shards {
@@ -125,16 +127,13 @@ impl Core {
         clear().map_err(|error| Error::io(dir, "clear a topic", error))
     }
 
-    /// When its files are gone: the records that wait for it, which may be more than one transaction holds, then the
-    /// note.
-    fn forget_rest(&self, id: TopicId) -> Result<()> {
-        self.forget_delayed(id)?;
+    fn forget_files(&self, id: TopicId) -> Result<()> {
         let mut tx = self.begin();
         tx.put(system::CATALOGUE, system::SHARD, &CatalogueKey::Deleted(id).encode(), None)?;
         Box::new(tx).submit()?.wait().map(drop)
     }
 
-    /// Removes what is left of topics whose deletion a crash has interrupted.
+    /// Removes the files of topics whose deletion a crash has interrupted.
     pub(super) fn sweep_deleted(&self) -> Result<()> {
         let (first, last) = (TopicId(0), TopicId(u32::MAX));
         let (first, last) = (CatalogueKey::Deleted(first).encode(), CatalogueKey::Deleted(last).encode());
@@ -147,7 +146,7 @@ impl Core {
         })?;
         for (id, name) in left {
             self.remove_topic_dir(id, &name)?;
-            self.forget_rest(id)?;
+            self.forget_files(id)?;
         }
         Ok(())
     }

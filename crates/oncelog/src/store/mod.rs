@@ -146,6 +146,8 @@ pub(crate) struct Core {
     removing: Mutex<()>,
     retaining: Retaining,
     compacting: Compacting,
+    /// Delayed records are appended by one at a time.
+    delivering: Mutex<deliver::Delivering>,
     store_time: StoreTime,
     /// When it was first seen that something written is not synced.
     unsynced_since: Mutex<Option<std::time::Duration>>,
@@ -382,6 +384,7 @@ impl Store {
             compacted_bytes_before: compacted.bytes_before,
             compacted_bytes_after: compacted.bytes_after,
             appends_refused: core.pipeline.refused.load(Ordering::SeqCst),
+            topics_held: core.pipeline.delays.held(),
         }
     }
 

@@ -444,6 +444,7 @@ impl Opening {
             removing: Mutex::default(),
             retaining: Retaining::default(),
             compacting: Compacting::default(),
+            delivering: Mutex::default(),
             store_time,
             unsynced_since: Mutex::default(),
             report: self.report,

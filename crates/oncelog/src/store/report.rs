@@ -76,6 +76,8 @@ pub struct StoreStats {
     pub compacted_bytes_after: u64,
     /// Appends that were refused, or had to wait, because their topic was full.
     pub appends_refused: u64,
+    /// Topics whose delayed records are due and cannot be appended, because they are full, say.
+    pub topics_held: usize,
 }
 
 impl fmt::Display for RecoveryReport {

@@ -81,7 +81,7 @@ impl RowsAt<'_> {
         let first = system::segment_key(topic, partition, LogOffset(0));
         let last = system::segment_key(topic, partition, LogOffset(u64::MAX));
         let one = |start: Bound<&[u8]>, end: Bound<&[u8]>, direction| -> Result<Option<SegmentRow>> {
-            let range = ScanRange { start, end, direction, limit: 1 };
+            let range = ScanRange { start, end, direction, limit: 1, ..ScanRange::ALL };
             let rows = self.tables.shard(system::SEGMENTS, system::SHARD).scan(range, self.lsn)?;
             rows.first().map(|(_, row)| system::decode_row(row)).transpose()
         };

@@ -263,7 +263,7 @@ impl Core {
         limit: usize,
     ) -> Result<Vec<Vec<u8>>> {
         let visible = self.pin_visible();
-        let range = ScanRange { start: from, end: Bound::Unbounded, direction, limit };
+        let range = ScanRange { start: from, end: Bound::Unbounded, direction, limit, ..ScanRange::ALL };
         let rows = self.tables.shard(by_age, system::SHARD).scan(range, visible.lsn())?;
         Ok(rows.into_iter().map(|(key, _)| key).collect())
     }

@@ -153,14 +153,15 @@ impl Core {
             self.pipeline.flush()?;
         }
         let rows_are_due = self.pipeline.pressure.is_due(self.tables.unwritten_bytes());
+        let mut trimmed = Ok(());
         if rows_are_due || journal.placed_bytes() >= self.pipeline.trim_at.load(Ordering::Relaxed) {
-            self.trim(State::Open)?;
+            trimmed = self.trim(State::Open);
         }
         // None keeps the others from their turn.
-        let (delivered, retained, forgot) = (self.deliver_due(), self.retain_if_due(), self.forget_ids_if_due());
+        let (delivered, retained, forgot) = (self.deliver_some(), self.retain_if_due(), self.forget_ids_if_due());
         let compacted = self.compact_if_due();
-        journal.prepare_spare()?;
-        delivered.and(retained).and(forgot).and(compacted)
+        let prepared = journal.prepare_spare();
+        trimmed.and(delivered).and(retained).and(forgot).and(compacted).and(prepared)
     }
 
     /// How long the background waits at most between two looks.

@@ -48,12 +48,19 @@ pub struct ScanRange<'a> {
     pub direction: Direction,
     /// How many rows at most.
     pub limit: usize,
+    /// The row with which keys and values take so many bytes is the last.
+    pub bytes: usize,
 }
 
 impl<'a> ScanRange<'a> {
     /// Every row, in key order.
-    pub const ALL: ScanRange<'static> =
-        ScanRange { start: Bound::Unbounded, end: Bound::Unbounded, direction: Direction::Up, limit: usize::MAX };
+    pub const ALL: ScanRange<'static> = ScanRange {
+        start: Bound::Unbounded,
+        end: Bound::Unbounded,
+        direction: Direction::Up,
+        limit: usize::MAX,
+        bytes: usize::MAX,
+    };
 
     /// All rows between two keys, in key order.
     #[must_use]
@@ -116,7 +123,7 @@ impl Shard {
             return Ok(Vec::new());
         }
         let dirty = self.dirty.read();
-        let mut found = Vec::new();
+        let mut found = Found { rows: Vec::new(), limit: range.limit, bytes_left: range.bytes };
         let (start, end) = state_range(self.table, self.shard, range.start, range.end);
         let (start, end) = (start.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
         let up = range.direction == Direction::Up;
@@ -128,21 +135,21 @@ impl Shard {
             let key = &flat[StateKey::PREFIX_BYTES..];
             let comes_before = |ours: &[u8]| if up { ours < key } else { ours > key };
             while let Some((ours, value)) = ours.next_if(|(ours, _)| comes_before(ours)) {
-                if take(&mut found, ours, value, range.limit) == Visit::Stop {
+                if found.take(ours, value) == Visit::Stop {
                     return Visit::Stop;
                 }
             }
             match ours.next_if(|(ours, _)| ours.as_slice() == key) {
-                Some((ours, value)) => take(&mut found, ours, value, range.limit),
-                None => take(&mut found, key, Some(&Bytes::copy_from_slice(value)), range.limit),
+                Some((ours, value)) => found.take(ours, value),
+                None => found.take(key, Some(&Bytes::copy_from_slice(value))),
             }
         })?;
         for (key, value) in ours {
-            if found.len() >= range.limit || take(&mut found, key, value, range.limit) == Visit::Stop {
+            if found.is_full() || found.take(key, value) == Visit::Stop {
                 break;
             }
         }
-        Ok(found)
+        Ok(found.rows)
     }
 
     /// How many rows are held in memory.
@@ -189,11 +196,25 @@ impl Shard {
 }
 
 /// Adds a row that is there.
-fn take(found: &mut Vec<Row>, key: &[u8], value: Option<&Bytes>, limit: usize) -> Visit {
-    if let Some(value) = value {
-        found.push((key.to_vec(), value.clone()));
+/// What a scan has found, and how much more it may.
+struct Found {
+    rows: Vec<Row>,
+    limit: usize,
+    bytes_left: usize,
+}
+
+impl Found {
+    fn is_full(&self) -> bool {
+        self.rows.len() >= self.limit || self.bytes_left == 0
     }
-    if found.len() < limit { Visit::Next } else { Visit::Stop }
+
+    fn take(&mut self, key: &[u8], value: Option<&Bytes>) -> Visit {
+        if let Some(value) = value {
+            self.bytes_left = self.bytes_left.saturating_sub(key.len() + value.len());
+            self.rows.push((key.to_vec(), value.clone()));
+        }
+        if self.is_full() { Visit::Stop } else { Visit::Next }
+    }
 }
 
 impl ShardGuard<'_> {

@@ -118,9 +118,9 @@ impl Pipeline {
         let (ticket, committed) = if tx.is_read_only() {
             (self.confirm_reads(&tx)?, Committed::default())
         } else {
-            let first_due = tx.first_due();
+            let timers = tx.timers();
             let (ticket, committed) = self.place(tx)?;
-            if first_due.is_some_and(|due| self.delays.add(due)) {
+            if timers.into_iter().filter(|timer| self.delays.add(*timer)).count() > 0 {
                 self.journal.wake_background();
             }
             (Some(ticket), committed)
@@ -133,7 +133,7 @@ impl Pipeline {
     }
 
     /// Waits, before any turn is taken, until rows that are in memory only take less than they may.
-    fn wait_for_table_memory(&self) -> Result<()> {
+    pub(crate) fn wait_for_table_memory(&self) -> Result<()> {
         let bytes = || {
             let ends = self.closing.load(Ordering::SeqCst) || self.journal.has_failed();
             (!ends).then(|| self.tables.unwritten_bytes())
@@ -190,9 +190,10 @@ impl Pipeline {
             let rows = tx.writes.range((id, system::SHARD, Vec::new())..);
             rows.take_while(move |((table, ..), _)| *table == id)
         };
-        let rows = [system::PROGRESS, system::WAITED_FOR, system::DELAYED].into_iter().flat_map(of_table);
+        let rows = [system::PROGRESS, system::WAITED_FOR].into_iter().flat_map(of_table);
         let rows = rows.filter(|(_, value)| value.is_some());
         let topics = rows.filter_map(|((_, _, key), _)| system::topic_of_key(key));
+        let topics = topics.chain(tx.timers().into_iter().map(|timer| timer.topic));
         topics.chain(tx.stamps.iter().map(|staged| staged.topic)).try_for_each(|id| self.topics.check_takes_rows(id))
     }
 

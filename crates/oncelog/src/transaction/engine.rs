@@ -319,18 +319,17 @@ pub trait EngineTx: Send {
     /// As [`EngineTx::append`]; `Invalid` also where the engine has no delayed records.
     fn delay(
         &mut self,
-        _topic: TopicId,
-        _partition: Option<PartitionId>,
-        _due_ms: i64,
-        _record: NewRecord<'_>,
-    ) -> Result<TimerId> {
-        Err(Error::invalid("this engine has no delayed records"))
-    }
+        topic: TopicId,
+        partition: Option<PartitionId>,
+        due_ms: i64,
+        record: NewRecord<'_>,
+    ) -> Result<TimerId>;
 
     /// Stages that a delayed record is not appended; `false`: it was, or there is none.
-    fn cancel(&mut self, _timer: TimerId) -> Result<bool> {
-        Ok(false)
-    }
+    ///
+    /// # Errors
+    /// `Invalid` where the engine has no delayed records.
+    fn cancel(&mut self, timer: TimerId) -> Result<bool>;
 
     /// Sets the bytes at which a batch of it is ended and the next begun, for the records that follow.
     ///

@@ -15,7 +15,7 @@
 
 mod apply;
 mod commit;
-mod delayed;
+pub(crate) mod delayed;
 mod engine;
 mod frame;
 #[cfg(fuzzing)]
@@ -30,8 +30,8 @@ pub(crate) mod system;
 mod topics;
 
 pub(crate) use apply::Applier;
-pub(crate) use commit::{Limits, Pipeline};
-pub(crate) use delayed::{Delays, due_until, read_delayed_key};
+pub(crate) use commit::{Limits, Pending, Pipeline};
+pub(crate) use delayed::{Delays, Spot};
 pub use engine::{
     Appended, Appender, AppenderOptions, Committed, Engine, EngineTx, Fetched, NewRecord, NewStamp, PendingCommit,
     Source, SourceSpec, Stamped, Step, TxMark,

@@ -68,6 +68,8 @@ pub(crate) struct StoreTx {
     topic: Option<Arc<Topic>>,
     batch_bytes: usize,
     spread: Option<u32>,
+    /// What is staged was admitted before, whatever the limits are now.
+    pub(super) admitted: bool,
 }
 
 /// What takes back one change other than an append.
@@ -108,6 +110,7 @@ impl StoreTx {
             timestamp_ms: None,
             topic: None,
             spread: None,
+            admitted: false,
         }
     }
 
@@ -125,7 +128,7 @@ impl StoreTx {
 
     pub(super) fn grow(&mut self, more: usize) -> Result<()> {
         let max = self.pipeline.limits.transaction_bytes_max;
-        if self.bytes + more > max {
+        if self.bytes + more > max && !self.admitted {
             return Err(Error::invalid(format!(
                 "the transaction is over the limit of {max} bytes (max_transaction_bytes)"
             )));
@@ -228,7 +231,7 @@ impl EngineTx for StoreTx {
         let draft = Draft { key: record.key, value: record.value, headers: record.headers, timestamp_ms };
         let bytes = BatchBuilder::encoded_len(&draft);
         let max = self.pipeline.limits.record_bytes_max;
-        if bytes > max {
+        if bytes > max && !self.admitted {
             let name = &topic.spec.name;
             return Err(Error::invalid(format!(
                 "a record of {bytes} bytes for topic {name:?} is over the limit of {max} bytes (max_record_bytes)"
@@ -285,7 +288,9 @@ impl EngineTx for StoreTx {
         let hidden = own.values().filter(|value| value.is_none()).count();
         let wanted = ScanRange { limit: range.limit.saturating_add(hidden), ..range };
         let kept = self.pipeline.tables.shard(table, shard).scan(wanted, lsn)?;
-        let last_kept = if kept.len() == wanted.limit { kept.last().map(|(key, _)| key.clone()) } else { None };
+        let size: usize = kept.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let cut = kept.len() == wanted.limit || size >= wanted.bytes;
+        let last_kept = if cut { kept.last().map(|(key, _)| key.clone()) } else { None };
         let mut merged: BTreeMap<Vec<u8>, Option<Bytes>> =
             kept.into_iter().map(|(key, value)| (key, Some(value))).collect();
         for (key, value) in own {
