@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use oncelog::clock::Clock;
 use oncelog::disk::MemoryDisk;
 use oncelog::{
-    Bytes, Error, KeepIds, MessageId, Outcome, PartitionId, Processor, ProducerStamp, SeenIds, Sequence, Store,
-    StoreOptions, TableDef, TopicDef, U64, Utf8,
+    Bytes, ConsumerStyle, Error, KeepIds, MessageId, Outcome, PartitionId, Processor, ProducerStamp, SeenIds, Sequence,
+    Store, StoreOptions, TableDef, TopicDef, U64, Utf8,
 };
 
 const ROWS: TableDef<Utf8, U64> = TableDef::new("rows");
@@ -240,6 +240,33 @@ fn the_background_forgets_by_itself() {
         assert!(started.elapsed() < Duration::from_secs(30));
         thread::sleep(Duration::from_millis(5));
     }
+    store.close().unwrap();
+}
+
+#[test]
+fn what_a_function_takes_back_was_not_seen() {
+    const EVENTS: TopicDef<U64, Utf8> = TopicDef::new("events");
+    let store = Store::in_memory().unwrap();
+    let producer = store.producer(EVENTS).unwrap();
+    for id in ["again", "again", "skip", "skip", "fine"] {
+        producer.append(&0, id).unwrap();
+    }
+    let mut told = Vec::new();
+    let mut consumer = store.consumer(EVENTS, ConsumerStyle::ClientTx("once".into())).unwrap();
+    let processed = consumer.try_process(None, |event, tx| {
+        let (id, first_time) = (event.value()?.to_owned(), tx.first_time(FOR_EVER, event.value()?)?);
+        told.push((id.clone(), first_time));
+        Ok(match (id.as_str(), told.len()) {
+            ("again", 1) => Outcome::Retry,
+            ("skip", _) => Outcome::Skip,
+            _ => Outcome::Commit,
+        })
+    });
+    assert_eq!(processed.unwrap(), 5);
+    // Once more for the retry; what is skipped has no effects, and its mark is one.
+    let expected = [("again", true), ("again", true), ("again", false), ("skip", true), ("skip", true), ("fine", true)];
+    assert_eq!(told, expected.map(|(id, first)| (id.to_owned(), first)));
+    drop((producer, consumer));
     store.close().unwrap();
 }
 

@@ -128,6 +128,8 @@ impl Tx<'_> {
     /// Whether `id` comes for the first time, as far as is remembered; from the commit of this transaction on it does
     /// not. With `false` do nothing: it was done before, together with its mark.
     ///
+    /// What takes the effects of a record back (`Retry`, `Skip`) takes the mark back too.
+    ///
     /// In a processor any thread may ask, whatever the partition of the record at hand. Where one id comes twice at
     /// the same moment, one of the two transactions is run again, and is told `false` then.
     ///

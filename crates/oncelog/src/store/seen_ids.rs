@@ -33,8 +33,10 @@ const REMOVED_AT_ONCE: usize = 1024;
 const REMOVALS: usize = 4;
 /// Ids that are counted in one round.
 const COUNTED_AT_ONCE: usize = 16 * 1024;
-/// New ids are counted when they are this part of those that are kept.
+/// All are counted again when this part of those that are kept is new.
 const COUNT_PART: u64 = 8;
+/// Or so many.
+const NEW_AT_MOST: usize = 1 << 20;
 
 /// The names in use, and how far their forgetting has come.
 #[derive(Default)]
@@ -173,7 +175,7 @@ impl Core {
 
     fn forget_by_count(&self, tables: &IdTables, last: u64, count: &mut Count) -> Result<Forgot> {
         if let Count::Enough { newest } = count {
-            let part = usize::try_from(last / COUNT_PART).unwrap_or(usize::MAX).clamp(1, COUNTED_AT_ONCE);
+            let part = usize::try_from(last / COUNT_PART).unwrap_or(usize::MAX).clamp(1, NEW_AT_MOST);
             let new = self.ids_by_age(tables.by_age, Bound::Excluded(newest.as_slice()), Direction::Up, part)?;
             if new.len() < part {
                 return Ok(Forgot::default());

@@ -150,7 +150,7 @@ impl Coordinator {
     }
 
     /// Sets for how long [`Coordinator::outcome`] knows how a transaction ended, at least. A row of some 40 bytes is
-    /// kept for each that was committed within that time.
+    /// kept for each that was committed within that time. Of several coordinators over one backend the shortest counts.
     pub fn outcome_retention(self, outcome_retention: Duration) -> Coordinator {
         Coordinator { outcome_retention, ..self }
     }
@@ -183,44 +183,31 @@ impl Coordinator {
     /// As [`Coordinator::begin_transaction`]; `OutOfOrder` also where the first of them were taken in before and the
     /// others not: begin with the one that is expected.
     pub fn begin_batch(&self, first: &ProducerStamp, count: u32) -> Result<Option<TxnId>> {
-        self.reserve()?;
-        let begun = self.begin_reserved(first, count);
+        let _place = self.reserve()?;
+        let Some((txn, tx, since)) = self.begin_reserved(first, count)? else {
+            self.work.lock().counts.duplicates_filtered += 1;
+            return Ok(None);
+        };
         let mut work = self.work.lock();
-        work.opening -= 1;
-        match begun {
-            Ok(Some((txn, tx, since))) => {
-                work.counts.opened += 1;
-                work.open.insert(txn, Open { since, at_rest: Some(tx) });
-                Ok(Some(txn))
-            }
-            Ok(None) => {
-                work.counts.duplicates_filtered += 1;
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
+        work.counts.opened += 1;
+        work.open.insert(txn, Open { since, at_rest: Some(tx) });
+        Ok(Some(txn))
     }
 
     /// Counts the message in, and takes a place among the open ones.
-    fn reserve(&self) -> Result<()> {
-        let has_room = |work: &mut Work| {
-            let has = work.open.len() + work.opening < self.open_max;
-            work.opening += usize::from(has);
-            has
-        };
-        {
+    fn reserve(&self) -> Result<Place<'_>> {
+        let place = || {
             let mut work = self.work.lock();
-            work.counts.received += 1;
-            if has_room(&mut work) {
-                return Ok(());
-            }
+            let has_room = work.open.len() + work.opening < self.open_max;
+            work.opening += usize::from(has_room);
+            has_room.then(|| Place(self))
+        };
+        self.work.lock().counts.received += 1;
+        if let Some(place) = place() {
+            return Ok(place);
         }
         self.end_timed_out();
-        if has_room(&mut self.work.lock()) {
-            Ok(())
-        } else {
-            Err(CoordinatorError::TooManyOpen { limit: self.open_max })
-        }
+        place().ok_or(CoordinatorError::TooManyOpen { limit: self.open_max })
     }
 
     #[allow(clippy::type_complexity, reason = "what is noted under the lock")]
@@ -515,6 +502,15 @@ impl Coordinator {
 impl fmt::Debug for Coordinator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Coordinator").field("stats", &self.counts()).finish_non_exhaustive()
+    }
+}
+
+/// A place among the open transactions, for one that is being opened.
+struct Place<'c>(&'c Coordinator);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.work.lock().opening -= 1;
     }
 }
 
