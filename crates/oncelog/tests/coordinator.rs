@@ -238,7 +238,8 @@ fn what_has_ended_says_how() {
         assert_eq!(coordinator.outcome(given_up).unwrap(), TxnOutcome::Aborted);
         let never = TxnId { epoch: done.epoch + 1, number: 0 };
         let next = TxnId { epoch: done.epoch, number: given_up.number + 1 };
-        let calls: [fn(&Coordinator, TxnId) -> Result<(), CoordinatorError>; 3] = [
+        type Call = fn(&Coordinator, TxnId) -> Result<(), CoordinatorError>;
+        let calls: [Call; 3] = [
             |coordinator, txn| coordinator.commit_transaction(txn).map(drop),
             |coordinator, txn| coordinator.abort_transaction(txn),
             |coordinator, txn| coordinator.add_state_change(txn, b"k", b"v"),
@@ -674,11 +675,12 @@ fn a_backend_that_fails_loses_and_doubles_nothing() {
     let fate = Arc::new(Mutex::new(Fate::Well));
     let coordinator = Coordinator::new(Moody { inner, fate: Arc::clone(&fate) });
     let fates = [Fate::Nothing, Fate::Done, Fate::Well, Fate::NotDone, Fate::Nothing, Fate::Done];
-    for (sequence, fated) in (0..).zip(fates) {
+    for (number, fated) in (0u8..).zip(fates) {
+        let sequence = u64::from(number);
         *fate.lock().unwrap() = fated;
         let txn = coordinator.begin_transaction(&stamp(sequence)).unwrap().unwrap();
-        coordinator.add_state_change(txn, &[sequence as u8], b"v").unwrap();
-        coordinator.add_state_change(txn, b"last", &[sequence as u8]).unwrap();
+        coordinator.add_state_change(txn, &[number], b"v").unwrap();
+        coordinator.add_state_change(txn, b"last", &[number]).unwrap();
         let kind = coordinator.commit_transaction(txn).map_err(|error| Error::from(error).kind());
         let is_there = matches!(fated, Fate::Well | Fate::Done);
         match fated {
@@ -688,7 +690,7 @@ fn a_backend_that_fails_loses_and_doubles_nothing() {
         }
         // Whoever looks knows; and the message comes again until it is in.
         assert_eq!(coordinator.outcome(txn).unwrap() == TxnOutcome::Committed, is_there);
-        assert_eq!(coordinator.state(&[sequence as u8]).unwrap().is_some(), is_there);
+        assert_eq!(coordinator.state(&[number]).unwrap().is_some(), is_there);
         *fate.lock().unwrap() = Fate::Well;
         assert_eq!(take_in(&coordinator, &stamp(sequence), b"again").unwrap(), !is_there);
     }
@@ -726,12 +728,15 @@ fn life() -> impl Strategy<Value = Life> {
     ]
 }
 
+type Changes = BTreeMap<u8, Option<u8>>;
+
 /// What a coordinator is, in maps: what is committed, and who has what open since when.
 #[derive(Default)]
 struct Plain {
     rows: BTreeMap<u8, u8>,
     next: [u64; 3],
-    open: BTreeMap<TxnId, (u8, u64, BTreeMap<u8, Option<u8>>)>,
+    /// Whose, since when, and what it changes.
+    open: BTreeMap<TxnId, (u8, u64, Changes)>,
     ended: BTreeMap<TxnId, TxnOutcome>,
     now: u64,
 }
@@ -739,7 +744,7 @@ struct Plain {
 const TIMEOUT: u64 = 5;
 
 impl Plain {
-    fn end(&mut self, txn: TxnId, outcome: TxnOutcome) -> BTreeMap<u8, Option<u8>> {
+    fn end(&mut self, txn: TxnId, outcome: TxnOutcome) -> Changes {
         self.ended.insert(txn, outcome);
         self.open.remove(&txn).unwrap().2
     }
