@@ -279,6 +279,23 @@ fn a_consumer_without_transactions_of_its_own_delays_and_cancels() -> Result<()>
     store.close()
 }
 
+/// A record without a key is refused where none is taken, and comes where it was taken before.
+#[test]
+fn compacted_topics_want_keys_at_the_moment_of_the_delay() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let (clock, options) = by_hand();
+    let store = options.open(home.path())?;
+    let others = store.producer(OTHERS)?;
+    let keyless = || others.append_record_at(5, None, None, Some(&7), &[]);
+    keyless()?;
+    store.alter_topic("others", &oncelog::TopicChange::default().compaction(Some(oncelog::Compaction::default())))?;
+    assert_eq!(keyless().unwrap_err().kind(), ErrorKind::Invalid);
+    clock.0.store(10, Ordering::SeqCst);
+    store.deliver_due()?;
+    assert_eq!(values(&store, OTHERS), [7]);
+    store.close()
+}
+
 #[test]
 fn they_go_with_their_topic() -> Result<()> {
     let home = tempfile::tempdir().unwrap();

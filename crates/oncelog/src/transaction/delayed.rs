@@ -150,6 +150,13 @@ impl Delays {
         self.count(&topics);
     }
 
+    /// Whether it is to be looked now which topics have records that wait; whoever asks does.
+    pub(crate) fn take_unknown(&self, now: Duration) -> bool {
+        let mut topics = self.topics.lock();
+        let is_due = |waiting: &Waiting| waiting.held_until.is_none_or(|until| until <= now);
+        topics.get(&UNKNOWN).is_some_and(is_due) && topics.remove(&UNKNOWN).is_some()
+    }
+
     /// Up to `max` topics that have something due, the first behind `last` first, and where it is. What is added to
     /// them from now on is known besides what [`Delays::found`] says afterwards.
     pub(crate) fn take_due(&self, now_ms: i64, now: Duration, last: TopicId, max: usize) -> Vec<(TopicId, Spot)> {
@@ -159,7 +166,7 @@ impl Delays {
             is_due && waiting.held_until.is_none_or(|until| until <= now)
         };
         let behind = topics.range((Bound::Excluded(last), Bound::Unbounded)).chain(topics.range(..=last));
-        let due = behind.filter(|(_, waiting)| is_due(waiting)).take(max);
+        let due = behind.filter(|(topic, waiting)| **topic != UNKNOWN && is_due(waiting)).take(max);
         let due: Vec<_> = due.map(|(topic, waiting)| (*topic, waiting.first)).collect();
         for (topic, _) in &due {
             topics.insert(*topic, Waiting::NOTHING);
@@ -240,7 +247,7 @@ impl StoreTx {
         due_ms: i64,
         record: NewRecord<'_>,
     ) -> Result<TimerId> {
-        let (partition, name) = self.place_of(topic, partition, record.route.or(record.key))?;
+        let (partition, name) = self.place_of(topic, partition, &record)?;
         // It must fit when it is due: nobody is there to be told then.
         let draft = Draft { key: record.key, value: record.value, headers: record.headers, timestamp_ms: i64::MAX };
         let (bytes, max) = (BatchBuilder::encoded_len(&draft), self.pipeline.limits.record_bytes_max);
@@ -337,7 +344,7 @@ mod tests {
     fn the_first_due_is_known_whatever_comes_between() {
         let delays = Delays::new(Epoch(3));
         assert_eq!(delays.until_due(7, NOW), Some(Duration::ZERO), "nobody has looked yet");
-        assert_eq!(delays.take_due(7, NOW, ONE, 9), [(UNKNOWN, Spot::FIRST)]);
+        assert!(delays.take_unknown(NOW) && !delays.take_unknown(NOW));
         delays.settle();
         assert_eq!(delays.until_due(7, NOW), None);
         assert!(delays.add(timer(ONE, 50, 0)));
@@ -355,7 +362,7 @@ mod tests {
     #[test]
     fn what_is_held_up_waits_by_the_monotonic_clock_and_is_in_nobodys_way() {
         let delays = Delays::new(Epoch(3));
-        delays.take_due(7, NOW, ONE, 9);
+        assert!(delays.take_unknown(NOW));
         delays.settle();
         delays.add(timer(ONE, 50, 0));
         delays.hold(ONE, Spot::of(timer(ONE, 50, 0)), NOW + Duration::from_secs(1));

@@ -183,15 +183,16 @@ impl StoreTx {
         }
     }
 
-    /// The partition that a record goes to, and the topic's name.
+    /// The partition that a record goes to, if its topic takes it, and the topic's name.
     pub(super) fn place_of(
         &mut self,
         topic: TopicId,
         partition: Option<PartitionId>,
-        key: Option<&[u8]>,
+        record: &NewRecord<'_>,
     ) -> Result<(PartitionId, String)> {
         let topic = self.topic(topic)?;
-        let partition = partition.unwrap_or_else(|| self.choose_partition(&topic, key));
+        topic.check_key(record.key)?;
+        let partition = partition.unwrap_or_else(|| self.choose_partition(&topic, record.route.or(record.key)));
         topic.partition(partition)?;
         Ok((partition, topic.spec.name.clone()))
     }
@@ -223,7 +224,9 @@ impl EngineTx for StoreTx {
             Some(last) if last.id == topic => last,
             _ => self.pipeline.topics.get(topic)?,
         };
-        topic.check_key(record.key)?;
+        if !self.admitted {
+            topic.check_key(record.key)?;
+        }
         let timestamp_ms = match record.timestamp_ms {
             Some(given) => given,
             None => *self.timestamp_ms.get_or_insert_with(|| self.pipeline.clock.now_ms()),
