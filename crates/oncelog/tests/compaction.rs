@@ -2,15 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and looks at its files")]
 
+#[path = "common/hooked_disk.rs"]
+mod hooked_disk;
 #[path = "common/set_clock.rs"]
 mod set_clock;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use hooked_disk::Event;
+use oncelog::disk::{MemoryDisk, SyncSite};
 use oncelog::{
     Bytes, Compaction, Compression, ConsumerOptions, ConsumerStyle, ErrorKind, GapPolicy, LogOffset, MinimumRetention,
     PartitionId, Result, Step, Store, StoreOptions, StoreReader, SyncPolicy, TopicChange, TopicDef, Whence,
@@ -465,4 +470,210 @@ fn a_snapshot_reads_on_and_a_deleted_topic_leaves_nothing() -> Result<()> {
     store.compact("prices")?;
     is_sound(home.path());
     store.close()
+}
+
+/// Names in a partition of a store on a disk in memory.
+fn names_on(disk: &Arc<MemoryDisk>) -> Vec<String> {
+    use oncelog::disk::Disk as _;
+    let found = disk.list(Path::new("/s/topics/prices/000000")).unwrap();
+    let mut names: Vec<_> = found.iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+    names.retain(|name| !name.ends_with(".index"));
+    names.sort();
+    names
+}
+
+/// A call that fails once, or for as long as it is asked to.
+#[derive(Default)]
+struct Fault {
+    is_on: AtomicBool,
+    met: AtomicU64,
+}
+
+impl Fault {
+    fn say(&self, hit: bool, error: io::ErrorKind) -> io::Result<()> {
+        if !hit || !self.is_on.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.met.fetch_add(1, Ordering::SeqCst);
+        Err(error.into())
+    }
+}
+
+fn is_unfinished(path: &Path) -> bool {
+    path.to_str().unwrap().ends_with(".segment.new")
+}
+
+#[test]
+fn what_fails_on_the_way_leaves_the_old_files_and_no_other() -> Result<()> {
+    type Hits = fn(Event<'_>) -> bool;
+    let cases: [(&str, Hits, io::ErrorKind, ErrorKind); 7] = [
+        (
+            "open",
+            |event| matches!(event, Event::Open(path, _) if is_unfinished(path)),
+            io::ErrorKind::StorageFull,
+            ErrorKind::Full,
+        ),
+        (
+            "room",
+            |event| matches!(event, Event::Preallocate(path) if is_unfinished(path)),
+            io::ErrorKind::StorageFull,
+            ErrorKind::Full,
+        ),
+        (
+            "write",
+            |event| matches!(event, Event::Write(path, _) if is_unfinished(path)),
+            io::ErrorKind::StorageFull,
+            ErrorKind::Full,
+        ),
+        (
+            "sync",
+            |event| matches!(event, Event::Sync(_, SyncSite::Compacted)),
+            io::ErrorKind::Other,
+            ErrorKind::Unavailable,
+        ),
+        (
+            "rename",
+            |event| matches!(event, Event::Rename(path, _) if is_unfinished(path)),
+            io::ErrorKind::Other,
+            ErrorKind::Unavailable,
+        ),
+        (
+            "sync of names",
+            |event| matches!(event, Event::SyncDir(_, SyncSite::CompactedDir)),
+            io::ErrorKind::Other,
+            ErrorKind::Unavailable,
+        ),
+        (
+            "trim",
+            |event| matches!(event, Event::Write(path, _) if path.extension().is_some_and(|kind| kind == "table")),
+            io::ErrorKind::StorageFull,
+            ErrorKind::Full,
+        ),
+    ];
+    for (name, hits, error, kind) in cases {
+        let (disk, fault) = (Arc::new(MemoryDisk::default()), Arc::new(Fault::default()));
+        let theirs = Arc::clone(&fault);
+        let store = hooked_disk::on(&disk, move |event| theirs.say(hits(event), error)).manual_duties().open("/s")?;
+        let written = append(&store, PRICES, 0, 300, 9);
+        store.trim()?;
+        let before = names_on(&disk);
+        fault.is_on.store(true, Ordering::SeqCst);
+        let failed = store.compact("prices").unwrap_err();
+        assert_eq!(failed.kind(), kind, "{name}: {failed}");
+        fault.is_on.store(false, Ordering::SeqCst);
+        assert!(fault.met.load(Ordering::SeqCst) > 0, "{name}");
+        assert_eq!(names_on(&disk), before, "{name}");
+        same(&read(&store, Whence::Oldest), &written);
+        let stats = store.compaction_stats("prices")?;
+        assert_eq!((stats.rounds, stats.failures), (0, 1), "{name}");
+        assert!(stats.last_error.is_some_and(|told| told == failed.to_string()), "{name}");
+        // And then it goes well.
+        store.compact("prices")?;
+        check(&written, &read(&store, Whence::Oldest), compacted(&store));
+        let stats = store.compaction_stats("prices")?;
+        assert_eq!((stats.rounds, stats.last_error, store.stats().compactions_failed), (1, None, 1), "{name}");
+        store.close()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn old_files_that_cannot_be_removed_keep_the_next_compaction_waiting() -> Result<()> {
+    let (disk, fault) = (Arc::new(MemoryDisk::default()), Arc::new(Fault::default()));
+    let theirs = Arc::clone(&fault);
+    let hook = move |event: Event<'_>| {
+        let hit = matches!(event, Event::Remove(path) if path.extension().is_some_and(|kind| kind == "segment"));
+        theirs.say(hit, io::ErrorKind::PermissionDenied)
+    };
+    let store = hooked_disk::on(&disk, hook).manual_duties().open("/s")?;
+    let reader = || StoreReader::options().disk(Arc::clone(&disk) as _).open("/s");
+    let beside = || -> Result<Rows> {
+        reader()?.cursor("prices", Whence::Oldest)?.map(|record| record.map(|record| owned(&record))).collect()
+    };
+    let mut written = append(&store, PRICES, 0, 300, 9);
+    fault.is_on.store(true, Ordering::SeqCst);
+    store.compact("prices")?;
+    let crowded = names_on(&disk).len();
+    check(&written, &read(&store, Whence::Oldest), compacted(&store));
+    // Beside it some of what should be gone is seen, and nothing is missing.
+    let seen = beside()?;
+    assert!(last_values(&seen) == last_values(&written) && seen.iter().all(|row| written.contains(row)));
+    written.extend(append(&store, PRICES, 300, 100, 9));
+    let refused = store.compact("prices").unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused}");
+    fault.is_on.store(false, Ordering::SeqCst);
+    store.compact("prices")?;
+    assert!(names_on(&disk).len() < crowded / 2);
+    let left = read(&store, Whence::Oldest);
+    check(&written, &left, compacted(&store));
+    same(&beside()?, &left);
+    // Those that an orderly end has left are taken away by the next opening.
+    fault.is_on.store(true, Ordering::SeqCst);
+    written.extend(append(&store, PRICES, 400, 100, 9));
+    store.compact("prices")?;
+    let crowded = names_on(&disk).len();
+    store.close()?;
+    fault.is_on.store(false, Ordering::SeqCst);
+    same(&beside()?, &{
+        let store = hooked_disk::on(&disk, |_| Ok(())).manual_duties().open("/s")?;
+        let left = read(&store, Whence::Oldest);
+        check(&written, &left, compacted(&store));
+        assert!(names_on(&disk).len() < crowded / 2);
+        store.close()?;
+        left
+    });
+    Ok(())
+}
+
+#[test]
+fn readers_of_all_kinds_go_on_at_every_step() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock::default());
+    // One file open, so that whoever reads has to open it again.
+    let store = manual(&clock).max_open_files(1).compaction_memory(800).open(home.path())?;
+    let written = append(&store, PRICES, 0, 250, 40);
+    let reader = StoreReader::open(home.path())?;
+    let mut all: Vec<Rows> = vec![Rows::new(); 3];
+    let mut plain = store.consumer(PRICES, ConsumerStyle::NonTx(Whence::Oldest))?;
+    let mut remembers = store.consumer(PRICES, ConsumerStyle::ClientTx("audit".into()))?;
+    let mut beside = reader.cursor("prices", Whence::Oldest)?;
+    let mut more = true;
+    while more {
+        clock.pass(6);
+        store.run_duties()?;
+        more = false;
+        for (rows, next) in all.iter_mut().zip([plain.next(), remembers.next(), beside.next()]) {
+            if let Some(record) = next {
+                rows.push(owned(&record?));
+                more = true;
+            }
+        }
+    }
+    assert!(store.compaction_stats("prices")?.rounds > 3);
+    for rows in &all {
+        assert!(rows.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        assert!(rows.iter().all(|row| written.contains(row)) && last_values(rows) == last_values(&written));
+    }
+    is_sound(home.path());
+    drop((plain, remembers, beside));
+    store.close()
+}
+
+#[test]
+fn a_backup_holds_what_is_left_and_comes_back_so() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let store = options().open(home.path().join("s"))?;
+    append(&store, PRICES, 0, 300, 20);
+    store.compact("prices")?;
+    append(&store, PRICES, 300, 50, 20);
+    let left = read(&store, Whence::Oldest);
+    let target = oncelog::BackupTarget::dir(home.path().join("b"))?;
+    store.backup(&target)?;
+    store.close()?;
+    oncelog::RestoreOptions::new().restore(&target, home.path().join("r"))?;
+    let restored = Store::open(home.path().join("r"))?;
+    same(&read(&restored, Whence::Oldest), &left);
+    restored.compact("prices")?;
+    is_sound(&home.path().join("r"));
+    restored.close()
 }

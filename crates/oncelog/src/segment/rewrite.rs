@@ -78,7 +78,7 @@ impl Rewriter {
     /// Adds what `verdict` leaves of a batch, which is `bytes`; its tombstones may go at `until_ms`.
     ///
     /// # Errors
-    /// `Full`, `InDoubt`, `Unavailable`: it is to be dropped; `Corrupt`.
+    /// `Full`, `Unavailable`: it is to be dropped; `Corrupt`.
     pub(crate) fn add(
         &mut self,
         (bytes, batch): (&[u8], &Batch<'_>),
@@ -110,7 +110,7 @@ impl Rewriter {
     /// Ends it at `end` and makes it durable, but for its name. Times of what it was made from are kept.
     ///
     /// # Errors
-    /// `Full`, `InDoubt`, `Unavailable`: it is to be dropped.
+    /// `Full`, `Unavailable`: it is to be dropped.
     pub(crate) fn finish(&mut self, end: LogOffset, sealed_ms: Option<i64>, filled_ms: Option<i64>) -> Result<()> {
         self.stand_for(end)?;
         self.write()?;
@@ -139,6 +139,11 @@ impl Rewriter {
         segment.recorded = Mutex::new(None);
         segment.index = Mutex::new(Some(self.index.clone()));
         Arc::new(segment)
+    }
+
+    /// Where it is once it is named.
+    pub(crate) fn named_path(&self) -> PathBuf {
+        self.head.path(&self.dir)
     }
 
     /// It is part of the log, or may be: its file is not taken away any more.
@@ -202,7 +207,9 @@ impl Drop for Rewriter {
         self.file = None;
         let path = if self.is_named { self.head.path(&self.dir) } else { self.path.clone() };
         // Best effort: what stays is taken away when the partition is next put together.
-        if let Err(error) = self.files.disk.remove(&path) {
+        if let Err(error) = self.files.disk.remove(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
             tracing::warn!(%error, path = %path.display(), "a compacted segment that nothing names stays");
         }
     }

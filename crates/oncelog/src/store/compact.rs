@@ -120,7 +120,7 @@ enum Phase {
     Keys,
     /// Whether the one segment changes at all.
     Judge(Range<usize>),
-    Write(Made),
+    Write(Box<Made>),
     Exchange,
 }
 
@@ -181,7 +181,7 @@ impl Store {
 }
 
 impl Compacting {
-    /// Whether a round is under way.
+    /// Whether a round is under way, or one has just ended and there may be more to do.
     pub(super) fn is_at_work(&self) -> bool {
         self.at_work.load(Ordering::SeqCst)
     }
@@ -233,7 +233,10 @@ impl Core {
             slot.not_before.retain(|_, until| now < *until);
             slot.round = self.next_round(&mut slot)?;
         }
-        let Some(mut round) = slot.round.take() else { return Ok(()) };
+        let Some(mut round) = slot.round.take() else {
+            self.compacting.at_work.store(false, Ordering::SeqCst);
+            return Ok(());
+        };
         let stepped = self.step(&mut round);
         let (topic, partition) = (Arc::clone(&round.topic), round.partition.id);
         match stepped {
@@ -250,7 +253,7 @@ impl Core {
                 self.put_off(&mut slot, &topic, partition, &error)?;
             }
         }
-        self.compacting.at_work.store(slot.round.is_some(), Ordering::SeqCst);
+        self.compacting.at_work.store(slot.round.is_some() || slot.looked.is_none(), Ordering::SeqCst);
         Ok(())
     }
 
@@ -345,6 +348,7 @@ impl Core {
         }
         let Some(last) = found.segments.last().filter(|_| found.is_settled && wanted(&found)) else { return Ok(None) };
         let stop = last.end().offset;
+        partition.clear_leftovers()?;
         let Some(generation) = partition.next_generation() else { return Ok(None) };
         if !partition.begin_compaction() {
             return Ok(None);
@@ -476,10 +480,10 @@ impl Core {
             return Ok(None);
         }
         self.fence.check()?;
-        files.iter_mut().try_for_each(Rewriter::name)?;
-        let dir = partition.dir();
-        let synced = self.files.with_room(|| self.disk.sync_dir(dir, SyncSite::CompactedDir));
-        synced.map_err(|error| Error::sync(dir, "sync a partition", error))?;
+        if let Err(error) = self.name_all(partition, &mut files) {
+            partition.leave_over(files.iter().map(Rewriter::named_path));
+            return Err(error);
+        }
         let new = files.iter().map(Rewriter::segment).collect();
         let exchange = Exchange { old, new, compacted: round.stop };
         partition.plan_exchange(&mut partition.turn(), exchange.clone());
@@ -491,6 +495,8 @@ impl Core {
         // Where the journal has failed, the trim point may be there or not.
         if !is_undone || self.pipeline.journal.has_failed() {
             files.into_iter().for_each(Rewriter::keep);
+        } else {
+            partition.leave_over(files.iter().map(Rewriter::named_path));
         }
         match moved {
             _ if !is_undone => Ok(Some(exchange)),
@@ -499,11 +505,19 @@ impl Core {
         }
     }
 
+    /// Gives new files their names, durably.
+    fn name_all(&self, partition: &Partition, files: &mut [Rewriter]) -> Result<()> {
+        files.iter_mut().try_for_each(Rewriter::name)?;
+        let dir = partition.dir();
+        let synced = self.files.with_room(|| self.disk.sync_dir(dir, SyncSite::CompactedDir));
+        synced.map_err(|error| Error::sync(dir, "sync a partition", error))
+    }
+
     /// The trim point names the new segments.
     pub(super) fn exchange_segments(&self, partition: &Partition, exchange: &Exchange) {
-        let files = partition.exchanged(exchange);
-        // What cannot be removed now is removed when the partition is next put together.
-        if let Err(error) = partition.remove_files(&files) {
+        partition.leave_over(partition.exchanged(exchange));
+        // What cannot be removed now is removed before the next compaction, or when the partition is next put together.
+        if let Err(error) = partition.clear_leftovers() {
             tracing::warn!(%error, "files that were compacted stay");
         }
     }
@@ -616,19 +630,19 @@ impl Round {
             ..self.segments[group.start].head
         };
         let file = Rewriter::begin(self.partition.open_files(), self.partition.dir(), head)?;
-        self.phase = Phase::Write(Made { of: group, file });
+        self.phase = Phase::Write(Box::new(Made { of: group, file }));
         Ok(0)
     }
 
     /// Writes what stays of the next batch.
-    fn write(&mut self, mut made: Made) -> Result<usize> {
+    fn write(&mut self, mut made: Box<Made>) -> Result<usize> {
         if !self.advance(LogOffset(0), made.of.end)? {
             let segments = &self.segments[made.of.clone()];
             let ends = || segments.iter().map(|segment| segment.end());
             let end = ends().next_back().map_or(LogOffset(0), |end| end.offset);
             let (sealed, filled) = (ends().filter_map(|end| end.sealed_ms).max(), ends().find_map(|end| end.filled_ms));
             made.file.finish(end, sealed, filled)?;
-            self.made.push(made);
+            self.made.push(*made);
             self.next_group();
             return Ok(0);
         }

@@ -7,7 +7,8 @@
 //!
 //! As with a removal nothing has changed until the trim point is durable, and a crash leaves all or nothing. Readers of
 //! this process that stand in an old segment read on in it as long as its file is open, and else in the one that took
-//! its place. Those of other processes go by names: there is a whole file for every record at any moment.
+//! its place. Those of other processes go by names: there is a whole file for every record at any moment. Such a reader
+//! takes a file that should be gone for the one of its records, so nothing is compacted again before that is gone.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use super::compaction::Dirt;
 use super::partition::{Partition, Turn};
 use super::retention::elapsed;
+use crate::error::Result;
 use crate::ids::LogOffset;
 use crate::segment::{Generation, OpenFiles, Segment, SegmentName};
 use crate::wake::{Arc, Ordering};
@@ -131,6 +133,22 @@ impl Partition {
     /// Whether it is one of its segments now.
     pub(crate) fn holds(&self, segment: &Arc<Segment>) -> bool {
         self.segments.read().iter().any(|held| Arc::ptr_eq(held, segment))
+    }
+
+    /// Notes files that are to be taken away before anything is compacted again.
+    pub(crate) fn leave_over(&self, files: impl IntoIterator<Item = PathBuf>) {
+        self.leftovers.lock().extend(files);
+    }
+
+    /// Takes away what is left over of earlier compactions.
+    ///
+    /// # Errors
+    /// `Unavailable`: it stays, and nothing may be compacted.
+    pub(crate) fn clear_leftovers(&self) -> Result<()> {
+        let mut leftovers = self.leftovers.lock();
+        self.remove_files(&leftovers)?;
+        leftovers.clear();
+        Ok(())
     }
 
     /// Whether a segment of that name stands aside for another writing of the same records.

@@ -84,6 +84,8 @@ pub(crate) struct Partition {
     pub(super) exchange: Mutex<Option<Exchange>>,
     /// Below it each key is once.
     pub(super) compacted: AtomicU64,
+    /// Files that were compacted, or came to nothing, and could not be taken away yet.
+    pub(super) leftovers: Mutex<Vec<PathBuf>>,
     /// Somebody compacts it.
     pub(super) compacting: AtomicBool,
     /// How often that was begun in this opening.
@@ -225,6 +227,7 @@ impl Partition {
             removal: Mutex::default(),
             exchange: Mutex::default(),
             compacted: AtomicU64::new(state.compacted.0),
+            leftovers: Mutex::default(),
             compacting: AtomicBool::new(false),
             generations: AtomicU64::new(0),
             retired: AtomicBool::new(false),
