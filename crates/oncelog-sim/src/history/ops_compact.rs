@@ -141,19 +141,26 @@ impl World {
 
     /// As [`World::check_keyed`], by a reader while nobody has the store.
     pub(super) fn check_keyed_ruins(&mut self, reader: &StoreReader) -> oncelog::Result<Done> {
-        read_beside(reader).map(|found| self.settle_keyed(found))
+        read_beside(reader).map(|found| self.know_keyed(found))
     }
 
+    /// What is shown is all that is there and ever will be of what was written.
     fn settle_keyed(&mut self, found: Option<Found>) -> Done {
+        self.know_keyed(found)?;
+        self.keyed.written.truncate(self.keyed.certain);
+        Ok(())
+    }
+
+    /// What is shown is certain; the next opening may find more.
+    fn know_keyed(&mut self, found: Option<Found>) -> Done {
         let (found, end) = found.unwrap_or_default();
         let Keyed { written, certain } = &mut self.keyed;
         let end = usize::try_from(end).unwrap_or(usize::MAX);
         if end < *certain || end > written.len() {
             return Err(format!("the compacted topic ends at {end}, {certain} to {} were written", written.len()));
         }
-        written.truncate(end);
         *certain = end;
-        justify(written, &found)
+        justify(&written[..end], &found)
     }
 }
 

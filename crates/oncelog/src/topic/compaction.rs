@@ -142,16 +142,16 @@ mod tests {
         let at = |segments: &[(u64, u64, u64)], stop, roll| {
             let segments: Vec<_> =
                 segments.iter().map(|(bytes, from, to)| (*bytes, LogOffset(*from)..LogOffset(*to))).collect();
-            groups(&segments, LogOffset(stop), roll)
+            groups(&segments, LogOffset(stop), roll).iter().map(|group| (group.start, group.end)).collect::<Vec<_>>()
         };
         let three = [(10, 0, 5), (20, 5, 9), (30, 9, 12)];
-        assert_eq!(at(&three, 12, 60), [0..3]);
-        assert_eq!(at(&three, 12, 59), [0..2, 2..3]);
-        assert_eq!(at(&three, 12, 1), [0..1, 1..2, 2..3]);
-        assert_eq!(at(&three, 9, 60), [0..2]);
-        assert_eq!(at(&three, 6, 60), [0..2], "it may stop within one");
+        assert_eq!(at(&three, 12, 60), [(0, 3)]);
+        assert_eq!(at(&three, 12, 59), [(0, 2), (2, 3)]);
+        assert_eq!(at(&three, 12, 1), [(0, 1), (1, 2), (2, 3)]);
+        assert_eq!(at(&three, 9, 60), [(0, 2)]);
+        assert_eq!(at(&three, 6, 60), [(0, 2)], "it may stop within one");
         assert_eq!(at(&three, 0, 60), []);
-        assert_eq!(at(&[(10, 0, 5), (20, 6, 9), (30, 9, 12)], 12, 60), [0..1, 1..3]);
+        assert_eq!(at(&[(10, 0, 5), (20, 6, 9), (30, 9, 12)], 12, 60), [(0, 1), (1, 3)]);
     }
 
     #[test]
