@@ -20,7 +20,7 @@ use specimen::{Specimen, damage};
 /// One kind of bytes, and who reads it.
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 12] = [
+const TARGETS: [Target; 14] = [
     ("batch", fuzzing::batch),
     ("frame", fuzzing::frame),
     ("journal", fuzzing::journal),
@@ -33,6 +33,8 @@ const TARGETS: [Target; 12] = [
     ("values", fuzzing::values),
     ("checkpoint", fuzzing::checkpoint),
     ("checkpoint-import", fuzzing::checkpoint_import),
+    ("backup", fuzzing::backup),
+    ("backup-piece", fuzzing::backup_piece),
 ];
 
 /// A store that was closed in order, and one that was not.

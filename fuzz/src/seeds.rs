@@ -1,9 +1,11 @@
 //! The seeds of all targets: what a small store writes, so that nothing of it is kept in the repository.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::{fs, io};
 
-use oncelog::{CheckpointId, CheckpointState, Offset};
+use oncelog::disk::{Disk, MemoryDisk, OpenMode};
+use oncelog::{BackupTarget, CheckpointId, CheckpointState, Offset, Store, TopicDef, Utf8};
 
 use crate::specimen::Specimen;
 
@@ -36,7 +38,7 @@ pub(crate) fn write(dir: &Path, specimens: &[Specimen; 2]) -> io::Result<()> {
     let copies = |file: &Vec<u8>| MANIFEST_COPIES.map(|at| file[at..at + 1024].to_vec()).concat();
     let mut whole: Vec<_> = segments.iter().flat_map(|file| batches(&file[SEGMENT_HEAD_BYTES..])).collect();
     whole.extend(whole.iter().filter_map(|batch| bomb(batch)).next());
-    let targets: [(&str, Vec<Vec<u8>>); 12] = [
+    let targets: [(&str, Vec<Vec<u8>>); 14] = [
         ("batch", whole),
         ("frame", journals.iter().flat_map(|file| frames(&file[JOURNAL_HEAD_BYTES..])).collect()),
         ("segment", beside.collect()),
@@ -49,6 +51,8 @@ pub(crate) fn write(dir: &Path, specimens: &[Specimen; 2]) -> io::Result<()> {
         ("values", VALUES.map(<[u8]>::to_vec).to_vec()),
         ("checkpoint", vec![checkpoint()]),
         ("checkpoint-import", vec![earlier_checkpoint()]),
+        ("backup", backup("/t/backups")),
+        ("backup-piece", backup("/t/journal")),
     ];
     for (target, inputs) in targets {
         assert!(!inputs.is_empty(), "no seeds for {target}");
@@ -143,6 +147,30 @@ fn earlier_checkpoint() -> Vec<u8> {
     let numbers = [300u64, 9, 290].map(u64::to_le_bytes).concat();
     let (one, three, offset) = (1u32.to_le_bytes(), 3u32.to_le_bytes(), 7u64.to_le_bytes());
     [&numbers[..], &one, &three, b"sum", &three, &[1, 2, 3], &one, &one, b"a", &offset].concat()
+}
+
+/// The objects below `dir` of a target that a small store keeps its backup and its journal in.
+fn backup(dir: &str) -> Vec<Vec<u8>> {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
+    let target = BackupTarget::dir_on(Arc::clone(&disk), "/t").expect("a target");
+    let options = Store::options().disk(Arc::clone(&disk)).manual_duties().journal_archive(target.clone());
+    let store = options.open("/s").expect("a store");
+    let lines = store.producer(TopicDef::<Utf8, Utf8>::new("lines")).expect("a topic");
+    lines.append("k", "v").expect("room");
+    store.backup(&target).expect("room");
+    store.close().expect("room");
+    let mut found = Vec::new();
+    let mut left = vec![PathBuf::from(dir)];
+    while let Some(path) = left.pop() {
+        match disk.list(&path) {
+            Ok(inside) => left.extend(inside),
+            Err(_) => {
+                let file = disk.open(&path, OpenMode::Read).expect("it is there");
+                found.push(file.read_whole(1 << 20).expect("readable"));
+            }
+        }
+    }
+    found
 }
 
 fn write_all(dir: &Path, inputs: impl Iterator<Item = Vec<u8>>) -> io::Result<()> {

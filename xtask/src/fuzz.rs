@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 
 /// The targets, as `fuzz/src/main.rs` knows them.
-const TARGETS: [&str; 13] = [
+const TARGETS: [&str; 15] = [
     "store",
     "batch",
     "frame",
@@ -25,6 +25,8 @@ const TARGETS: [&str; 13] = [
     "values",
     "checkpoint",
     "checkpoint-import",
+    "backup",
+    "backup-piece",
 ];
 
 /// So many targets run at the same time.

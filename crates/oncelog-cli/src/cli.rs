@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    bench, checkpoint, completions, consume, doctor, dump, group, man, produce, producer, repair, stats, table, topic,
-    verify,
+    backup, bench, checkpoint, completions, consume, doctor, dump, group, man, produce, producer, repair, stats, table,
+    topic, verify,
 };
 use crate::demo::DemoArguments;
 
@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Table(table::TableArguments),
     /// Checkpoints of streams: list, look at, make, go back, prune
     Checkpoint(checkpoint::CheckpointArguments),
+    /// Backups of a whole store: make, list, restore, verify, prune
+    Backup(backup::BackupArguments),
     /// What there is in a store, in numbers
     Stats(stats::StatsArguments),
     /// Check every checksum and every invariant of a store

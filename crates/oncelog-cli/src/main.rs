@@ -30,8 +30,8 @@ use clap::error::ErrorKind;
 
 use cli::{Cli, Command};
 use commands::{
-    bench, checkpoint, completions, consume, doctor, dump, group, man, produce, producer, repair, stats, table, topic,
-    verify,
+    backup, bench, checkpoint, completions, consume, doctor, dump, group, man, produce, producer, repair, stats, table,
+    topic, verify,
 };
 use demo::WorkerArguments;
 use exit::Failure;
@@ -57,6 +57,7 @@ fn run() -> Result<Result<(), Failure>, clap::Error> {
         Command::Producer(arguments) => producer::run(arguments),
         Command::Table(arguments) => table::run(arguments),
         Command::Checkpoint(arguments) => checkpoint::run(arguments),
+        Command::Backup(arguments) => backup::run(arguments),
         Command::Stats(arguments) => stats::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Repair(arguments) => repair::run(&arguments),

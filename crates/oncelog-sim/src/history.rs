@@ -8,6 +8,7 @@
 
 pub mod exhaust;
 mod ops;
+mod ops_backup;
 mod ops_changes;
 mod ops_churn;
 mod ops_compact;

@@ -7,7 +7,7 @@
 use crate::codec::{self, Codec, Postcard, U64, Utf8};
 use crate::ids::StoreId;
 use crate::record::{Batch, BatchBuilder, Draft, Header, Inflated, RecordView};
-use crate::{checkpoint, journal, page, segment, store, table, topic, transaction};
+use crate::{backup, checkpoint, journal, page, segment, store, table, topic, transaction};
 
 /// Whether checksums that do not fit are taken for good from now on; those of the blocks of tables never are.
 pub fn trust_checksums(trust: bool) {
@@ -90,6 +90,16 @@ pub fn checkpoint(bytes: &[u8]) {
 /// A checkpoint of the earlier library.
 pub fn checkpoint_import(bytes: &[u8]) {
     checkpoint::fuzz::import(bytes);
+}
+
+/// The manifest of a backup.
+pub fn backup(bytes: &[u8]) {
+    backup::fuzz::manifest(bytes);
+}
+
+/// A piece of an archived journal.
+pub fn backup_piece(bytes: &[u8]) {
+    backup::fuzz::piece(bytes);
 }
 
 /// Keys and values: those of the store's own rows, and those of users' codecs.

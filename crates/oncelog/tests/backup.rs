@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use oncelog::{
-    BackupTarget, Compression, ConsumerStyle, ErrorKind, IdempotentProducerConfig, LogOffset, PartitionId,
-    RestoreOptions, Store, StoreReader, TableDef, TopicDef, U64, Utf8, Whence,
+    BackupTarget, Compression, ConsumerOptions, ConsumerStyle, ErrorKind, GapPolicy, IdempotentProducerConfig,
+    LogOffset, PartitionId, RestoreOptions, Store, StoreReader, SyncPolicy, TableDef, TopicDef, U64, Utf8, Whence,
 };
 
 const LEDGER: TopicDef<Utf8, U64> = TopicDef::new("ledger").file_roll_size(8192);
@@ -427,4 +427,221 @@ fn owners_are_cut_together() {
         last = read.0;
     }
     assert!(last > 0, "nothing was read");
+}
+
+fn archived(target: &BackupTarget) -> oncelog::StoreOptions {
+    Store::options()
+        .journal_file_bytes(64 << 10)
+        .trim_bytes(32 << 10)
+        .journal_archive(target.clone())
+        .archive_interval(Duration::from_millis(50))
+}
+
+/// The values of `lines`, as the store in `dir` shows them, and the LSN up to which it was restored.
+fn lines_of(dir: &Path) -> Vec<String> {
+    assert!(StoreReader::open(dir).unwrap().verify(|_| {}).unwrap().is_sound());
+    let store = Store::open(dir).unwrap();
+    let lines = store.consumer(LINES, ConsumerStyle::NonTx(Whence::Oldest)).unwrap();
+    lines.map(|record| String::from_utf8(record.unwrap().value.unwrap().to_vec()).unwrap()).collect()
+}
+
+fn wait_for_archive(store: &Store) {
+    store.trim().unwrap();
+    for _ in 0..500 {
+        if store.stats().archive_behind_bytes == 0 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{:?}", store.stats());
+}
+
+/// Between two backups any frame can be had: also over crashes, over topics that came and went, and a backup is not
+/// needed for what the archive holds.
+#[test]
+fn any_point_between_backups_can_be_had() {
+    const BRIEF: TopicDef<Utf8, Utf8> = TopicDef::new("brief");
+    const LAX: TopicDef<Utf8, U64> = TopicDef::new("lax");
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let target = target(dir.path());
+    let mut points = Vec::new();
+    let mut n = 0;
+    let mut first = None;
+    for opening in 0..4 {
+        let store = archived(&target).open(&data).unwrap();
+        let lines = store.producer(LINES).unwrap();
+        // Answered before they are durable: behind a crash their offsets go on at a bound, which no frame tells of.
+        let lax = store.producer(LAX).unwrap().sync_policy(SyncPolicy::Os);
+        if first.is_none() {
+            lines.append("k", &"before".to_owned()).unwrap();
+            first = Some(store.backup(&target).unwrap());
+        }
+        for round in 0..30 {
+            lines.append("k", &format!("line {n} {}", "y".repeat(500))).unwrap();
+            store.transact(|tx| tx.table(POSTED)?.put(&(n % 7).to_string(), &n)).unwrap();
+            lax.append("k", &n).unwrap();
+            n += 1;
+            if round == 10 {
+                store.producer(BRIEF).unwrap().append("b", &opening.to_string()).unwrap();
+            }
+            if round == 20 {
+                store.delete_topic("brief").unwrap();
+            }
+            if round % 9 == 0 {
+                let visible = store.backup(&BackupTarget::dir(dir.path().join(format!("p{n}"))).unwrap()).unwrap();
+                points.push((visible.owners[0].1, n, round));
+            }
+        }
+        wait_for_archive(&store);
+        if opening % 2 == 0 {
+            // As a crash leaves it: the copy is what goes on.
+            let copy = dir.path().join("copy");
+            copy_dir(&data, &copy);
+            drop(store);
+            fs::remove_dir_all(&data).unwrap();
+            fs::rename(&copy, &data).unwrap();
+        } else {
+            store.close().unwrap();
+        }
+    }
+    for (lsn, count, round) in points {
+        let restored = dir.path().join(format!("r{lsn}"));
+        let report = RestoreOptions::new().until_lsn("main", lsn).restore(&target, &restored).unwrap();
+        assert_eq!((report.owners[0].1, &report.backup), (lsn, &first.as_ref().unwrap().name));
+        let lines = lines_of(&restored);
+        assert_eq!(lines.len() as u64, count + 1, "at {lsn}");
+        assert!(lines[usize::try_from(count).unwrap()].starts_with(&format!("line {} ", count - 1)));
+        let store = Store::open(&restored).unwrap();
+        let lax = ConsumerOptions::new(ConsumerStyle::NonTx(Whence::Oldest)).on_gap(GapPolicy::Skip);
+        let lax: Vec<u64> = store
+            .consumer(LAX, lax)
+            .unwrap()
+            .map(|record| u64::from_be_bytes(record.unwrap().value.unwrap()[..].try_into().unwrap()))
+            .collect();
+        assert!(lax.iter().copied().eq(0..lax.len() as u64) && lax.len() as u64 + 1 >= count, "{lax:?} of {count}");
+        assert_eq!(store.snapshot().unwrap().get(POSTED, &((count - 1) % 7).to_string()).unwrap(), Some(count - 1));
+        assert_eq!(store.offsets("brief", PartitionId(0)).is_ok(), (10..20).contains(&round), "at round {round}");
+    }
+    // A gap is told with its frames, and what lies behind the end too.
+    let folder = fs::read_dir(dir.path().join("target/journal")).unwrap().next().unwrap().unwrap().path().join("main");
+    let mut pieces: Vec<_> = fs::read_dir(&folder).unwrap().map(|piece| piece.unwrap().path()).collect();
+    pieces.sort();
+    assert!(pieces.len() > 4, "{pieces:?}");
+    let last: u64 =
+        pieces.last().unwrap().file_stem().unwrap().to_str().unwrap().split_once('-').unwrap().1.parse().unwrap();
+    let until = |lsn: u64| {
+        let into = dir.path().join("gap");
+        let error = RestoreOptions::new().until_lsn("main", oncelog::Lsn(lsn)).restore(&target, &into).unwrap_err();
+        assert!(Store::open(&into).is_err());
+        error
+    };
+    assert_eq!(until(last + 1).kind(), ErrorKind::NotFound);
+    let hidden = &pieces[pieces.len() / 2];
+    let (from, to) = {
+        let name = hidden.file_stem().unwrap().to_str().unwrap().split_once('-').unwrap();
+        (name.0.parse::<u64>().unwrap(), name.1.parse::<u64>().unwrap())
+    };
+    let good = fs::read(hidden).unwrap();
+    fs::remove_file(hidden).unwrap();
+    let gap = until(last);
+    assert_eq!(gap.kind(), ErrorKind::Gap);
+    assert!(gap.to_string().contains(&format!("{from} to {to}")), "{gap}");
+    fs::write(hidden, &good[..good.len() - 1]).unwrap();
+    let damaged = until(last);
+    assert_eq!((damaged.kind(), damaged.file()), (ErrorKind::Corrupt, Some(&**hidden)));
+    fs::write(hidden, good).unwrap();
+    // What a later backup holds goes with the earlier ones.
+    let store = archived(&target).open(&data).unwrap();
+    wait_for_archive(&store);
+    store.backup(&target).unwrap();
+    assert!(target.prune(1).unwrap().removed_pieces > 4);
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_time_between_backups_can_be_had() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let target = target(dir.path());
+    let store = archived(&target).open(&data).unwrap();
+    let lines = store.producer(LINES).unwrap();
+    store.backup(&target).unwrap();
+    let now_ms = || {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        i64::try_from(now.as_millis()).unwrap()
+    };
+    lines.append("k", &"first".to_owned()).unwrap();
+    wait_for_archive(&store);
+    std::thread::sleep(Duration::from_millis(20));
+    let between = now_ms();
+    std::thread::sleep(Duration::from_millis(20));
+    lines.append("k", &"second".to_owned()).unwrap();
+    wait_for_archive(&store);
+    let restore = |ms, name: &str| {
+        let into = dir.path().join(name);
+        RestoreOptions::new().until_time(ms).restore(&target, &into).map(|report| (report, lines_of(&into)))
+    };
+    let (report, found) = restore(between, "one").unwrap();
+    assert_eq!(found, ["first"]);
+    assert!(report.newest_ms <= between && report.newest_ms > between - 10_000);
+    assert_eq!(restore(now_ms(), "two").unwrap().1, ["first", "second"]);
+    assert_eq!(restore(1_000, "never").unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+/// A target that cannot be written holds nothing up, until what waits for it is too much; then it is told, and all is
+/// there when it can be written again.
+#[test]
+fn an_archive_that_cannot_be_written_is_told_and_made_up_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, place) = (dir.path().join("data"), dir.path().join("target"));
+    let target = target(dir.path());
+    let options = || archived(&target).archive_spool_bytes(300 << 10);
+    let store = options().open(&data).unwrap();
+    let lines = store.producer(LINES).unwrap();
+    lines.append("k", &"before".to_owned()).unwrap();
+    wait_for_archive(&store);
+    store.backup(&target).unwrap();
+    fs::rename(&place, dir.path().join("away")).unwrap();
+    fs::write(&place, "in the way").unwrap();
+    let mut appended = 0;
+    let refused = loop {
+        match lines.append("k", &"x".repeat(2000)) {
+            Ok(_) => appended += 1,
+            Err(error) => break error,
+        }
+        assert!(appended < 5000, "{:?}", store.stats());
+        if appended % 20 == 0 {
+            store.trim().unwrap();
+        }
+    };
+    assert_eq!(refused.kind(), ErrorKind::Full);
+    assert!(appended > 100, "{appended}");
+    let stats = store.stats();
+    assert!(stats.archive_failures > 0 && stats.archive_behind_bytes >= 300 << 10, "{stats:?}");
+    // Closed and opened meanwhile: it is remembered.
+    store.close().unwrap();
+    let store = options().open(&data).unwrap();
+    let lines = store.producer(LINES).unwrap();
+    assert_eq!(lines.append("k", &"no".to_owned()).unwrap_err().kind(), ErrorKind::Full);
+    fs::remove_file(&place).unwrap();
+    fs::rename(dir.path().join("away"), &place).unwrap();
+    wait_for_archive(&store);
+    let end = lines.append("k", &"again".to_owned()).unwrap();
+    assert_eq!(end, LogOffset(appended + 1));
+    wait_for_archive(&store);
+    let into = dir.path().join("restored");
+    let far = i64::MAX;
+    RestoreOptions::new().until_time(far).restore(&target, &into).unwrap();
+    assert_eq!(lines_of(&into).len() as u64, appended + 2);
 }

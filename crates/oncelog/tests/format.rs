@@ -10,12 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sha2::Digest as _;
+
 use oncelog::clock::Clock;
 use oncelog::disk::{Disk, MapAccess, MemoryDisk, OpenMode};
 use oncelog::{
-    Bytes, CheckpointId, CheckpointState, CheckpointStore, Compaction, ConsumerStyle, FileCheckpointStore,
-    IdempotentProducerConfig, Offset, Outcome, PartitionId, ProducerStamp, Sequence, Store, StoreOptions, SyncPolicy,
-    TableDef, TopicDef, U64, Utf8,
+    BackupTarget, Bytes, CheckpointId, CheckpointState, CheckpointStore, Compaction, ConsumerStyle,
+    FileCheckpointStore, IdempotentProducerConfig, Offset, Outcome, PartitionId, ProducerStamp, Sequence, Store,
+    StoreOptions, SyncPolicy, TableDef, TopicDef, U64, Utf8,
 };
 
 const PAGE: &str = include_str!("../../../docs/format.md");
@@ -270,6 +272,8 @@ fn tables_of_the_page_have_no_hole_and_no_overlap() {
         "Block check",
         "CLAIM head",
         "Checkpoint head",
+        "Backup head",
+        "Piece head",
     ];
     assert_eq!(names, tested);
 }
@@ -899,3 +903,120 @@ const GOLDEN_ROWS: &[&str] = &[
     "00000006000000006e6f77: 0180a0abfef962",
     "0000001000000000616e6e: 0000000000000005",
 ];
+
+/// The one object below `dir`.
+fn only_object(disk: &MemoryDisk, dir: &str) -> Vec<u8> {
+    let mut path = PathBuf::from(dir);
+    while let Ok(inside) = disk.list(&path) {
+        path = inside.first().expect("something in the directory").clone();
+    }
+    let file = disk.open(&path, OpenMode::Read).expect("it is there");
+    file.read_whole(1 << 20).expect("readable")
+}
+
+/// A varint of one byte.
+fn small(bytes: &mut &[u8]) -> usize {
+    let (first, rest) = bytes.split_first().expect("a byte");
+    assert!(*first < 0x80);
+    *bytes = rest;
+    usize::from(*first)
+}
+
+fn take<'b>(bytes: &mut &'b [u8], count: usize) -> &'b [u8] {
+    let (taken, rest) = bytes.split_at(count);
+    *bytes = rest;
+    taken
+}
+
+fn little(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+#[test]
+fn backups() {
+    let made = Made::new();
+    let target = BackupTarget::dir_on(Arc::clone(&made.disk) as _, "/t").expect("a target");
+    made.store.trim().expect("room");
+    made.store.producer(ORDERS).expect("a topic").append("ann", b"later").expect("room");
+    let report = made.store.backup(&target).expect("room");
+    let bytes = only_object(&made.disk, "/t/backups");
+    let head = structure("Backup head");
+    head.check_magic(&bytes);
+    head.check_sum(&bytes, "head checksum");
+    assert_eq!(head.number(&bytes, "version"), 1);
+    assert_eq!(head.bytes(&bytes, "store"), made.store.id().0);
+    assert_eq!(head.bytes(&bytes, "identity"), made.store.id().0);
+    assert_eq!(head.number(&bytes, "taken"), i128::from(NOW_MS));
+    assert_eq!(head.usize(&bytes, "bytes"), bytes.len());
+    let (summed, stored) = bytes.split_at(bytes.len() - 4);
+    assert_eq!(i128::from(little(stored)), sum(&[summed]));
+
+    let mut rest = &summed[head.size()..];
+    assert_eq!(small(&mut rest), 1, "owners");
+    let name = small(&mut rest);
+    assert_eq!(take(&mut rest, name), b"main");
+    assert_eq!((little(take(&mut rest, 4)), little(take(&mut rest, 8))), (0, 1), "number and epoch");
+    let (rows, lsn) = (little(take(&mut rest, 8)) - 1, little(take(&mut rest, 8)));
+    assert_eq!((lsn, rows), (report.owners[0].1.0, lsn - 1), "one frame is behind the trim point");
+    let files = small(&mut rest);
+    let mut seen = Vec::new();
+    for _ in 0..files {
+        let len = small(&mut rest);
+        let path = String::from_utf8(take(&mut rest, len).to_vec()).expect("text");
+        let salt = little(take(&mut rest, 8));
+        let mut content = Vec::new();
+        for _ in 0..small(&mut rest) {
+            let hash = hex(take(&mut rest, 32));
+            let len = little(take(&mut rest, 4));
+            let chunk = made.read(format!("/t/chunks/{}/{hash}", &hash[..2]));
+            assert_eq!(hex(&sha2::Sha256::digest(&chunk)), hash);
+            assert_eq!(chunk.len() as u64, len);
+            content.extend(chunk);
+        }
+        assert_eq!(salt != 0, path.ends_with(".segment"));
+        seen.push((path, content));
+    }
+    assert!(rest.is_empty());
+    let (frames, rows, segment) = (&seen[0], &seen[1], &seen[2]);
+    assert_eq!((seen.len(), frames.0.as_str(), rows.0.as_str()), (3, "owners/main/frames", "owners/main/rows"));
+    // The frame that came last, as it is in the journal.
+    let mut stream = &frames.1[..];
+    assert_eq!((small(&mut stream), little(take(&mut stream, 8))), (1, lsn));
+    let len = small(&mut stream);
+    assert_eq!(stream.len(), len);
+    assert!(stream.windows(5).any(|bytes| bytes == b"later"));
+    // The first row is the least of the catalogue.
+    let mut stream = &rows.1[..];
+    assert_eq!(small(&mut stream), 1);
+    let len = small(&mut stream);
+    assert_eq!(&take(&mut stream, len)[..8], [0; 8]);
+    assert_eq!(segment.1, made.read(format!("/s/{}", segment.0))[..segment.1.len()]);
+}
+
+#[test]
+fn pieces_of_an_archive() {
+    let disk = Arc::new(MemoryDisk::default());
+    let target = BackupTarget::dir_on(Arc::clone(&disk) as _, "/t").expect("a target");
+    let options = StoreOptions::new().disk(Arc::clone(&disk) as _).clock(Arc::new(Stopped)).seed(1).manual_duties();
+    let store = options.journal_archive(target).open("/s").expect("a new store");
+    store.producer(ORDERS).expect("a topic").append("ann", b"first").expect("room");
+    let id = store.id();
+    store.close().expect("room");
+    let bytes = only_object(&disk, "/t/journal");
+    let head = structure("Piece head");
+    head.check_magic(&bytes);
+    head.check_sum(&bytes, "head checksum");
+    for (name, value) in [("version", 1), ("first", 1), ("last", 2), ("bytes", bytes.len() as i128)] {
+        assert_eq!(head.number(&bytes, name), value, "{name}");
+    }
+    assert_eq!((head.bytes(&bytes, "store"), head.bytes(&bytes, "identity")), (&id.0[..], &id.0[..]));
+    let (summed, stored) = bytes.split_at(bytes.len() - 4);
+    assert_eq!(i128::from(little(stored)), sum(&[summed]));
+    let mut rest = &summed[head.size()..];
+    let name = small(&mut rest);
+    assert_eq!(take(&mut rest, name), b"main");
+    assert_eq!(small(&mut rest), 1, "marks");
+    assert_eq!((little(take(&mut rest, 8)), little(take(&mut rest, 8))), (2, NOW_MS.unsigned_abs()));
+    assert_eq!(little(take(&mut rest, 8)), 1, "the first frame");
+    assert!(rest.windows(5).any(|bytes| bytes == b"first"));
+}

@@ -1,5 +1,6 @@
 //! What the command can do, one file for each noun: its arguments, and what is done with them.
 
+pub(crate) mod backup;
 pub(crate) mod bench;
 pub(crate) mod checkpoint;
 pub(crate) mod compaction;

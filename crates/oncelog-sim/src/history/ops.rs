@@ -50,6 +50,7 @@ const OPS: &[(u64, &str, Op)] = &[
     (3, "shrink", World::shrink),
     (4, "compact", World::compact),
     (1, "ask for a time", World::ask_for_a_time),
+    (1, "back up", World::back_up),
     (1, "look from beside", World::look_from_beside),
     (1, "follow", World::follow),
     (1, "churn", World::churn),

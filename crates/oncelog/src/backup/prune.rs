@@ -1,11 +1,14 @@
 //! Removing old backups, and the chunks that only they named.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::chunks::ChunkId;
+use super::manifest::OwnerImage;
 use super::marks::{Mark, MarkKind};
-use super::target::{BACKUPS, BackupTarget, CHUNKS, manifest_object};
+use super::piece::frames_of_name;
+use super::target::{BACKUPS, BackupTarget, CHUNKS, JOURNAL, manifest_object};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ids::escape_name;
 
 /// What a prune has removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +20,8 @@ pub struct PruneReport {
     pub kept: Vec<String>,
     /// Chunks that no backup names any more.
     pub removed_chunks: u64,
+    /// Pieces of archived journals from before the oldest backup that is kept of their store.
+    pub removed_pieces: u64,
 }
 
 impl BackupTarget {
@@ -34,6 +39,7 @@ impl BackupTarget {
         }
         let _mark = Mark::put(self, MarkKind::Prune)?;
         let (mut report, mut named, mut kept_of) = (PruneReport::default(), BTreeSet::new(), Vec::new());
+        let mut needed = BTreeMap::new();
         // All are read before one is removed: newest first.
         for name in self.names()?.into_iter().rev() {
             let manifest = match self.read_manifest(&name) {
@@ -45,6 +51,8 @@ impl BackupTarget {
                 continue;
             }
             kept_of.push(manifest.identity);
+            // The oldest comes last.
+            needed.insert(manifest.identity.to_string(), manifest.owners);
             named.extend(manifest.files.values().flat_map(|file| &file.chunks).map(|chunk| chunk.id));
             report.kept.push(name);
         }
@@ -64,6 +72,24 @@ impl BackupTarget {
             }
         }
         folders.iter().try_for_each(|folder| self.remove_unfinished(&format!("{CHUNKS}/{folder}")))?;
+        report.removed_pieces = self.prune_journals(&needed)?;
         Ok(report)
+    }
+
+    /// Removes frames that the oldest backup of their store holds. Of a store without backups all stay.
+    fn prune_journals(&self, needed: &BTreeMap<String, Vec<OwnerImage>>) -> Result<u64> {
+        let mut removed = 0;
+        for object in self.list_objects(JOURNAL, 3)? {
+            let parts: Vec<&str> = object.split('/').collect();
+            let [identity, owner, name] = parts[..] else { continue };
+            let Some(owners) = needed.get(identity) else { continue };
+            let image = owners.iter().find(|image| escape_name(&image.name) == owner);
+            if let (Some(image), Some((_, last))) = (image, frames_of_name(name))
+                && last <= image.lsn
+            {
+                removed += u64::from(self.remove_object(&format!("{JOURNAL}/{object}"))?);
+            }
+        }
+        Ok(removed)
     }
 }

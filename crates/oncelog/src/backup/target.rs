@@ -16,6 +16,8 @@ use crate::wake::Arc;
 pub(super) const BACKUPS: &str = "backups";
 /// So are chunks in it, each in a folder of the first two digits of its name.
 pub(super) const CHUNKS: &str = "chunks";
+/// Archived frames are in it, by store and owner.
+pub(crate) const JOURNAL: &str = "journal";
 const EXTENSION: &str = ".backup";
 
 /// Where backups are kept: a directory, or a prefix in object storage. Backups of several stores may share one. Cheap

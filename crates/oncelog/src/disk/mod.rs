@@ -117,6 +117,10 @@ pub enum SyncSite {
     RestoreFile,
     /// The directory of files that are restored.
     RestoreDir,
+    /// Frames that are to be archived, before the trim point passes them.
+    ArchiveFile,
+    /// The directory of frames that are to be archived.
+    ArchiveDir,
 }
 
 impl SyncSite {

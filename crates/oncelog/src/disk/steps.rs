@@ -26,6 +26,8 @@ pub enum StepSite {
     IdRowsTogether,
     /// A restored directory is recovered and closed before it becomes a store.
     RestoreBeforeStore,
+    /// Frames are kept for the archive before the trim point passes them.
+    ArchiveBeforeTrim,
 }
 
 #[cfg(oncelog_mutants)]

@@ -33,6 +33,8 @@ pub(super) struct Layout {
     pub(super) journal: PathBuf,
     pub(super) state: PathBuf,
     pub(super) aside: PathBuf,
+    /// Frames that are to be archived.
+    pub(super) archive: PathBuf,
     pub(super) page: PathBuf,
     pub(super) topics: PathBuf,
     /// Claims on names of tables and consumers; those on topics are with the topics.
@@ -55,6 +57,7 @@ impl Layout {
             journal: owner_dir.join("journal"),
             state: owner_dir.join("state"),
             aside: owner_dir.join("aside"),
+            archive: owner_dir.join("archive"),
             page: owner_dir.join("page"),
             topics: dir.join("topics"),
             tables: dir.join("tables"),

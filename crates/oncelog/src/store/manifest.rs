@@ -33,6 +33,7 @@ use super::fence::Fence;
 use crate::disk::{Disk, DiskFile, OpenMode, SyncSite};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, OwnerId, StoreId};
+use crate::journal::JournalPosition;
 use crate::process::Process;
 use crate::wake::Arc;
 use copy::{COPY_BYTES, FILE_BYTES, encode, newest, newest_of};
@@ -191,6 +192,11 @@ impl ManifestFile {
         }
     }
 
+    /// Where a recovery would start.
+    pub(super) fn trim_position(&self) -> Option<JournalPosition> {
+        self.now.as_ref()?.trim.as_ref().map(|(at, _)| *at)
+    }
+
     /// Changes what it says; durable on return.
     ///
     /// # Errors
@@ -336,7 +342,7 @@ mod tests {
     use crate::disk::MemoryDisk;
     use crate::error::ErrorKind;
     use crate::ids::Lsn;
-    use crate::journal::{FileName, JournalPosition};
+    use crate::journal::FileName;
     use crate::table::{ROOT_HEAD_BYTES, TableFileName, TableRoot};
 
     fn manifest(generation: u64) -> Manifest {

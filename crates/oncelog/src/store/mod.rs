@@ -12,6 +12,7 @@
 //! is served. Highest floor: uses every room below, implements [`Engine`](crate::transaction::Engine) for the handles.
 
 mod alter;
+mod archive;
 mod background;
 mod backup;
 mod catalogue;
@@ -149,6 +150,7 @@ pub(crate) struct Core {
     /// Delayed records are appended by one at a time.
     delivering: Mutex<deliver::Delivering>,
     store_time: StoreTime,
+    archiving: archive::Archiving,
     /// When it was first seen that something written is not synced.
     unsynced_since: Mutex<Option<std::time::Duration>>,
     report: RecoveryReport,
@@ -158,6 +160,7 @@ pub(crate) struct Core {
 struct Inner {
     core: Arc<Core>,
     background: Mutex<Option<Background>>,
+    shipping: Mutex<Option<archive::Shipping>>,
 }
 
 impl Store {
@@ -385,6 +388,8 @@ impl Store {
             compacted_bytes_after: compacted.bytes_after,
             appends_refused: core.pipeline.refused.load(Ordering::SeqCst),
             topics_held: core.pipeline.delays.held(),
+            archive_behind_bytes: core.archiving.behind.load(Ordering::SeqCst),
+            archive_failures: core.archiving.failures.load(Ordering::SeqCst),
         }
     }
 
@@ -505,6 +510,11 @@ impl Inner {
         }
         drop(background.take());
         let closed = self.core.finish();
+        drop(self.shipping.lock().take());
+        if closed.is_ok() {
+            // Told where it failed; what stays is for the next opening.
+            let _ = self.core.ship_spool();
+        }
         let failed = self.core.pipeline.journal.has_failed();
         self.core.pipeline.journal.halt();
         self.core.foreign.watchers.end();

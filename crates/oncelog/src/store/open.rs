@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::archive::Shipping;
 use super::background::Background;
 use super::compact::Compacting;
 use super::coordinator::Coordinated;
@@ -157,7 +158,8 @@ fn serve(core: Arc<Core>, loader: &TopicLoader) -> Result<Store> {
         core.pipeline.pressure.trim_by(Arc::new(trim));
     }
     let background = if core.options.manual_duties { None } else { Some(Background::start(&core)?) };
-    Ok(Store { inner: Arc::new(Inner { core, background: Mutex::new(background) }) })
+    let shipping = Mutex::new(Shipping::start(&core)?);
+    Ok(Store { inner: Arc::new(Inner { core, background: Mutex::new(background), shipping }) })
 }
 
 fn make_page(options: &StoreOptions, layout: &Layout, store: StoreId, epoch: Epoch) -> Result<Option<OwnerPage>> {
@@ -343,6 +345,7 @@ impl Opening {
     pub(super) fn replay(&mut self, applier: &mut Applier, found: &Manifest) -> Result<Lsn> {
         let Some((start, _)) = &found.trim else { return Ok(Lsn(1)) };
         let mut replayer = Replayer::new(&self.tables, &self.topics, &self.view, applier);
+        replayer.may_skip = self.options.restoring;
         let (disk, until) = (&*self.options.disk, self.options.replay_until);
         let replayed = journal::replay(disk, &self.layout.journal, self.store, *start, until, |lsn, body| {
             replayer.frame(lsn, body).map_err(|error| error.in_file(&self.layout.journal))
@@ -418,6 +421,7 @@ impl Opening {
             pressure: Pressure::new(self.options.table_memory / 2),
             closing: AtomicBool::new(false),
             refused: AtomicU64::new(0),
+            archive_full: AtomicBool::new(false),
             delays: Delays::new(self.epoch),
         };
         Core {
@@ -446,6 +450,7 @@ impl Opening {
             compacting: Compacting::default(),
             delivering: Mutex::default(),
             store_time,
+            archiving: Default::default(),
             unsynced_since: Mutex::default(),
             report: self.report,
             closed: AtomicBool::new(false),

@@ -4,9 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Store;
+use super::archive::ArchiveOptions;
 use super::layout::MAIN;
 use super::owner::check_owner_name;
 use super::repair::Mends;
+use crate::backup::BackupTarget;
 use crate::clock::{Clock, SystemClock};
 use crate::disk::{Disk, RealDisk};
 use crate::error::{Error, Result};
@@ -49,6 +51,7 @@ pub struct StoreOptions {
     pub(super) takeover: bool,
     pub(super) table_memory: usize,
     pub(super) network: bool,
+    pub(super) journal_archive: Option<ArchiveOptions>,
 }
 
 impl Default for StoreOptions {
@@ -96,6 +99,7 @@ impl StoreOptions {
             takeover: false,
             table_memory: 256 << 20,
             network: false,
+            journal_archive: None,
         }
     }
 
@@ -187,6 +191,40 @@ impl StoreOptions {
     /// known to hold what they promise, and with all processes on one machine.
     pub fn allow_network_file_system(self) -> StoreOptions {
         StoreOptions { network: true, ..self }
+    }
+
+    /// Archives the journal in `target`, where backups of the store are too: a backup can then be restored to any later
+    /// frame, or time, that has come there ([`RestoreOptions::until_lsn`](crate::RestoreOptions::until_lsn)). To be set
+    /// with every opening: what is given up in one without it is missing for ever, until the next backup.
+    ///
+    /// Before a trim point passes frames, they are spooled in the owner's directory, durably; a thread of its own
+    /// brings them to the target. So each frame is written twice here and once there, and nothing waits for the target.
+    /// Closing the store does, once. Where the target cannot be written the spool grows up to
+    /// [`archive_spool_bytes`](StoreOptions::archive_spool_bytes); then appends and commits are refused, `Full`.
+    pub fn journal_archive(self, target: BackupTarget) -> StoreOptions {
+        let (interval, spool_bytes_max) = match &self.journal_archive {
+            Some(before) => (before.interval, before.spool_bytes_max),
+            None => (Duration::from_secs(60), 1 << 30),
+        };
+        StoreOptions { journal_archive: Some(ArchiveOptions { target, interval, spool_bytes_max }), ..self }
+    }
+
+    /// Sets after how long a new frame is archived at the latest, while the target can be written: a minute unless set.
+    /// Costs a move of the trim point each time. Only behind [`journal_archive`](StoreOptions::journal_archive).
+    pub fn archive_interval(mut self, interval: Duration) -> StoreOptions {
+        if let Some(archive) = &mut self.journal_archive {
+            archive.interval = interval;
+        }
+        self
+    }
+
+    /// Sets how much may wait for the archive: 1 GiB unless set. Only behind
+    /// [`journal_archive`](StoreOptions::journal_archive).
+    pub fn archive_spool_bytes(mut self, bytes: u64) -> StoreOptions {
+        if let Some(archive) = &mut self.journal_archive {
+            archive.spool_bytes_max = bytes;
+        }
+        self
     }
 
     /// Sets the disk: the machine's unless set.

@@ -78,6 +78,11 @@ pub struct StoreStats {
     pub appends_refused: u64,
     /// Topics whose delayed records are due and cannot be appended, because they are full, say.
     pub topics_held: usize,
+    /// Bytes of the journal that are to be archived and are not yet where
+    /// [`StoreOptions::journal_archive`](crate::StoreOptions::journal_archive) says.
+    pub archive_behind_bytes: u64,
+    /// How often they could not be brought there.
+    pub archive_failures: u64,
 }
 
 impl fmt::Display for RecoveryReport {

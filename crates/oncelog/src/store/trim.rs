@@ -107,6 +107,11 @@ impl Core {
         rows: TableBatch,
         state: State,
     ) -> Result<()> {
+        if !is_kept(StepSite::ArchiveBeforeTrim) || self.options.mends.is_some() {
+            // A mutant: what is not archived is given up. Or a repair: what it takes is not what was.
+        } else {
+            self.spool_until(position)?;
+        }
         touched.iter().try_for_each(|partition| partition.sync())?;
         // Blocks of the table file are not of this opening alone: whoever has lost the owner keeps off.
         self.fence.check()?;
@@ -154,8 +159,13 @@ impl Core {
         }
         let rows_are_due = self.pipeline.pressure.is_due(self.tables.unwritten_bytes());
         let mut trimmed = Ok(());
-        if rows_are_due || journal.placed_bytes() >= self.pipeline.trim_at.load(Ordering::Relaxed) {
+        let is_due = rows_are_due || journal.placed_bytes() >= self.pipeline.trim_at.load(Ordering::Relaxed);
+        if self.archive_is_due() || is_due {
             trimmed = self.trim(State::Open);
+        }
+        if self.options.manual_duties {
+            // Told where it failed.
+            let _ = self.ship_spool();
         }
         // None keeps the others from their turn.
         let (delivered, retained, forgot) = (self.deliver_some(), self.retain_if_due(), self.forget_ids_if_due());

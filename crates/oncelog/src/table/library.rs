@@ -292,7 +292,7 @@ impl HeldRows {
     ///
     /// # Errors
     /// `Corrupt`; what `each` fails with.
-    pub(crate) fn each(&self, first: &[u8], each: &mut dyn FnMut(&[u8], &[u8]) -> Result<Visit>) -> Result<()> {
+    pub(crate) fn each(&self, first: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> Result<Visit>) -> Result<()> {
         let Some(rows) = &self.live.rows else { return Ok(()) };
         let mut ask = || -> StdResult<Result<()>, redb::Error> {
             for row in rows.range::<&[u8]>(first..)? {

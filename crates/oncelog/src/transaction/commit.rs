@@ -61,6 +61,8 @@ pub(crate) struct Pipeline {
     pub(crate) closing: AtomicBool,
     /// Appends to topics that were full.
     pub(crate) refused: AtomicU64,
+    /// The archive of the journal is behind by as much as it may be.
+    pub(crate) archive_full: AtomicBool,
     pub(crate) delays: Delays,
 }
 
@@ -230,6 +232,10 @@ impl Pipeline {
     }
 
     fn try_place(&self, tx: &StoreTx, mut bytes: Vec<u8>, ranges: &[BatchRange]) -> Result<Placing> {
+        if self.archive_full.load(Ordering::Relaxed) && !self.closing.load(Ordering::SeqCst) {
+            let what = "the archive of the journal cannot be written, and what waits for it takes all the room it may";
+            return Err(Error::new(ErrorKind::Full, what));
+        }
         let shards = self.shards_of(tx);
         let mut turns = Turns::take(&shards, tx);
         for (staged, turn) in tx.appends.iter().zip(&mut turns.partitions) {

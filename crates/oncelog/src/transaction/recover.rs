@@ -26,6 +26,8 @@ pub(crate) struct Replayer<'a> {
     pub(crate) topics: &'a Topics,
     pub(crate) view: &'a View,
     pub(crate) applier: &'a mut Applier,
+    /// Frames of several openings: one of them may have skipped offsets, which only its trim point told.
+    pub(crate) may_skip: bool,
     runs: Runs,
     unwritten: usize,
     /// Topics whose frames cannot be applied, and why: forgiven when a later frame deletes them.
@@ -39,7 +41,16 @@ impl<'a> Replayer<'a> {
         view: &'a View,
         applier: &'a mut Applier,
     ) -> Replayer<'a> {
-        Replayer { tables, topics, view, applier, runs: Runs::default(), unwritten: 0, missing: BTreeMap::new() }
+        Replayer {
+            tables,
+            topics,
+            view,
+            applier,
+            may_skip: false,
+            runs: Runs::default(),
+            unwritten: 0,
+            missing: BTreeMap::new(),
+        }
     }
 
     /// Applies one frame.
@@ -121,6 +132,9 @@ impl<'a> Replayer<'a> {
         let partition = topic.partition(partition).map_err(|error| corrupt(error.to_string()))?;
         let head = BatchHead::peek(bytes).map_err(|error| corrupt(error.to_string()))?;
         let mut turn = partition.turn();
+        if self.may_skip {
+            turn.skip_to(head.base_offset);
+        }
         if head.base_offset != turn.next_offset || head.bytes != bytes.len() {
             let expected = turn.next_offset;
             return Err(corrupt(format!("a batch at offset {}, expected {expected}", head.base_offset)));

@@ -197,7 +197,7 @@ impl Work<'_> {
     fn copy_rows(&mut self, cut: &Cut) -> std::result::Result<(FileImage, Seen), Failed> {
         let (mut cutter, mut seen, mut of_target) = (Cutter::new(rows_begin()), Seen::default(), None);
         let Some(rows) = &cut.rows else { return Ok(Default::default()) };
-        let copied = rows.each(&[], &mut |key, value| {
+        let copied = rows.each(&[], |key, value| {
             seen.note(key, value)?;
             if let Err(error) = cutter.push_row(key, value, &mut self.uploads) {
                 of_target = Some(error);

@@ -5,21 +5,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
+use super::super::archive::archive_folder;
 use super::super::claims::{CLAIMS_AT_ONCE, global_claim_dir};
 use super::super::layout::{Layout, MAIN, make_dir, make_dir_all, store_file_bytes};
 use super::super::listing::read_progress_key;
 use super::super::manifest::ManifestFile;
 use super::super::options::StoreOptions;
-use crate::backup::{BackupManifest, BackupTarget, ChunkReader, FilePlace, OwnerImage};
+use crate::backup::{
+    BackupManifest, BackupTarget, ChunkReader, FilePlace, OwnerImage, PIECE_BYTES_MAX, Piece, frames_of_name,
+};
 use crate::chance::Chance;
 use crate::clock::{Clock, SystemClock};
 use crate::disk::{Disk, DiskFile, OpenMode, RealDisk, StepSite, SyncSite, is_kept};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Lsn, PartitionId, StoreId, TableId, TopicId, escape_name};
+use crate::ids::{LogOffset, Lsn, PartitionId, StoreId, TableId, TopicId, escape_name};
 use crate::journal::{FrameLayer, JournalPosition};
-use crate::table::{StateKey, TableBackend, TableBatch, TableFileName, TableHome, TableSpec, TableStore};
+use crate::table::{StateKey, TableBackend, TableBatch, TableFileName, TableHome, TableSpec, TableStore, Visit};
 use crate::topic::{self, Claim, TopicSpec, topic_dir};
 use crate::transaction::system::{self, CatalogueKey};
 use crate::transaction::{Effect, effects};
@@ -47,7 +51,19 @@ pub struct RestoreOptions {
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
     backup: Option<String>,
+    until: Until,
     network: bool,
+}
+
+/// Up to where a backup is restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Until {
+    /// As it is.
+    Backup,
+    /// The owner of that name up to that frame.
+    Lsn(String, Lsn),
+    /// All owners up to that time, by the clock of the machine on which they were open.
+    Time(i64),
 }
 
 /// A store that was made of a backup.
@@ -68,8 +84,11 @@ pub struct RestoreReport {
     pub topics: u64,
     /// How many offsets their partitions hold, from the first that is kept to the end: as many records, but for gaps.
     pub records: u64,
-    /// Bytes of segments, rows and frames that were read for it.
+    /// Bytes of segments, rows and frames of the backup that were read for it.
     pub bytes: u64,
+    /// The latest moment, in milliseconds since 1970, of which it is known that all until then is in it: when the
+    /// backup was made, or the newest note of the archive that was passed.
+    pub newest_ms: i64,
 }
 
 /// Rows are written in batches of about so many bytes.
@@ -85,12 +104,35 @@ impl Default for RestoreOptions {
 impl RestoreOptions {
     /// The newest backup in the target.
     pub fn new() -> RestoreOptions {
-        RestoreOptions { disk: Arc::new(RealDisk), clock: SystemClock::shared(), backup: None, network: false }
+        RestoreOptions {
+            disk: Arc::new(RealDisk),
+            clock: SystemClock::shared(),
+            backup: None,
+            until: Until::Backup,
+            network: false,
+        }
     }
 
     /// The backup of that name.
     pub fn backup(self, name: impl Into<String>) -> RestoreOptions {
         RestoreOptions { backup: Some(name.into()), ..self }
+    }
+
+    /// Brings the owner of that name (`main` for most stores) from the backup on to the state as of frame `lsn`, by the
+    /// frames that [`StoreOptions::journal_archive`] has kept. Other owners stay at the LSN of the backup. Unless one
+    /// is named, the newest backup from before that frame is taken.
+    pub fn until_lsn(self, owner: impl Into<String>, lsn: Lsn) -> RestoreOptions {
+        RestoreOptions { until: Until::Lsn(owner.into(), lsn), ..self }
+    }
+
+    /// Brings all owners from the backup on to their state at that time, in milliseconds since 1970, by the frames that
+    /// [`StoreOptions::journal_archive`] has kept. What had happened at which time was noted once a second while the
+    /// store was open and had something new, by the clock of its machine; the notes since the last trim point are lost
+    /// in a crash, so behind one it is about [`StoreOptions::archive_interval`]. It is never later than asked for.
+    /// Where the archive ends before that time, so does what is restored: see [`RestoreReport::newest_ms`]. Unless one
+    /// is named, the newest backup from before that time is taken.
+    pub fn until_time(self, ms: i64) -> RestoreOptions {
+        RestoreOptions { until: Until::Time(ms), ..self }
     }
 
     /// Sets the disk on which the store is made: the machine's unless set.
@@ -120,14 +162,12 @@ impl RestoreOptions {
     /// # Errors
     /// `NotFound`: no such backup, or none at all. `Corrupt`: a manifest or a chunk is damaged or gone, the error names
     /// it and the file of the store to which it belongs; `UnsupportedVersion`. `Invalid`: `dir` holds something.
-    /// `Locked`: another process restores into it. `Full`, `Unavailable`.
+    /// `Locked`: another process restores into it. `Full`, `Unavailable`. Of archived frames: `NotFound`: no backup is
+    /// from before that point, or the archive ends before it; `Gap`: frames are missing in between, the text says
+    /// which; `Conflict`: an owner has read more of a topic of another one than is restored of that: choose a later
+    /// point.
     pub fn restore(&self, target: &BackupTarget, dir: impl AsRef<Path>) -> Result<RestoreReport> {
-        let none = || Error::new(ErrorKind::NotFound, "there is no backup").in_file(&target.object_place(""));
-        let name = match &self.backup {
-            Some(name) => name.clone(),
-            None => target.names()?.pop().ok_or_else(none)?,
-        };
-        let manifest = target.read_manifest(&name)?;
+        let (name, manifest) = self.choose(target)?;
         let restored = self.restore_into(target, &name, &manifest, dir.as_ref());
         restored.map_err(|error| match target.read_manifest(&name) {
             Err(gone) if gone.kind() == ErrorKind::NotFound => {
@@ -136,6 +176,32 @@ impl RestoreOptions {
             }
             _ => error,
         })
+    }
+
+    /// The backup to begin with.
+    fn choose(&self, target: &BackupTarget) -> Result<(String, BackupManifest)> {
+        if let Some(name) = &self.backup {
+            return Ok((name.clone(), target.read_manifest(name)?));
+        }
+        let mut store = None;
+        for name in target.names()?.into_iter().rev() {
+            let manifest = target.read_manifest(&name)?;
+            // That of the newest backup: another store has a history of its own.
+            let is_of_store = *store.get_or_insert(manifest.identity) == manifest.identity;
+            let is_before = match &self.until {
+                Until::Backup => true,
+                Until::Lsn(owner, lsn) => {
+                    let image = manifest.owners.iter().find(|image| image.name == *owner);
+                    image.is_some_and(|image| image.rows_lsn.is_some_and(|rows| rows <= *lsn))
+                }
+                Until::Time(ms) => manifest.taken_ms <= *ms,
+            };
+            if is_of_store && is_before {
+                return Ok((name, manifest));
+            }
+        }
+        let what = if store.is_some() { "there is no backup from before that point" } else { "there is no backup" };
+        Err(Error::new(ErrorKind::NotFound, what).in_file(&target.object_place("")))
     }
 
     fn restore_into(
@@ -152,8 +218,10 @@ impl RestoreOptions {
         let site = Site { options: self, target, manifest, layout, chance };
         let mut known = Known::default();
         site.make_dirs()?;
+        let mut newest_ms = manifest.taken_ms;
         for owner in &manifest.owners {
-            site.lay_owner(owner, &mut known)?;
+            let goal = site.goal_of(owner, &mut newest_ms)?;
+            site.lay_owner(owner, goal, &mut known)?;
         }
         site.lay_segments()?;
         site.claim(&known)?;
@@ -166,13 +234,16 @@ impl RestoreOptions {
             topics: 0,
             records: 0,
             bytes: manifest.bytes(),
+            newest_ms,
         };
+        let mut reading = Reading::default();
         if !is_kept(StepSite::RestoreBeforeStore) {
             site.become_store()?;
         }
         for owner in &manifest.owners {
-            site.recover(owner, &mut report)?;
+            site.recover(owner, &mut report, &mut reading)?;
         }
+        reading.check()?;
         if is_kept(StepSite::RestoreBeforeStore) {
             site.become_store()?;
         }
@@ -286,7 +357,7 @@ impl Site<'_> {
     }
 
     /// Manifest, table file and journal of an owner.
-    fn lay_owner(&self, owner: &OwnerImage, known: &mut Known) -> Result<()> {
+    fn lay_owner(&self, owner: &OwnerImage, goal: Lsn, known: &mut Known) -> Result<()> {
         let (disk, store) = (self.disk(), self.manifest.store);
         let layout = Layout::of(&self.layout.dir, &owner.name);
         for dir in [&layout.owner].into_iter().chain(layout.owner_dirs()) {
@@ -297,7 +368,7 @@ impl Site<'_> {
             Some(rows_lsn) => {
                 let table = self.lay_rows(owner, &layout, rows_lsn, known)?;
                 let root = table.root().ok_or_else(Error::closed)?;
-                Some((self.lay_frames(owner, &layout, rows_lsn, known)?, root))
+                Some((self.lay_frames(owner, &layout, (rows_lsn, goal), known)?, root))
             }
         };
         let mut manifest = ManifestFile::lock(disk, &layout.manifest, OpenMode::CreateNew)?;
@@ -341,7 +412,7 @@ impl Site<'_> {
         &self,
         owner: &OwnerImage,
         layout: &Layout,
-        rows_lsn: Lsn,
+        (rows_lsn, goal): (Lsn, Lsn),
         known: &mut Known,
     ) -> Result<JournalPosition> {
         let (disk, dir) = (&self.options.disk, layout.journal.clone());
@@ -349,7 +420,10 @@ impl Site<'_> {
         let path = owner_file(&owner.name, "frames");
         let out_of_order =
             |lsn: Lsn, next: Lsn| Error::new(ErrorKind::Corrupt, format!("{path}: frame {lsn} where {next} should be"));
-        self.open(&path)?.frames(|lsn, body| {
+        let mut lay = |layer: &mut FrameLayer, lsn: Lsn, body: &[u8]| {
+            if lsn > goal {
+                return Ok(());
+            }
             if lsn != layer.next_lsn() {
                 return Err(out_of_order(lsn, layer.next_lsn()));
             }
@@ -359,11 +433,94 @@ impl Site<'_> {
                 }
             }
             layer.push(body)
-        })?;
-        if layer.next_lsn() != owner.lsn.next() {
-            return Err(out_of_order(owner.lsn, layer.next_lsn()));
+        };
+        self.open(&path)?.frames(|lsn, body| lay(&mut layer, lsn, body))?;
+        let held = owner.lsn.min(goal).next();
+        if layer.next_lsn() != held {
+            return Err(out_of_order(held, layer.next_lsn()));
+        }
+        if goal > owner.lsn {
+            self.each_archived(owner, owner.lsn.next(), &mut |piece| {
+                piece.each(|lsn, body| if lsn < layer.next_lsn() { Ok(()) } else { lay(&mut layer, lsn, body) })?;
+                Ok(if piece.last < goal { Visit::Next } else { Visit::Stop })
+            })?;
+            if layer.next_lsn() <= goal {
+                let (owner, last) = (&owner.name, Lsn(layer.next_lsn().0 - 1));
+                let what = format!("the archive of owner {owner:?} ends at frame {last}, before {goal}");
+                return Err(Error::new(ErrorKind::NotFound, what));
+            }
         }
         layer.finish()
+    }
+
+    /// Up to which frame an owner is restored.
+    fn goal_of(&self, owner: &OwnerImage, newest_ms: &mut i64) -> Result<Lsn> {
+        match &self.options.until {
+            _ if owner.rows_lsn.is_none() => Ok(owner.lsn),
+            Until::Lsn(name, lsn) if *name == owner.name => {
+                if owner.rows_lsn.is_some_and(|rows| rows > *lsn) {
+                    let what = format!("the backup of owner {name:?} is from after frame {lsn}");
+                    return Err(Error::new(ErrorKind::NotFound, what));
+                }
+                Ok(*lsn)
+            }
+            Until::Backup | Until::Lsn(..) => Ok(owner.lsn),
+            Until::Time(ms) if self.manifest.taken_ms > *ms => {
+                Err(Error::new(ErrorKind::NotFound, "the backup is from after that time"))
+            }
+            Until::Time(ms) => {
+                let mut goal = owner.lsn;
+                self.each_archived(owner, owner.lsn.next(), &mut |piece| {
+                    for mark in &piece.marks {
+                        if mark.ms > *ms {
+                            return Ok(Visit::Stop);
+                        }
+                        goal = goal.max(mark.lsn);
+                        *newest_ms = mark.ms.max(*newest_ms);
+                    }
+                    Ok(Visit::Next)
+                })?;
+                Ok(goal)
+            }
+        }
+    }
+
+    /// Hands the archived pieces of an owner from frame `next` on to `each`, without a gap, until it answers `Stop` or
+    /// there are no more.
+    fn each_archived(
+        &self,
+        owner: &OwnerImage,
+        mut next: Lsn,
+        each: &mut dyn FnMut(&Piece) -> Result<Visit>,
+    ) -> Result<()> {
+        let folder = archive_folder(self.manifest.identity, &owner.name);
+        let names = self.target.list_objects(&folder, 1)?;
+        let mut pieces: Vec<_> = names.iter().filter_map(|name| Some((frames_of_name(name)?, name))).collect();
+        pieces.sort();
+        for ((first, last), name) in pieces {
+            if last < next {
+                continue;
+            }
+            let object = format!("{folder}/{name}");
+            let place = self.target.object_place(&object);
+            if first > next {
+                let (owner, until) = (&owner.name, Lsn(first.0 - 1));
+                let what = format!("frames {next} to {until} of owner {owner:?} are missing in the archive");
+                return Err(Error::new(ErrorKind::Gap, what).in_file(&place));
+            }
+            let gone = || Error::corrupt(&place, 0, "a piece of the archived journal is gone");
+            let bytes = self.target.read_object(&object, PIECE_BYTES_MAX)?.ok_or_else(gone)?;
+            let piece = Piece::decode(&bytes, &place)?;
+            let told = (piece.store, piece.identity, &piece.owner, piece.first, piece.last);
+            if told != (self.manifest.store, self.manifest.identity, &owner.name, first, last) {
+                return Err(Error::corrupt(&place, 0, "a piece of another archive"));
+            }
+            if each(&piece)? == Visit::Stop {
+                return Ok(());
+            }
+            next = last.next();
+        }
+        Ok(())
     }
 
     /// A file of the backup.
@@ -447,7 +604,7 @@ impl Site<'_> {
     }
 
     /// Recovers an owner and closes it in order.
-    fn recover(&self, owner: &OwnerImage, report: &mut RestoreReport) -> Result<()> {
+    fn recover(&self, owner: &OwnerImage, report: &mut RestoreReport, reading: &mut Reading) -> Result<()> {
         if owner.rows_lsn.is_none() {
             report.owners.push((owner.name.clone(), owner.lsn));
             return Ok(());
@@ -462,9 +619,19 @@ impl Site<'_> {
         let store = options.attach(&self.layout.dir, &owner.name)?;
         report.owners.push((owner.name.clone(), store.core().pipeline.view.visible()));
         report.topics += store.topics()?.len() as u64;
-        for (_, _, _, watched) in store.core().partitions_now()? {
+        for (topic, name, partition, watched) in store.core().partitions_now()? {
             report.records += watched.end.0 - watched.start.0;
+            reading.ends.insert((topic, partition), (name, watched.end));
         }
+        let number = store.core().owner;
+        store.core().each_row(system::PROGRESS, Bound::Unbounded, Bound::Unbounded, |key, value| {
+            if let Some((_, topic, partition)) = read_progress_key(key)
+                && topic.owner() != number
+            {
+                reading.read.push((owner.name.clone(), topic, partition, system::decode_row(value)?));
+            }
+            Ok(())
+        })?;
         store.close()
     }
 
@@ -473,6 +640,29 @@ impl Site<'_> {
         let renamed = self.disk().rename(&self.layout.store_file, &store);
         renamed.map_err(|error| Error::io(&store, "end a restore", error))?;
         self.sync_dir(&self.layout.dir)
+    }
+}
+
+/// Who has read what of whom.
+#[derive(Default)]
+struct Reading {
+    ends: BTreeMap<(TopicId, PartitionId), (String, LogOffset)>,
+    /// In topics of other owners.
+    read: Vec<(String, TopicId, PartitionId, LogOffset)>,
+}
+
+impl Reading {
+    /// Owners may be restored up to points that do not fit each other: offsets that one of them has passed would be
+    /// given to other records.
+    fn check(&self) -> Result<()> {
+        for (owner, topic, partition, next) in &self.read {
+            let Some((name, end)) = self.ends.get(&(*topic, *partition)) else { continue };
+            if next > end {
+                let what = format!("owner {owner:?} has read topic {name:?}, partition {partition}, up to {next}");
+                return Err(Error::new(ErrorKind::Conflict, format!("{what}, and it is restored up to {end} only")));
+            }
+        }
+        Ok(())
     }
 }
 

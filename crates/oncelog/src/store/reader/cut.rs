@@ -144,10 +144,10 @@ impl Cut {
     }
 
     /// Hands the rows of one of the store's own tables to `each`.
-    fn own_rows(&self, table: TableId, each: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+    fn own_rows(&self, table: TableId, mut each: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
         let prefix = StateKey::prefix(table, system::SHARD);
         let Some(rows) = &self.rows else { return Ok(()) };
-        rows.each(&prefix, &mut |key, value| match key.strip_prefix(&prefix) {
+        rows.each(&prefix, |key, value| match key.strip_prefix(&prefix) {
             Some(key) => each(key, value).map(|()| Visit::Next),
             None => Ok(Visit::Stop),
         })
@@ -156,7 +156,7 @@ impl Cut {
     /// Where its partitions end.
     fn ends(&self) -> Result<BTreeMap<(TopicId, PartitionId), LogOffset>> {
         let mut ends = BTreeMap::new();
-        self.own_rows(system::PARTITIONS, &mut |key, value| {
+        self.own_rows(system::PARTITIONS, |key, value| {
             let state: PartitionState = system::decode_row(value)?;
             let Some(at) = system::read_partition_key(key) else { return Err(malformed("partitions")) };
             ends.insert(at, state.next_offset);

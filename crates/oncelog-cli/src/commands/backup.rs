@@ -1,0 +1,392 @@
+//! `oncelog backup`: whole stores copied while programs write, and stores made of that.
+
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use clap::{Args, Subcommand};
+use oncelog::{BackupTarget, ErrorKind, Lsn, RestoreOptions, RestoreReport};
+use serde::Serialize;
+
+use crate::cli::{OutputArgument, StoreArgument};
+use crate::exit::{self, Failure};
+use crate::open;
+use crate::out;
+
+/// What `oncelog backup` can be told.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  oncelog backup create --to /mnt/backups --store ./data")]
+pub(crate) struct BackupArguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Copy a store, beside the programs that write or without any
+    Create(CreateArguments),
+    /// List the backups in a place
+    List(ListArguments),
+    /// Make a store of a backup, with an identity of its own
+    Restore(RestoreArguments),
+    /// Read all of a backup, make a store of it, verify that, and remove it
+    Verify(VerifyArguments),
+    /// Remove old backups and what only they hold
+    Prune(PruneArguments),
+}
+
+/// Where the backups are.
+#[derive(Args, Debug)]
+struct Place {
+    /// Directory of the backups
+    #[arg(long = "from", value_name = "DIR")]
+    place: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  oncelog backup create --to /mnt/backups\n  \
+                        oncelog backup create --to /mnt/backups --store ./data --output json\n\n\
+                        Works beside the programs that have the store: nothing is asked of them. Only what no backup \
+                        in the place holds yet is written. Tables that change faster than they can be read are for \
+                        Store::backup, in the program itself; so is object storage.")]
+struct CreateArguments {
+    /// Directory of the backups, which the first one makes; not inside the store
+    #[arg(long = "to", value_name = "DIR")]
+    to: PathBuf,
+    #[command(flatten)]
+    store: StoreArgument,
+    #[command(flatten)]
+    output: OutputArgument,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  oncelog backup list --from /mnt/backups\n  \
+                        oncelog backup list --from /mnt/backups --output json\n\n\
+                        Exit code 4 where the manifest of one cannot be read; the others are listed. What they hold \
+                        is looked at by `oncelog backup verify`.")]
+struct ListArguments {
+    #[command(flatten)]
+    from: Place,
+    #[command(flatten)]
+    output: OutputArgument,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  oncelog backup restore --from /mnt/backups --into ./restored\n  \
+                        oncelog backup restore --from /mnt/backups --backup 00000007-1f2e3d4c --into ./restored\n  \
+                        oncelog backup restore --from /mnt/backups --time 2026-05-01T12:00:00Z --into ./restored\n\n\
+                        A restore that was interrupted can be run again, into the same directory.")]
+struct RestoreArguments {
+    #[command(flatten)]
+    from: Place,
+    /// Directory of the new store: empty, or not there
+    #[arg(long, value_name = "DIR")]
+    into: PathBuf,
+    /// The backup of this name: the newest unless set, or the newest from before that point
+    #[arg(long, value_name = "NAME")]
+    backup: Option<String>,
+    /// Go on to this frame, by the archive of the journal that the program keeps in the same place
+    #[arg(long = "at", value_name = "LSN", conflicts_with = "time")]
+    lsn: Option<u64>,
+    /// Whose frame that is
+    #[arg(long, value_name = "OWNER", requires = "lsn", default_value = open::MAIN)]
+    owner: String,
+    /// Go on to this time: milliseconds since 1970, or as in 2026-05-01T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    time: Option<i64>,
+    #[command(flatten)]
+    output: OutputArgument,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  oncelog backup verify --from /mnt/backups\n  \
+                        oncelog backup verify --from /mnt/backups --backup 00000007-1f2e3d4c --scratch /var/tmp/s\n\n\
+                        Exit code 4 where something is damaged or gone; it is told with its name, and with the file of \
+                        the store to which it belongs.")]
+struct VerifyArguments {
+    #[command(flatten)]
+    from: Place,
+    /// The backup of this name: the newest unless set
+    #[arg(long, value_name = "NAME")]
+    backup: Option<String>,
+    /// Where the store is made, with room for all of it: empty, or not there; among the temporary files unless set
+    #[arg(long, value_name = "DIR")]
+    scratch: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputArgument,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  oncelog backup prune --from /mnt/backups --keep 7\n  \
+                        oncelog backup prune --from /mnt/backups --keep 7 --unlock\n\n\
+                        Exit code 5 while a backup is made, and after one that was killed: --unlock forgets those, \
+                        when none is at work any more.")]
+struct PruneArguments {
+    #[command(flatten)]
+    from: Place,
+    /// How many of each store stay, the newest
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    keep: u32,
+    /// Nobody is at work there: forget what killed processes have left to say so
+    #[arg(long)]
+    unlock: bool,
+    #[command(flatten)]
+    output: OutputArgument,
+}
+
+/// Does what was asked.
+///
+/// # Errors
+/// As told by what was asked.
+pub(crate) fn run(arguments: BackupArguments) -> Result<(), Failure> {
+    match arguments.verb {
+        Verb::Create(arguments) => create(&arguments),
+        Verb::List(arguments) => list(&arguments),
+        Verb::Restore(arguments) => restore(&arguments),
+        Verb::Verify(arguments) => verify(&arguments),
+        Verb::Prune(arguments) => prune(&arguments),
+    }
+}
+
+fn target(place: &Path) -> Result<BackupTarget, Failure> {
+    if place.to_str().is_some_and(|text| text.contains("://")) {
+        let what = "a place for backups is a directory here; object storage is for programs, by BackupTarget::objects";
+        return Err(Failure::usage_of(what));
+    }
+    Ok(BackupTarget::dir(place)?)
+}
+
+impl Place {
+    /// A directory that is not there has no backups, but is more likely mistyped.
+    fn target(&self) -> Result<BackupTarget, Failure> {
+        let target = target(&self.place)?;
+        if self.place.is_dir() {
+            return Ok(target);
+        }
+        let what = format!("there is no directory {}", self.place.display());
+        Err(Failure::new(exit::NOT_FOUND, what).hint("name the directory of the backups with --from DIR"))
+    }
+}
+
+fn told(error: oncelog::Error) -> Failure {
+    let hint = match error.kind() {
+        ErrorKind::NotFound => "`oncelog backup list` shows what there is",
+        ErrorKind::Locked => "wait for it; where its process was killed, `oncelog backup prune --unlock`",
+        ErrorKind::Corrupt => "`oncelog backup list` shows the others; `verify` tells which of them are whole",
+        _ => return Failure::from(error),
+    };
+    Failure::from(error).hint(hint)
+}
+
+fn parse_time(text: &str) -> Result<i64, String> {
+    let ms = text.parse().ok().or_else(|| crate::time::parse_ms(text));
+    ms.ok_or_else(|| "must be milliseconds since 1970, or a time as in 2026-05-01T12:00:00Z".to_owned())
+}
+
+fn time(ms: i64) -> String {
+    DateTime::<Utc>::from_timestamp_millis(ms).map_or_else(|| ms.to_string(), |time| time.to_rfc3339())
+}
+
+#[derive(Serialize)]
+struct Owner {
+    name: String,
+    lsn: u64,
+}
+
+fn owners(owners: &[(String, Lsn)]) -> Vec<Owner> {
+    owners.iter().map(|(name, lsn)| Owner { name: name.clone(), lsn: lsn.0 }).collect()
+}
+
+fn owners_text(owners: &[Owner]) -> String {
+    owners.iter().map(|owner| format!("{} at {}", owner.name, owner.lsn)).collect::<Vec<_>>().join(", ")
+}
+
+#[derive(Serialize)]
+struct Created {
+    backup: String,
+    store: String,
+    owners: Vec<Owner>,
+    bytes: u64,
+    new_chunks: u64,
+    new_bytes: u64,
+}
+
+fn create(arguments: &CreateArguments) -> Result<(), Failure> {
+    let target = target(&arguments.to)?;
+    let reader = open::reader(&arguments.store)?;
+    let made = reader.backup(&target).map_err(|error| match error.kind() {
+        ErrorKind::Locked => told(error),
+        _ => Failure::from(error),
+    })?;
+    let created = Created {
+        backup: made.name.clone(),
+        store: made.store.to_string(),
+        owners: owners(&made.owners),
+        bytes: made.bytes,
+        new_chunks: made.new_chunks,
+        new_bytes: made.new_bytes,
+    };
+    out::answer(arguments.output.output, &created, |created| {
+        let Created { backup, store, bytes, new_chunks, new_bytes, .. } = created;
+        let lsns = owners_text(&created.owners);
+        let new = format!("{new_bytes} bytes in {new_chunks} chunks");
+        format!("backup  {backup}\nstore   {store}\nowners  {lsns}\nbytes   {bytes}\nnew     {new}\n")
+    })
+}
+
+#[derive(Serialize)]
+struct Listed {
+    backup: String,
+    /// These are `None` where its manifest cannot be read.
+    taken: Option<String>,
+    store: Option<String>,
+    owners: Vec<Owner>,
+    bytes: Option<u64>,
+    /// Why it cannot.
+    damage: Option<String>,
+}
+
+fn list(arguments: &ListArguments) -> Result<(), Failure> {
+    let found = arguments.from.target()?.list().map_err(told)?;
+    let listed: Vec<Listed> = found
+        .into_iter()
+        .map(|backup| {
+            let good = backup.damage.is_none();
+            Listed {
+                backup: backup.name,
+                taken: good.then(|| time(backup.taken_ms)),
+                store: good.then(|| backup.store.to_string()),
+                owners: owners(&backup.owners),
+                bytes: good.then_some(backup.bytes),
+                damage: backup.damage.map(|error| error.to_string()),
+            }
+        })
+        .collect();
+    out::answer(arguments.output.output, &listed, |listed| {
+        let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        let row = |entry: &Listed| {
+            let bytes = entry.bytes.map_or_else(|| "-".to_owned(), |bytes| bytes.to_string());
+            vec![entry.backup.clone(), text(&entry.taken), bytes, text(&entry.store), owners_text(&entry.owners)]
+        };
+        let rows: Vec<_> = listed.iter().map(row).collect();
+        out::columns(&["BACKUP", "TAKEN", "BYTES", "STORE", "OWNERS"], &rows)
+    })?;
+    match listed.iter().find_map(|entry| entry.damage.as_ref()) {
+        Some(damage) => Err(Failure::new(exit::CORRUPT, damage)),
+        None => Ok(()),
+    }
+}
+
+#[derive(Serialize)]
+struct Restored {
+    backup: String,
+    taken: String,
+    source: String,
+    store: String,
+    owners: Vec<Owner>,
+    topics: u64,
+    records: u64,
+    bytes: u64,
+    newest: String,
+}
+
+impl Restored {
+    fn of(report: &RestoreReport) -> Restored {
+        Restored {
+            backup: report.backup.clone(),
+            taken: time(report.taken_ms),
+            source: report.source.to_string(),
+            store: report.store.to_string(),
+            owners: owners(&report.owners),
+            topics: report.topics,
+            records: report.records,
+            bytes: report.bytes,
+            newest: time(report.newest_ms),
+        }
+    }
+
+    fn text(&self) -> String {
+        let Restored { backup, taken, source, store, topics, records, newest, .. } = self;
+        let lsns = owners_text(&self.owners);
+        let of = format!("backup   {backup}, of {taken}\nsource   {source}\n");
+        format!("{of}store    {store}\nowners   {lsns}\ntopics   {topics}\nrecords  {records}\nnewest   {newest}\n")
+    }
+}
+
+fn options(backup: Option<&String>) -> RestoreOptions {
+    let options = RestoreOptions::new();
+    match backup {
+        Some(name) => options.backup(name),
+        None => options,
+    }
+}
+
+fn restore(arguments: &RestoreArguments) -> Result<(), Failure> {
+    let target = arguments.from.target()?;
+    let mut options = options(arguments.backup.as_ref());
+    if let Some(lsn) = arguments.lsn {
+        options = options.until_lsn(&arguments.owner, Lsn(lsn));
+    }
+    if let Some(ms) = arguments.time {
+        options = options.until_time(ms);
+    }
+    let report = options.restore(&target, &arguments.into).map_err(told)?;
+    out::answer(arguments.output.output, &Restored::of(&report), Restored::text)
+}
+
+#[derive(Serialize)]
+struct Verified {
+    sound: bool,
+    restored: Restored,
+    damage: Vec<String>,
+}
+
+fn verify(arguments: &VerifyArguments) -> Result<(), Failure> {
+    let target = arguments.from.target()?;
+    // Removed with all that is in it, whatever happens.
+    let temporary = tempfile::Builder::new().prefix("oncelog-verify-").tempdir();
+    let temporary = temporary.map_err(|error| Failure::io("make a temporary directory", &error))?;
+    let scratch = arguments.scratch.clone().unwrap_or_else(|| temporary.path().join("store"));
+    let found = options(arguments.backup.as_ref()).verify(&target, &scratch).map_err(told)?;
+    let damage: Vec<String> = found.store.damage.iter().map(ToString::to_string).collect();
+    let verified = Verified { sound: damage.is_empty(), restored: Restored::of(&found.restored), damage };
+    out::answer(arguments.output.output, &verified, |verified| {
+        let damage: String = verified.damage.iter().map(|damage| format!("damage   {damage}\n")).collect();
+        let sound = if verified.sound { "sound" } else { "damaged" };
+        format!("{}{damage}result   {sound}\n", verified.restored.text())
+    })?;
+    match verified.damage.first() {
+        Some(damage) => Err(Failure::new(exit::CORRUPT, damage)),
+        None => Ok(()),
+    }
+}
+
+#[derive(Serialize)]
+struct Pruned {
+    removed: Vec<String>,
+    kept: Vec<String>,
+    removed_chunks: u64,
+    removed_pieces: u64,
+}
+
+fn prune(arguments: &PruneArguments) -> Result<(), Failure> {
+    let target = arguments.from.target()?;
+    if arguments.unlock {
+        target.unlock()?;
+    }
+    let pruned = target.prune(usize::try_from(arguments.keep).unwrap_or(usize::MAX)).map_err(told)?;
+    let pruned = Pruned {
+        removed: pruned.removed,
+        kept: pruned.kept,
+        removed_chunks: pruned.removed_chunks,
+        removed_pieces: pruned.removed_pieces,
+    };
+    out::answer(arguments.output.output, &pruned, |pruned| {
+        let mut text: String = pruned.removed.iter().map(|name| format!("removed  {name}\n")).collect();
+        text.extend(pruned.kept.iter().map(|name| format!("kept     {name}\n")));
+        text.push_str(&format!(
+            "chunks   {} removed\npieces   {} removed\n",
+            pruned.removed_chunks, pruned.removed_pieces
+        ));
+        text
+    })
+}
