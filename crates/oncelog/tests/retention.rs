@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use oncelog::clock::Clock;
 use oncelog::{
-    Bytes, ConsumerOptions, ConsumerStyle, ErrorKind, GapPolicy, LogOffset, MinimumRetention, Outcome, PartitionId,
-    Processor, Result, Store, StoreOptions, StoreReader, SyncPolicy, TopicChange, TopicDef, WhenFull, Whence,
+    Bytes, ConsumerOptions, ConsumerStyle, ErrorKind, GapPolicy, IdempotentProducerConfig, LogOffset, MinimumRetention,
+    Outcome, PartitionId, Processor, Result, Store, StoreOptions, StoreReader, SyncPolicy, TopicChange, TopicDef,
+    WhenFull, Whence,
 };
 use set_clock::SetClock;
 
@@ -301,6 +302,44 @@ fn an_append_waits_for_the_consumer_whichever_owner_it_has() -> Result<()> {
         assert_eq!(next, 300);
         assert!(store.stats().appends_refused > 0);
     }
+    Ok(())
+}
+
+#[test]
+fn a_producer_with_sequences_waits_too_and_keeps_its_order() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let store = options().open(home.path())?;
+    let mut audit = audit(&store)?;
+    let config = IdempotentProducerConfig::new("device");
+    let lines = store.idempotent_producer(KEPT, config.clone())?;
+    let appended = std::thread::spawn(move || {
+        for number in 0..100u64 {
+            let numbers = [3 * number, 3 * number + 1].map(u64::to_be_bytes);
+            let batch = numbers.iter().map(|number| (&number[..], &[7; 200][..]));
+            lines.append_batch(batch)?;
+            lines.append(&(3 * number + 2).to_be_bytes(), &[7; 200])?;
+        }
+        Result::Ok(())
+    });
+    let mut next = 0u64;
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while next < 300 && std::time::Instant::now() < deadline {
+        audit.try_process(None, |record, _| {
+            assert_eq!(record.key()?, &next.to_be_bytes());
+            next += 1;
+            Ok(Outcome::Commit)
+        })?;
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    appended.join().unwrap()?;
+    assert_eq!(next, 300);
+    assert!(store.stats().appends_refused > 0);
+    // One that does not want to wait has used no sequence.
+    let lines = store.idempotent_producer(KEPT, config)?.when_full(WhenFull::Fail);
+    let full = std::iter::from_fn(|| lines.append(&b"k"[..], &[7; 200]).err().map(Some).or(Some(None))).find_map(|e| e);
+    assert_eq!(full.unwrap().kind(), ErrorKind::TopicFull);
+    let (at, end) = (lines.current_sequence(), store.offsets("lines", ZERO)?.1);
+    assert_eq!(at.0, end.0);
     Ok(())
 }
 

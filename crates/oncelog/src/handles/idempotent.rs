@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use super::append::{Given, first_offset, stage_all};
 use super::def::TopicDef;
-use super::producer::{Pending, SyncPolicy, Unsynced};
+use super::producer::{Pending, SyncPolicy, Unsynced, WhenFull};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, ProducerEpoch, Sequence, TopicId};
@@ -114,6 +114,7 @@ pub struct IdempotentProducer<K, V> {
     epoch: ProducerEpoch,
     sync_policy: SyncPolicy,
     unsynced: Unsynced,
+    when_full: WhenFull,
     /// Held until a batch has its place, so that places are in the order of sequences.
     next: Mutex<Sequence>,
     codecs: PhantomData<fn() -> (K, V)>,
@@ -135,6 +136,7 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
             config,
             sync_policy: SyncPolicy::Always,
             unsynced: Unsynced::default(),
+            when_full: WhenFull::Block,
             next: Mutex::new(next),
             codecs: PhantomData,
         })
@@ -144,6 +146,13 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
     #[must_use]
     pub fn sync_policy(self, sync_policy: SyncPolicy) -> Self {
         IdempotentProducer { sync_policy, ..self }
+    }
+
+    /// Sets what an append does when its topic is full: see [`Producer::when_full`](crate::Producer::when_full). One
+    /// that waits keeps its place: other appends of this producer come behind it.
+    #[must_use]
+    pub fn when_full(self, when_full: WhenFull) -> Self {
+        IdempotentProducer { when_full, ..self }
     }
 
     /// The generation of this handle.
@@ -242,8 +251,8 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
         K::Value: 'r,
         V::Value: 'r,
     {
-        let mut records = records.into_iter();
-        self.submit_new(&mut |tx| self.stage_all(tx, &mut records))?.wait()
+        let records: Vec<_> = records.into_iter().collect();
+        self.submit_new(&mut |tx| self.stage_all(tx, &records))?.wait()
     }
 
     /// Appends one record under a sequence of the caller's: the next one, or one that may have been stored before.
@@ -290,8 +299,8 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
         K::Value: 'r,
         V::Value: 'r,
     {
-        let mut records = records.into_iter();
-        let submitted = self.submit_new(&mut |tx| self.stage_all(tx, &mut records));
+        let records: Vec<_> = records.into_iter().collect();
+        let submitted = self.submit_new(&mut |tx| self.stage_all(tx, &records));
         submitted.unwrap_or_else(|error| Pending::there(Err(error)))
     }
 
@@ -325,9 +334,9 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
         K::Value: 'r,
         V::Value: 'r,
     {
-        let mut records = records.into_iter();
+        let records: Vec<_> = records.into_iter().collect();
         let mut next = self.next.lock();
-        self.submit_at(&mut next, Some(first), &mut |tx| self.stage_all(tx, &mut records))
+        self.submit_at(&mut next, Some(first), &mut |tx| self.stage_all(tx, &records))
     }
 
     /// Makes every append that was acknowledged so far durable, by this producer or any other of the store.
@@ -342,16 +351,8 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
         record.encoded(|record| tx.append(self.topic, Some(self.config.partition), record)).map(|_| 1)
     }
 
-    fn stage_all<'r>(
-        &self,
-        tx: &mut dyn EngineTx,
-        records: &mut dyn Iterator<Item = (&'r K::Value, &'r V::Value)>,
-    ) -> Result<u32>
-    where
-        K::Value: 'r,
-        V::Value: 'r,
-    {
-        match stage_all::<K, V>(tx, self.topic, Some(self.config.partition), records)? {
+    fn stage_all(&self, tx: &mut dyn EngineTx, records: &[(&K::Value, &V::Value)]) -> Result<u32> {
+        match stage_all::<K, V>(tx, self.topic, Some(self.config.partition), records.iter().copied())? {
             0 => Err(Error::invalid("a stamped batch without records")),
             count => Ok(count),
         }
@@ -369,6 +370,15 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
     }
 
     fn submit_at(
+        &self,
+        next: &mut Sequence,
+        first: Option<Sequence>,
+        stage: &mut dyn FnMut(&mut dyn EngineTx) -> Result<u32>,
+    ) -> Result<Submitted> {
+        self.when_full.patiently(&*self.engine, self.topic, || self.try_submit_at(next, first, stage))
+    }
+
+    fn try_submit_at(
         &self,
         next: &mut Sequence,
         first: Option<Sequence>,

@@ -48,6 +48,27 @@ pub enum WhenFull {
     Fail,
 }
 
+impl WhenFull {
+    /// Tries again as long as the topic is full, if appends wait for that.
+    pub(super) fn patiently<T>(
+        self,
+        engine: &dyn Engine,
+        topic: TopicId,
+        mut attempt: impl FnMut() -> Result<T>,
+    ) -> Result<T> {
+        loop {
+            match attempt() {
+                Err(error) if error.kind() == ErrorKind::TopicFull && self == WhenFull::Block => {
+                    if !engine.wait_for_room(topic)? {
+                        return Err(error);
+                    }
+                }
+                answer => return answer,
+            }
+        }
+    }
+}
+
 /// Counts what a producer has appended since its last sync.
 #[derive(Debug, Default)]
 pub(super) struct Unsynced(AtomicU64);
@@ -241,18 +262,8 @@ impl<K: Codec, V: Codec> Producer<K, V> {
         Producer { when_full, ..self }
     }
 
-    /// Tries again as long as the topic is full, if appends wait for that.
-    fn patiently<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-        loop {
-            match attempt() {
-                Err(error) if error.kind() == ErrorKind::TopicFull && self.when_full == WhenFull::Block => {
-                    if !self.engine.wait_for_room(self.topic)? {
-                        return Err(error);
-                    }
-                }
-                answer => return answer,
-            }
-        }
+    fn patiently<T>(&self, attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        self.when_full.patiently(&*self.engine, self.topic, attempt)
     }
 
     fn prepared(self) -> Self {
