@@ -33,7 +33,7 @@ pub enum StepSite {
 #[cfg(oncelog_mutants)]
 impl StepSite {
     /// Every site, for tests that break each in turn.
-    pub const ALL: [StepSite; 8] = [
+    pub const ALL: [StepSite; 9] = [
         StepSite::StampsInFrame,
         StepSite::ManifestBeforeRecycling,
         StepSite::TrimBeforeSweep,

@@ -34,8 +34,10 @@ use crate::wake::{Arc, AtomicBool, Mutex, Ordering};
 const STEP_BYTES: usize = 1 << 20;
 /// The background waits so long between two steps: others want the disk too.
 pub(super) const PAUSE: Duration = Duration::from_millis(1);
-/// A partition whose compaction failed is left alone for so many looks.
-const LOOKS_AFTER_FAILURE: u32 = 12;
+/// A partition whose compaction failed, or that may not be compacted, is left alone for so many looks.
+const LOOKS_LEFT_OUT: u32 = 12;
+/// So many partitions are tried in a look.
+const TRIES: usize = 8;
 
 /// What compaction has done in a topic since the store was opened, and what there is to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,7 +84,7 @@ struct Slot {
     round: Option<Round>,
     /// When it last looked what is due.
     looked: Option<Duration>,
-    /// Partitions whose compaction failed are not looked at before.
+    /// Partitions that are left alone are not looked at before.
     not_before: BTreeMap<(TopicId, PartitionId), Duration>,
 }
 
@@ -257,15 +259,19 @@ impl Core {
         Ok(())
     }
 
-    /// Leaves a partition alone for a while.
+    /// Leaves a partition alone for a while, which failed.
     fn put_off(&self, slot: &mut Slot, topic: &Topic, partition: PartitionId, error: &Error) -> Result<()> {
         if error.kind() == ErrorKind::Conflict {
             return Ok(());
         }
-        let later = self.options.retention_interval.saturating_mul(LOOKS_AFTER_FAILURE);
+        self.leave_alone(slot, topic, partition);
+        self.note_failure(topic, partition, error)
+    }
+
+    fn leave_alone(&self, slot: &mut Slot, topic: &Topic, partition: PartitionId) {
+        let later = self.options.retention_interval.saturating_mul(LOOKS_LEFT_OUT);
         let until = self.options.clock.monotonic().saturating_add(later);
         slot.not_before.insert((topic.id, partition), until);
-        self.note_failure(topic, partition, error)
     }
 
     /// A round that failed is told, and tried again later. Only what ends the handle is an error here.
@@ -284,8 +290,22 @@ impl Core {
         self.check_open()
     }
 
-    /// The round that is most worth it, if one is.
+    /// The round that is most worth it, if one is. A partition that looks worth it and may not be compacted, since
+    /// somebody must read it first, is left alone for a while, so that it keeps no other from its turn.
     fn next_round(&self, slot: &mut Slot) -> Result<Option<Round>> {
+        for _ in 0..TRIES {
+            let Some((topic, partition, settings)) = self.most_worth_it(slot)? else { return Ok(None) };
+            let due = |found: &Compactable| found.dirt.is_due(&settings) || found.has_old_tombstones;
+            match self.begin_round(&topic, &partition, settings, due) {
+                Ok(Some(round)) => return Ok(Some(round)),
+                Ok(None) => self.leave_alone(slot, &topic, partition.id),
+                Err(error) => self.put_off(slot, &topic, partition.id, &error)?,
+            }
+        }
+        Ok(None)
+    }
+
+    fn most_worth_it(&self, slot: &Slot) -> Result<Option<(Arc<Topic>, Arc<Partition>, Compaction)>> {
         let now_ms = self.store_time.now_ms(&*self.options.clock);
         let mut best: Option<(u8, Arc<Topic>, Arc<Partition>, Compaction)> = None;
         for topic in self.compacted_topics()? {
@@ -303,12 +323,7 @@ impl Core {
                 }
             }
         }
-        let Some((_, topic, partition, settings)) = best else { return Ok(None) };
-        let due = |found: &Compactable| found.dirt.is_due(&settings) || found.has_old_tombstones;
-        match self.begin_round(&topic, &partition, settings, due) {
-            Err(error) => self.put_off(slot, &topic, partition.id, &error).map(|()| None),
-            round => round,
-        }
+        Ok(best.map(|(_, topic, partition, settings)| (topic, partition, settings)))
     }
 
     fn compactable(
