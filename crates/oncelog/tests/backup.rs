@@ -101,13 +101,13 @@ fn what_is_restored_is_what_was_there_record_for_record() {
     let (data, restored) = (dir.path().join("data"), dir.path().join("restored"));
     let store = fill(&data);
     let payments = store.idempotent_producer(LINES, IdempotentProducerConfig::new("payments")).unwrap();
-    payments.append("k", &"once".to_owned()).unwrap();
+    payments.append("k", "once").unwrap();
     let target = target(dir.path());
     let made = store.backup(&target).unwrap();
     assert_eq!(made.store, store.id());
     let before = content(&data);
     // What comes later is not in it.
-    store.producer(LINES).unwrap().append("k", &"too late".to_owned()).unwrap();
+    store.producer(LINES).unwrap().append("k", "too late").unwrap();
     store.delete_topic("packed").unwrap();
 
     let listed = target.list().unwrap();
@@ -121,12 +121,12 @@ fn what_is_restored_is_what_was_there_record_for_record() {
     assert_eq!(copy.id(), report.store);
     assert_ne!(copy.id(), store.id());
     assert!(copy.recovery_report().clean);
-    assert_eq!(copy.producer(LINES).unwrap().append("k", &"goes on".to_owned()).unwrap(), LogOffset(121));
+    assert_eq!(copy.producer(LINES).unwrap().append("k", "goes on").unwrap(), LogOffset(121));
     let mut mail = copy.consumer(LINES, ConsumerStyle::ClientTx("mail".into())).unwrap();
     assert_eq!(mail.next().unwrap().unwrap().id.offset, LogOffset(9), "nine were passed");
     let again = copy.idempotent_producer(LINES, IdempotentProducerConfig::new("payments")).unwrap();
     assert_eq!(again.current_sequence(), payments.current_sequence(), "what was stored stays stored");
-    again.append("k", &"twice".to_owned()).unwrap();
+    again.append("k", "twice").unwrap();
 }
 
 /// Threads transfer between accounts, each transfer a record and three rows in one transaction; backups are made beside
@@ -231,7 +231,7 @@ fn what_is_there_is_not_written_again() {
     assert_eq!(store.backup(&target).unwrap().new_bytes, lost.1);
     // Two stores share what is the same, and a backup of one does not stand for the other.
     let other = open(&dir.path().join("other"));
-    other.producer(LINES).unwrap().append("k", &"other".to_owned()).unwrap();
+    other.producer(LINES).unwrap().append("k", "other").unwrap();
     let of_other = other.backup(&target).unwrap();
     let restored = dir.path().join("restored");
     let report = RestoreOptions::new().backup(&of_other.name).restore(&target, &restored).unwrap();
@@ -474,7 +474,7 @@ fn any_point_between_backups_can_be_had() {
         // Answered before they are durable: behind a crash their offsets go on at a bound, which no frame tells of.
         let lax = store.producer(LAX).unwrap().sync_policy(SyncPolicy::Os);
         if first.is_none() {
-            lines.append("k", &"before".to_owned()).unwrap();
+            lines.append("k", "before").unwrap();
             first = Some(store.backup(&target).unwrap());
         }
         for round in 0..30 {
@@ -581,12 +581,12 @@ fn a_time_between_backups_can_be_had() {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         i64::try_from(now.as_millis()).unwrap()
     };
-    lines.append("k", &"first".to_owned()).unwrap();
+    lines.append("k", "first").unwrap();
     wait_for_archive(&store);
     std::thread::sleep(Duration::from_millis(20));
     let between = now_ms();
     std::thread::sleep(Duration::from_millis(20));
-    lines.append("k", &"second".to_owned()).unwrap();
+    lines.append("k", "second").unwrap();
     wait_for_archive(&store);
     let restore = |ms, name: &str| {
         let into = dir.path().join(name);
@@ -609,7 +609,7 @@ fn an_archive_that_cannot_be_written_is_told_and_made_up_for() {
     let options = || archived(&target).archive_spool_bytes(300 << 10);
     let store = options().open(&data).unwrap();
     let lines = store.producer(LINES).unwrap();
-    lines.append("k", &"before".to_owned()).unwrap();
+    lines.append("k", "before").unwrap();
     wait_for_archive(&store);
     store.backup(&target).unwrap();
     fs::rename(&place, dir.path().join("away")).unwrap();
@@ -633,11 +633,11 @@ fn an_archive_that_cannot_be_written_is_told_and_made_up_for() {
     store.close().unwrap();
     let store = options().open(&data).unwrap();
     let lines = store.producer(LINES).unwrap();
-    assert_eq!(lines.append("k", &"no".to_owned()).unwrap_err().kind(), ErrorKind::Full);
+    assert_eq!(lines.append("k", "no").unwrap_err().kind(), ErrorKind::Full);
     fs::remove_file(&place).unwrap();
     fs::rename(dir.path().join("away"), &place).unwrap();
     wait_for_archive(&store);
-    let end = lines.append("k", &"again".to_owned()).unwrap();
+    let end = lines.append("k", "again").unwrap();
     assert_eq!(end, LogOffset(appended + 1));
     wait_for_archive(&store);
     let into = dir.path().join("restored");
