@@ -294,7 +294,8 @@ impl Core {
     /// somebody must read it first, is left alone for a while, so that it keeps no other from its turn.
     fn next_round(&self, slot: &mut Slot) -> Result<Option<Round>> {
         for _ in 0..TRIES {
-            let Some((topic, partition, settings)) = self.most_worth_it(slot)? else { return Ok(None) };
+            let Some((topic, partition)) = self.most_worth_it(slot)? else { return Ok(None) };
+            let Some(settings) = topic.spec.compaction else { return Ok(None) };
             let due = |found: &Compactable| found.dirt.is_due(&settings) || found.has_old_tombstones;
             match self.begin_round(&topic, &partition, settings, due) {
                 Ok(Some(round)) => return Ok(Some(round)),
@@ -305,9 +306,9 @@ impl Core {
         Ok(None)
     }
 
-    fn most_worth_it(&self, slot: &Slot) -> Result<Option<(Arc<Topic>, Arc<Partition>, Compaction)>> {
+    fn most_worth_it(&self, slot: &Slot) -> Result<Option<(Arc<Topic>, Arc<Partition>)>> {
         let now_ms = self.store_time.now_ms(&*self.options.clock);
-        let mut best: Option<(u8, Arc<Topic>, Arc<Partition>, Compaction)> = None;
+        let (mut best, mut most) = (None, 0);
         for topic in self.compacted_topics()? {
             let Some(settings) = topic.spec.compaction else { continue };
             for partition in &topic.partitions {
@@ -318,12 +319,12 @@ impl Core {
                 let found = self.compactable(&topic, partition, settings, now_ms, floor);
                 let is_due = found.dirt.is_due(&settings) || found.has_old_tombstones;
                 let percent = found.dirt.percent();
-                if is_due && best.as_ref().is_none_or(|(most, ..)| percent > *most) {
-                    best = Some((percent, Arc::clone(&topic), Arc::clone(partition), settings));
+                if is_due && (best.is_none() || percent > most) {
+                    (best, most) = (Some((Arc::clone(&topic), Arc::clone(partition))), percent);
                 }
             }
         }
-        Ok(best.map(|(_, topic, partition, settings)| (topic, partition, settings)))
+        Ok(best)
     }
 
     fn compactable(
