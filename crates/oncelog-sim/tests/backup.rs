@@ -365,3 +365,22 @@ fn an_archive_has_no_gaps() {
         assert!((1..400).find_map(cut).is_some(), "{site:?} left out");
     }
 }
+
+/// Steps in another order are noticed: a directory that becomes a store before it is recovered, frames that the trim
+/// point passes before they are archived.
+#[cfg(oncelog_mutants)]
+#[test]
+fn steps_in_another_order_are_noticed() {
+    use oncelog::disk::{StepSite, break_steps};
+    let mut specimen = Specimen::new();
+    break_steps(Some(StepSite::RestoreBeforeStore));
+    let noticed = (1..400).find_map(|nth| specimen.cut_restore(nth, nth, None).err());
+    break_steps(None);
+    assert!(noticed.is_some(), "a restore becomes a store too early");
+    specimen.backup(&specimen.near, &specimen.far).unwrap();
+    specimen.before = specimen.after.clone();
+    break_steps(Some(StepSite::ArchiveBeforeTrim));
+    let noticed = (1..400).find_map(|nth| specimen.cut_archive(nth, false, nth, None).err());
+    break_steps(None);
+    assert!(noticed.is_some(), "the trim point is before the archive");
+}

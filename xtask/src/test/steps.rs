@@ -75,6 +75,15 @@ pub(super) fn steps(root: &Path, size: Size) -> Vec<Step> {
             "mutants",
         ),
         apart(
+            Step::new(
+                "mutants of backups and checkpoints",
+                "test --release --locked -p oncelog-sim --test backup --test checkpoints noticed -- --test-threads=1",
+                Proof::TestResults,
+            ),
+            "--cfg oncelog_mutants",
+            "mutants",
+        ),
+        apart(
             Step::new("models (loom)", "test --locked -p oncelog --features async --lib models::", Proof::TestResults),
             "--cfg loom -Dwarnings",
             "loom",
