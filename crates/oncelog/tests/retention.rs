@@ -13,8 +13,8 @@ use std::time::Duration;
 use oncelog::clock::Clock;
 use oncelog::{
     Bytes, ConsumerOptions, ConsumerStyle, ErrorKind, GapPolicy, IdempotentProducerConfig, LogOffset, MinimumRetention,
-    Outcome, PartitionId, Processor, Result, Store, StoreOptions, StoreReader, SyncPolicy, TopicChange, TopicDef,
-    WhenFull, Whence,
+    Outcome, PartitionId, Processor, Result, Sequence, Store, StoreOptions, StoreReader, SyncPolicy, TopicChange,
+    TopicDef, WhenFull, Whence,
 };
 use set_clock::SetClock;
 
@@ -311,7 +311,8 @@ fn a_producer_with_sequences_waits_too_and_keeps_its_order() -> Result<()> {
     let store = options().open(home.path())?;
     let mut audit = audit(&store)?;
     let config = IdempotentProducerConfig::new("device");
-    let lines = store.idempotent_producer(KEPT, config.clone())?;
+    let lines = Arc::new(store.idempotent_producer(KEPT, config.clone())?);
+    let asked = Arc::clone(&lines);
     let appended = std::thread::spawn(move || {
         for number in 0..100u64 {
             let numbers = [3 * number, 3 * number + 1].map(u64::to_be_bytes);
@@ -327,6 +328,8 @@ fn a_producer_with_sequences_waits_too_and_keeps_its_order() -> Result<()> {
         audit.try_process(None, |record, _| {
             assert_eq!(record.key()?, &next.to_be_bytes());
             next += 1;
+            // Who makes room asks it, and does not wait for whom he makes it.
+            assert!(asked.was_issued(Sequence(0)) && asked.current_sequence().0 + 3 >= next);
             Ok(Outcome::Commit)
         })?;
         std::thread::sleep(Duration::from_millis(2));

@@ -227,6 +227,34 @@ fn forgetting_goes_in_steps_and_gets_through() {
     assert_eq!(rows(&store, "many"), (0, 0));
 }
 
+/// Long ids under small limits: what goes is as many as fit into a transaction, and one name keeps no other waiting.
+#[test]
+fn long_ids_go_under_small_limits() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Store::options().manual_duties().max_record_bytes(8 << 10).max_transaction_bytes(16 << 10);
+    let store = options.open(dir.path().join("store")).unwrap();
+    let names = ["a", "b"].map(|name| SeenIds::new(name, KeepIds::for_time(Duration::ZERO)));
+    for number in 0..100u32 {
+        for ids in &names {
+            take_in(&store, ids, [&number.to_be_bytes()[..], &[7; 2000]].concat());
+        }
+    }
+    for _ in 0..3 {
+        store.run_duties().unwrap();
+    }
+    assert_eq!((rows(&store, "a"), rows(&store, "b")), ((0, 0), (0, 0)));
+    // Of those who use a name the one who remembers longest is right, and who forgets by hand changes nothing for them.
+    let long = SeenIds::new("c", KeepIds::for_time(Duration::from_secs(3600)));
+    let short = SeenIds::new("c", KeepIds::for_time(Duration::ZERO));
+    assert!(take_in(&store, &long, "one") && take_in(&store, &short, "two"));
+    store.run_duties().unwrap();
+    assert_eq!(rows(&store, "c"), (2, 2));
+    assert_eq!(store.forget_ids(&short).unwrap(), 2);
+    assert!(take_in(&store, &long, "three"));
+    store.run_duties().unwrap();
+    assert!(!take_in(&store, &long, "three"));
+}
+
 #[test]
 fn the_background_forgets_by_itself() {
     let ids = SeenIds::new("fast", KeepIds::for_time(Duration::ZERO));

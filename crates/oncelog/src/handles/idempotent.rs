@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, ProducerEpoch, Sequence, TopicId};
 use crate::record::Header;
 use crate::transaction::{Engine, EngineTx, NewStamp, PendingCommit, Stamped};
-use crate::wake::{Arc, Mutex};
+use crate::wake::{Arc, AtomicU64, Mutex, Ordering};
 
 /// Who an [`IdempotentProducer`] is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,7 +116,9 @@ pub struct IdempotentProducer<K, V> {
     unsynced: Unsynced,
     when_full: WhenFull,
     /// Held until a batch has its place, so that places are in the order of sequences.
-    next: Mutex<Sequence>,
+    placing: Mutex<()>,
+    /// The sequence that comes next; changed under `placing`, and read by those who do not want to wait for a place.
+    next: AtomicU64,
     codecs: PhantomData<fn() -> (K, V)>,
 }
 
@@ -137,7 +139,8 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
             sync_policy: SyncPolicy::Always,
             unsynced: Unsynced::default(),
             when_full: WhenFull::Block,
-            next: Mutex::new(next),
+            placing: Mutex::default(),
+            next: AtomicU64::new(next.0),
             codecs: PhantomData,
         })
     }
@@ -149,7 +152,7 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
     }
 
     /// Sets what an append does when its topic is full: see [`Producer::when_full`](crate::Producer::when_full). One
-    /// that waits keeps its place: other appends of this producer come behind it.
+    /// that waits keeps its place: other appends of this producer, and [`IdempotentProducer::issue`], come behind it.
     #[must_use]
     pub fn when_full(self, when_full: WhenFull) -> Self {
         IdempotentProducer { when_full, ..self }
@@ -164,16 +167,17 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
     /// The sequence that the next append gets.
     #[must_use]
     pub fn current_sequence(&self) -> Sequence {
-        *self.next.lock()
+        Sequence(self.next.load(Ordering::SeqCst))
     }
 
     /// Takes the next sequence, for a record that is to be known by its stamp before it is sent: keep the stamp with
     /// the record, send it with [`IdempotentProducer::append_with`], and again until it is answered. Records are stored
-    /// in the order of their sequences: one whose sequence was issued before must come before.
+    /// in the order of their sequences: one whose sequence was issued before must come before. Waits behind an append
+    /// that waits for room.
     pub fn issue(&self) -> ProducerStamp {
-        let mut next = self.next.lock();
-        let sequence = *next;
-        *next = sequence.plus(1);
+        let _placing = self.placing.lock();
+        let sequence = self.current_sequence();
+        self.next.store(sequence.plus(1).0, Ordering::SeqCst);
         self.stamp_of(sequence)
     }
 
@@ -335,8 +339,8 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
         V::Value: 'r,
     {
         let records: Vec<_> = records.into_iter().collect();
-        let mut next = self.next.lock();
-        self.submit_at(&mut next, Some(first), &mut |tx| self.stage_all(tx, &records))
+        let _placing = self.placing.lock();
+        self.submit_at(Some(first), &mut |tx| self.stage_all(tx, &records))
     }
 
     /// Makes every append that was acknowledged so far durable, by this producer or any other of the store.
@@ -359,8 +363,8 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
     }
 
     fn submit_new(&self, stage: &mut dyn FnMut(&mut dyn EngineTx) -> Result<u32>) -> Result<Pending<LogOffset>> {
-        let mut next = self.next.lock();
-        match self.submit_at(&mut next, None, stage)? {
+        let _placing = self.placing.lock();
+        match self.submit_at(None, stage)? {
             Submitted::New(pending) => {
                 pending.hand_over();
                 Ok(Pending::new(pending, first_offset))
@@ -371,20 +375,19 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
 
     fn submit_at(
         &self,
-        next: &mut Sequence,
         first: Option<Sequence>,
         stage: &mut dyn FnMut(&mut dyn EngineTx) -> Result<u32>,
     ) -> Result<Submitted> {
-        self.when_full.patiently(&*self.engine, self.topic, || self.try_submit_at(next, first, stage))
+        self.when_full.patiently(&*self.engine, self.topic, || self.try_submit_at(first, stage))
     }
 
     fn try_submit_at(
         &self,
-        next: &mut Sequence,
         first: Option<Sequence>,
         stage: &mut dyn FnMut(&mut dyn EngineTx) -> Result<u32>,
     ) -> Result<Submitted> {
-        let first = first.unwrap_or(*next);
+        let next = self.current_sequence();
+        let first = first.unwrap_or(next);
         let mut tx = self.sync_policy.begin(&*self.engine, &self.unsynced, 0)?;
         let count = stage(&mut *tx)?;
         let bytes = tx.bytes();
@@ -400,7 +403,7 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
         match tx.stamp(&stamp)? {
             Stamped::New => {
                 let pending = tx.submit()?;
-                *next = first.plus(count.into()).max(*next);
+                self.next.store(first.plus(count.into()).max(next).0, Ordering::SeqCst);
                 self.sync_policy.catch_up(&*self.engine, &self.unsynced, bytes)?;
                 Ok(Submitted::New(pending))
             }

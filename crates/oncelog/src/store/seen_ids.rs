@@ -27,8 +27,9 @@ use crate::topic::elapsed;
 use crate::transaction::{EngineTx, IdTables, KeepIds, system};
 use crate::wake::{AtomicBool, Mutex, Ordering};
 
-/// Ids that leave in one transaction.
+/// Ids that leave in one transaction, and about the bytes of their rows.
 const REMOVED_AT_ONCE: usize = 1024;
+const BYTES_AT_ONCE: usize = 1 << 20;
 /// Transactions of one name in one round.
 const REMOVALS: usize = 4;
 /// Ids that are counted in one round.
@@ -36,7 +37,7 @@ const COUNTED_AT_ONCE: usize = 16 * 1024;
 /// All are counted again when this part of those that are kept is new.
 const COUNT_PART: u64 = 8;
 /// Or so many.
-const NEW_AT_MOST: usize = 1 << 20;
+const NEW_AT_MOST: u64 = 1 << 20;
 
 /// The names in use, and how far their forgetting has come.
 #[derive(Default)]
@@ -65,8 +66,8 @@ enum Count {
     Counting { so_far: u64, up_to: Vec<u8> },
     /// So many are too many.
     Surplus(u64),
-    /// Not too many up to that key, which was the newest.
-    Enough { newest: Vec<u8> },
+    /// Not too many up to some key, and so many `new` ones from there to `up_to`.
+    Enough { new: u64, up_to: Vec<u8> },
 }
 
 /// What a round has done for one name.
@@ -85,23 +86,31 @@ impl Core {
     ) -> Result<IdTables> {
         let mut names = self.remembering.names.lock();
         if let Some(known) = names.get_mut(name) {
+            // Of those who use a name the one who remembers longest is right for all.
+            let keep = known.keep.longest(keep);
             if known.keep != keep {
                 (known.keep, known.count) = (keep, Count::Unknown);
             }
             return Ok(known.tables);
         }
         drop(names);
+        let tables = self.id_tables(engine, name)?;
+        names = self.remembering.names.lock();
+        names.entry(name.to_owned()).or_insert(Remembered { tables, keep, count: Count::Unknown });
+        drop(names);
+        // Somebody else may have been faster, and have another limit.
+        self.open_ids(engine, name, keep)
+    }
+
+    fn id_tables(&self, engine: &dyn crate::transaction::Engine, name: &str) -> Result<IdTables> {
         let open = |prefix| engine.open_table(&table_of(prefix, name).spec(1));
         let (by_id, by_age) = (open("ids")?, open("ids-by-age")?);
         let newest = self.ids_by_age(by_age, Bound::Unbounded, Direction::Down, 1)?;
-        let newest_ms = match newest.first() {
+        let newest_ms = match newest.keys.first() {
             Some(key) => read_age_key(key)?.0,
             None => i64::MIN,
         };
-        let tables = IdTables::new(by_id, by_age, newest_ms);
-        names = self.remembering.names.lock();
-        names.entry(name.to_owned()).or_insert(Remembered { tables, keep, count: Count::Unknown });
-        Ok(tables)
+        Ok(IdTables::new(by_id, by_age, newest_ms))
     }
 
     pub(super) fn forget_ids_if_due(&self) -> Result<()> {
@@ -117,13 +126,14 @@ impl Core {
         let names: Vec<String> = self.remembering.names.lock().keys().cloned().collect();
         let mut unfinished = false;
         for name in names {
-            match self.forget_ids_of(&name) {
+            match self.forget_known(&name) {
                 Ok(forgot) => unfinished |= forgot.more,
                 // The next round tries again; until then more is remembered than need be.
-                Err(error) if matches!(error.kind(), ErrorKind::Full | ErrorKind::Corrupt | ErrorKind::Unavailable) => {
-                    tracing::warn!(%error, name, "old ids stay");
+                Err(error) if !self.pipeline.journal.has_failed() => tracing::warn!(%error, name, "old ids stay"),
+                Err(error) => {
+                    self.remembering.unfinished.store(false, Ordering::SeqCst);
+                    return Err(error);
                 }
-                Err(error) => return Err(error),
             }
         }
         self.remembering.unfinished.store(unfinished, Ordering::SeqCst);
@@ -135,15 +145,21 @@ impl Core {
         self.remembering.unfinished.load(Ordering::SeqCst)
     }
 
-    fn forget_ids(&self, name: &str) -> Result<u64> {
-        let _round = self.remembering.round.lock();
-        if let Some(known) = self.remembering.names.lock().get_mut(name) {
-            // Whoever asks wants to know it exactly.
-            known.count = Count::Unknown;
-        }
-        let mut forgotten = 0;
+    /// Forgets what is beyond `keep`, all of it. Others have their turn between two steps, the background too.
+    fn forget_ids(&self, tables: &IdTables, keep: KeepIds) -> Result<u64> {
+        let (mut forgotten, mut count) = (0, Count::Unknown);
         loop {
-            let forgot = self.forget_ids_of(name)?;
+            self.check_open()?;
+            self.pipeline.wait_for_table_memory()?;
+            let round = self.remembering.round.lock();
+            let forgot = self.forget_some(tables, keep, &mut count)?;
+            self.remembering
+                .names
+                .lock()
+                .values_mut()
+                .filter(|known| known.tables.by_id == tables.by_id)
+                .for_each(|known| known.count.less(forgot.ids));
+            drop(round);
             forgotten += forgot.ids;
             if !forgot.more {
                 return Ok(forgotten);
@@ -151,20 +167,23 @@ impl Core {
         }
     }
 
-    /// One step for one name, by who has the round.
-    fn forget_ids_of(&self, name: &str) -> Result<Forgot> {
+    /// One step for a name in use, by who has the round.
+    fn forget_known(&self, name: &str) -> Result<Forgot> {
         let Some(known) = self.remembering.names.lock().get(name).cloned() else { return Ok(Forgot::default()) };
         let Remembered { tables, keep, mut count } = known;
-        let mut forgot = self.forget_by_age(&tables, keep)?;
-        count.less(forgot.ids);
-        if let Some(last) = keep.count() {
-            let by_count = self.forget_by_count(&tables, last, &mut count)?;
-            forgot = Forgot { ids: forgot.ids + by_count.ids, more: forgot.more || by_count.more };
-        }
+        let forgot = self.forget_some(&tables, keep, &mut count)?;
         if let Some(known) = self.remembering.names.lock().get_mut(name).filter(|known| known.keep == keep) {
             known.count = count;
         }
         Ok(forgot)
+    }
+
+    fn forget_some(&self, tables: &IdTables, keep: KeepIds, count: &mut Count) -> Result<Forgot> {
+        let by_age = self.forget_by_age(tables, keep)?;
+        count.less(by_age.ids);
+        let Some(last) = keep.count() else { return Ok(by_age) };
+        let by_count = self.forget_by_count(tables, last, count)?;
+        Ok(Forgot { ids: by_age.ids + by_count.ids, more: by_age.more || by_count.more })
     }
 
     fn forget_by_age(&self, tables: &IdTables, keep: KeepIds) -> Result<Forgot> {
@@ -174,11 +193,13 @@ impl Core {
     }
 
     fn forget_by_count(&self, tables: &IdTables, last: u64, count: &mut Count) -> Result<Forgot> {
-        if let Count::Enough { newest } = count {
-            let part = usize::try_from(last / COUNT_PART).unwrap_or(usize::MAX).clamp(1, NEW_AT_MOST);
-            let new = self.ids_by_age(tables.by_age, Bound::Excluded(newest.as_slice()), Direction::Up, part)?;
-            if new.len() < part {
-                return Ok(Forgot::default());
+        if let Count::Enough { new, up_to } = count {
+            let more =
+                self.ids_by_age(tables.by_age, Bound::Excluded(up_to.as_slice()), Direction::Up, COUNTED_AT_ONCE)?;
+            *new += more.keys.len() as u64;
+            *up_to = more.keys.into_iter().next_back().unwrap_or_else(|| std::mem::take(up_to));
+            if *new < (last / COUNT_PART).clamp(1, NEW_AT_MOST) {
+                return Ok(Forgot { ids: 0, more: more.is_cut });
             }
             *count = Count::Unknown;
         }
@@ -205,14 +226,14 @@ impl Core {
             _ => (0, Bound::Unbounded),
         };
         let from = from.as_ref().map(Vec::as_slice);
-        let mut keys = self.ids_by_age(tables.by_age, from, Direction::Up, COUNTED_AT_ONCE)?;
+        let IdsByAge { mut keys, is_cut } = self.ids_by_age(tables.by_age, from, Direction::Up, COUNTED_AT_ONCE)?;
         let (found, newest) = (keys.len(), keys.pop());
         let so_far = so_far + found as u64;
         let up_to = newest.or_else(|| from_key(from)).unwrap_or_default();
         *count = match so_far.checked_sub(last).filter(|surplus| *surplus > 0) {
-            _ if found == COUNTED_AT_ONCE => Count::Counting { so_far, up_to },
+            _ if is_cut => Count::Counting { so_far, up_to },
             Some(surplus) => Count::Surplus(surplus),
-            None => Count::Enough { newest: up_to },
+            None => Count::Enough { new: 0, up_to },
         };
         Ok(())
     }
@@ -230,8 +251,10 @@ impl Core {
             }
             let oldest = self.ids_by_age(tables.by_age, from.as_ref().map(Vec::as_slice), Direction::Up, limit)?;
             let mut tx = self.begin();
+            // Rows that were within the limits when they came.
+            tx.admit();
             let mut removed = 0;
-            for key in &oldest {
+            for key in &oldest.keys {
                 let (ms, id) = read_age_key(key)?;
                 if !goes(ms) {
                     break;
@@ -248,27 +271,29 @@ impl Core {
                 self.pipeline.submit_at_once(tx)?.wait()?;
             }
             forgot.ids += removed as u64;
-            if removed < REMOVED_AT_ONCE {
+            if removed < oldest.keys.len() || !oldest.is_cut {
                 return Ok(forgot);
             }
-            from = oldest.into_iter().next_back().map_or(Bound::Unbounded, Bound::Excluded);
+            from = oldest.keys.into_iter().next_back().map_or(Bound::Unbounded, Bound::Excluded);
         }
         Ok(Forgot { more: true, ..forgot })
     }
 
-    /// Keys by age that are visible.
-    fn ids_by_age(
-        &self,
-        by_age: TableId,
-        from: Bound<&[u8]>,
-        direction: Direction,
-        limit: usize,
-    ) -> Result<Vec<Vec<u8>>> {
+    /// Keys by age that are visible, up to `limit` of them and about [`BYTES_AT_ONCE`].
+    fn ids_by_age(&self, by_age: TableId, from: Bound<&[u8]>, direction: Direction, limit: usize) -> Result<IdsByAge> {
         let visible = self.pin_visible();
-        let range = ScanRange { start: from, end: Bound::Unbounded, direction, limit, ..ScanRange::ALL };
+        let range = ScanRange { start: from, end: Bound::Unbounded, direction, limit, bytes: BYTES_AT_ONCE };
         let rows = self.tables.shard(by_age, system::SHARD).scan(range, visible.lsn())?;
-        Ok(rows.into_iter().map(|(key, _)| key).collect())
+        let keys: Vec<_> = rows.into_iter().map(|(key, _)| key).collect();
+        let is_cut = keys.len() == limit || keys.iter().map(Vec::len).sum::<usize>() >= BYTES_AT_ONCE;
+        Ok(IdsByAge { keys, is_cut })
     }
+}
+
+/// Keys by age, and whether there may be more.
+struct IdsByAge {
+    keys: Vec<Vec<u8>>,
+    is_cut: bool,
 }
 
 impl Count {
@@ -296,16 +321,17 @@ fn read_age_key(key: &[u8]) -> Result<(i64, &[u8])> {
 }
 
 impl Store {
-    /// Forgets the ids of that name that are remembered for long enough, now: the background does so by itself once the
-    /// name has been used in this opening, a bounded number at a time. Gives how many; durable on return.
+    /// Forgets the ids of that name that are remembered for long enough by the limits of `ids`, now. The background
+    /// does so too once the name has been used in this opening, some at a time and by the limits of its users.
+    /// Those stay as they are. Gives how many; durable on return.
     ///
     /// # Errors
     /// `Invalid`: a name that cannot be a table's; `Full`, `InDoubt`, `Closed`: some of them may be forgotten.
     pub fn forget_ids(&self, ids: &SeenIds) -> Result<u64> {
         let core = self.core();
         core.check_open()?;
-        core.open_ids(&*self.as_engine(), ids.name(), ids.keep())?;
-        core.forget_ids(ids.name())
+        let tables = core.id_tables(&*self.as_engine(), ids.name())?;
+        core.forget_ids(&tables, ids.keep())
     }
 }
 

@@ -295,14 +295,14 @@ impl StoreTx {
             row.headers.iter().map(|(name, value)| Header { name, value: value.as_deref() }).collect();
         let (record_key, value) = (row.key.as_deref(), row.value.as_deref());
         let record = NewRecord { key: record_key, route: None, value, headers: &headers, timestamp_ms: None };
-        self.admitted = true;
+        self.admit();
         self.append(timer.topic, Some(partition), record)?;
         if is_kept(StepSite::DueInOneStep) { self.forget_waiting(key) } else { Ok(()) }
     }
 
     /// Stages that a record waits no more.
     pub(crate) fn forget_waiting(&mut self, key: &[u8]) -> Result<()> {
-        self.admitted = true;
+        self.admit();
         self.put(system::DELAYED, system::SHARD, key, None)
     }
 

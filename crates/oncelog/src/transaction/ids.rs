@@ -19,7 +19,7 @@ impl KeepIds {
         KeepIds { time: Some(time), count: None }
     }
 
-    /// The last so many.
+    /// The last so many. Of those that came in one millisecond the ones with the smaller bytes go first.
     pub const fn last(count: u64) -> KeepIds {
         KeepIds { time: None, count: Some(count) }
     }
@@ -32,6 +32,12 @@ impl KeepIds {
     /// And not more than the last so many.
     pub const fn and_last(self, count: u64) -> KeepIds {
         KeepIds { count: Some(count), ..self }
+    }
+
+    /// What both ask for: the longer time and the greater number, and no limit where one of them has none.
+    pub(crate) fn longest(self, other: KeepIds) -> KeepIds {
+        let time = self.time.zip(other.time).map(|(one, two)| one.max(two));
+        KeepIds { time, count: self.count.zip(other.count).map(|(one, two)| one.max(two)) }
     }
 
     /// The longest that an id is remembered for sure, if that is limited.

@@ -69,7 +69,7 @@ pub(crate) struct StoreTx {
     batch_bytes: usize,
     spread: Option<u32>,
     /// What is staged was admitted before, whatever the limits are now.
-    pub(super) admitted: bool,
+    admitted: bool,
 }
 
 /// What takes back one change other than an append.
@@ -124,6 +124,11 @@ impl StoreTx {
     fn pin(&mut self) -> &Pin {
         let pipeline = &self.pipeline;
         self.pin.get_or_insert_with(|| pipeline.view.pin(|| pipeline.journal.head()))
+    }
+
+    /// What is staged from now on was within the limits of sizes before, whatever they are now.
+    pub(crate) fn admit(&mut self) {
+        self.admitted = true;
     }
 
     pub(super) fn grow(&mut self, more: usize) -> Result<()> {
