@@ -370,6 +370,56 @@ fn a_restore_takes_an_empty_directory_and_half_of_one_is_no_store() {
     assert_eq!(content(&half), content(&data));
 }
 
+/// A scratch directory that is anything but empty stays as it is, whatever a verification answers.
+#[test]
+fn a_verification_removes_only_what_it_has_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let store = fill(&data);
+    let target = target(dir.path());
+    store.backup(&target).unwrap();
+    store.close().unwrap();
+    let before = (files(&data), content(&data));
+    let verify = |backup: Option<&str>, scratch: &Path| {
+        let options = RestoreOptions::new();
+        let options = backup.into_iter().fold(options, |options, name| options.backup(name));
+        options
+            .verify(&target, scratch)
+            .map(|verified| assert!(verified.store.is_sound()))
+            .map_err(|error| error.kind())
+    };
+    assert_eq!(verify(None, &data), Err(ErrorKind::Invalid));
+    assert_eq!(verify(Some("00000001-mistyped"), &data), Err(ErrorKind::NotFound));
+    assert_eq!((files(&data), content(&data)), before);
+    let photos = dir.path().join("photos");
+    fs::create_dir(&photos).unwrap();
+    fs::write(photos.join("photo"), "x").unwrap();
+    assert_eq!(verify(None, &photos), Err(ErrorKind::Invalid));
+    assert!(photos.join("photo").exists());
+    // Somebody else restores there.
+    let busy = dir.path().join("busy");
+    fs::create_dir(&busy).unwrap();
+    let restoring = fs::File::create(busy.join("RESTORING")).unwrap();
+    restoring.lock().unwrap();
+    fs::write(busy.join("half"), "x").unwrap();
+    assert_eq!(verify(None, &busy), Err(ErrorKind::Locked));
+    assert!(busy.join("half").exists());
+    // What a restore has left goes, but a link in it leads nowhere.
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(&photos, busy.join("link")).unwrap();
+    drop(restoring);
+    assert_eq!(verify(None, &busy), Ok(()));
+    assert!(!busy.exists() && photos.join("photo").exists());
+    #[cfg(unix)]
+    {
+        let (link, room) = (dir.path().join("scratch"), dir.path().join("room"));
+        fs::create_dir(&room).unwrap();
+        std::os::unix::fs::symlink(&room, &link).unwrap();
+        assert_eq!(verify(None, &link), Ok(()));
+        assert_eq!((files(&room).len(), files(&photos).len()), (0, 1));
+    }
+}
+
 /// Owners that read each other's topics are cut together: nobody is ahead of what he read.
 #[test]
 fn owners_are_cut_together() {

@@ -167,8 +167,19 @@ impl RestoreOptions {
     /// which; `Conflict`: an owner has read more of a topic of another one than is restored of that: choose a later
     /// point.
     pub fn restore(&self, target: &BackupTarget, dir: impl AsRef<Path>) -> Result<RestoreReport> {
+        self.restore_marked(target, dir.as_ref(), &mut None)
+    }
+
+    /// As [`RestoreOptions::restore`]. From `mark` on, once it is there, what is in the directory was made by this
+    /// call, and nobody else restores into it until it is dropped.
+    pub(super) fn restore_marked(
+        &self,
+        target: &BackupTarget,
+        dir: &Path,
+        mark: &mut Option<RestoreMark>,
+    ) -> Result<RestoreReport> {
         let (name, manifest) = self.choose(target)?;
-        let restored = self.restore_into(target, &name, &manifest, dir.as_ref());
+        let restored = self.restore_into(target, &name, &manifest, dir, mark);
         restored.map_err(|error| match target.read_manifest(&name) {
             Err(gone) if gone.kind() == ErrorKind::NotFound => {
                 let what = format!("the backup {name:?} was pruned meanwhile");
@@ -210,11 +221,12 @@ impl RestoreOptions {
         name: &str,
         manifest: &BackupManifest,
         dir: &Path,
+        mark: &mut Option<RestoreMark>,
     ) -> Result<RestoreReport> {
         let chance = Arc::new(Chance::from_os()?);
         let identity = StoreId(std::array::from_fn(|_| chance.next_u64().to_le_bytes()[0]));
         let layout = Layout::of(dir, MAIN).while_restoring();
-        let _marked = self.mark(&layout, store_file_bytes(manifest.store, identity))?;
+        *mark = Some(self.mark(&layout, store_file_bytes(manifest.store, identity))?);
         let site = Site { options: self, target, manifest, layout, chance };
         let mut known = Known::default();
         site.make_dirs()?;
@@ -256,7 +268,7 @@ impl RestoreOptions {
 
     /// Makes the directory, with what says that it is no store yet; holds the lock on that. What an earlier attempt has
     /// left is taken away.
-    fn mark(&self, layout: &Layout, bytes: Vec<u8>) -> Result<Box<dyn DiskFile>> {
+    fn mark(&self, layout: &Layout, bytes: Vec<u8>) -> Result<RestoreMark> {
         let (disk, dir, path) = (&*self.disk, &layout.dir, &layout.store_file);
         let doing = |error| Error::io(path, "begin a restore", error);
         let made = make_dir_all(disk, dir, &mut Vec::new()).and_then(|()| disk.list(dir));
@@ -280,7 +292,40 @@ impl RestoreOptions {
         let written = file.set_len(0).and_then(|()| file.write_all_at(&bytes, 0));
         written.and_then(|()| file.sync(SyncSite::RestoreFile)).map_err(doing)?;
         disk.sync_dir(dir, SyncSite::RestoreDir).map_err(doing)?;
-        Ok(file)
+        Ok(RestoreMark { disk: Arc::clone(&self.disk), path: path.clone(), _locked: file })
+    }
+}
+
+/// Says that a directory was empty, or held what a restore had left, before it was restored into.
+pub(super) struct RestoreMark {
+    disk: Arc<dyn Disk>,
+    /// Of `RESTORING`.
+    path: PathBuf,
+    _locked: Box<dyn DiskFile>,
+}
+
+impl RestoreMark {
+    /// Removes what was restored, with the directory. A crash on the way leaves a directory that says that it is no
+    /// store.
+    pub(super) fn remove_restored(self) -> Result<()> {
+        let Some(dir) = self.path.parent() else { return Ok(()) };
+        let removed = self.remove_all(dir);
+        removed.map_err(|error| Error::io(dir, "remove what was restored", error))
+    }
+
+    fn remove_all(&self, dir: &Path) -> io::Result<()> {
+        let store = dir.join("STORE");
+        if self.disk.list(dir)?.contains(&store) {
+            self.disk.rename(&store, &self.path)?;
+        }
+        let inside = self.disk.list(dir)?;
+        inside.iter().filter(|path| **path != self.path).try_for_each(|path| remove_tree(&*self.disk, path))?;
+        self.disk.remove(&self.path)?;
+        match self.disk.remove_dir(dir) {
+            // It was given as a symbolic link to a directory, which is empty again.
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(()),
+            removed => removed,
+        }
     }
 }
 
@@ -670,13 +715,11 @@ fn owner_file(owner: &str, stream: &str) -> String {
     format!("owners/{}/{stream}", escape_name(owner))
 }
 
-/// Removes a file, or a directory with all that is in it.
-pub(super) fn remove_tree(disk: &dyn Disk, path: &Path) -> io::Result<()> {
-    match disk.list(path) {
-        Ok(inside) => {
-            inside.iter().try_for_each(|path| remove_tree(disk, path))?;
-            disk.remove_dir(path)
-        }
-        Err(_) => disk.remove(path),
-    }
+/// Removes a file, or a directory with all that is in it. Of a symbolic link only the link: what it leads to is not
+/// what a restore has made.
+fn remove_tree(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    let Err(error) = disk.remove(path) else { return Ok(()) };
+    let Ok(inside) = disk.list(path) else { return Err(error) };
+    inside.iter().try_for_each(|path| remove_tree(disk, path))?;
+    disk.remove_dir(path)
 }
