@@ -188,10 +188,13 @@ fn producers_are_shown_with_what_is_stored_of_them() {
     let stamp = ProducerStamp::new("sensor 7", PartitionId(3), Sequence(0));
     let txn = coordinator.begin_batch(&stamp, 20).unwrap().unwrap();
     coordinator.commit_transaction(txn).unwrap();
+    // Of the same name, and another.
+    store.transact(|tx| tx.stamp(&ProducerStamp::new("app/sensor 7", PartitionId(3), Sequence(0))).map(drop)).unwrap();
     // Beside the process that has the store.
     let listed = shell.ok("producer list");
-    assert_eq!(rows(&listed)[1], ["app/sensor", "7", "-", "3", "20", "0", "main"]);
-    assert_eq!(rows(&listed)[2], ["gate", "lines", "1", "107", "1", "main"]);
+    assert_eq!(rows(&listed)[2], ["app/sensor", "7", "(coordinator)", "3", "20", "0", "main"]);
+    assert_eq!(rows(&listed)[1], ["app/sensor", "7", "-", "3", "1", "0", "main"]);
+    assert_eq!(rows(&listed)[3], ["gate", "lines", "1", "107", "1", "main"]);
     let described = shell.ok("producer describe gate");
     let batches: Vec<Vec<String>> = (2..7)
         .map(|at| ["lines", "1", &(100 + at).to_string(), "1", &at.to_string()].map(str::to_owned).to_vec())
@@ -199,7 +202,7 @@ fn producers_are_shown_with_what_is_stored_of_them() {
     assert_eq!(rows(&described)[1..], batches, "the last five");
     let json = shell.ok("producer list --output json");
     assert!(
-        json.contains(r#"{"producer":"app/sensor 7","topic":null,"partition":3,"next":20,"epoch":0,"owner":"main"}"#),
+        json.contains(r#"{"producer":"app/sensor 7","coordinated":true,"topic":null,"partition":3,"next":20,"epoch":0,"owner":"main"}"#),
         "{json}"
     );
     shell.fails("producer describe other", 3, "other");

@@ -8,8 +8,8 @@ use oncelog::{
 
 use crate::model::{Log, Model, Place, Rows, Way};
 use crate::schema::{
-    CONSUMER, DEVICE, FEED, FEEDS_ROWS, GATE, GLOBAL, IDS, IDS_BY_AGE, JOINED, JOINER, LATE, OUTCOMES, PROCESSOR,
-    ROUND, ROWS, STATE, TOPICS, TOTALS, WIDE, way_of,
+    CONSUMER, COORDINATED, DEVICE, FEED, FEEDS_ROWS, GATE, GLOBAL, IDS, IDS_BY_AGE, JOINED, JOINER, LATE, OUTCOMES,
+    PROCESSOR, ROUND, ROWS, STATE, TOPICS, TOTALS, WIDE, way_of,
 };
 
 /// What the store shows now.
@@ -64,7 +64,7 @@ pub fn look(snapshot: &Snapshot) -> Result<Model> {
             }
         }
     }
-    for name in [(GATE, ("stamped", 0)), (GATE, ("stamped", 1)), (DEVICE, ("", 0)), (FEED, ("", 0))] {
+    for name in [(GATE, ("stamped", 0)), (GATE, ("stamped", 1)), (DEVICE, ("", 0))] {
         let (producer, (topic, partition)) = name;
         let topic = Some(topic).filter(|topic| !topic.is_empty());
         match snapshot.next_sequence(producer, topic, PartitionId(partition)) {
@@ -73,6 +73,9 @@ pub fn look(snapshot: &Snapshot) -> Result<Model> {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
+    }
+    if let Some(Sequence(next)) = snapshot.next_coordinated(COORDINATED, FEED, PartitionId(0))? {
+        seen.stamps.insert((FEED, ("", 0)), next);
     }
     for (name, table) in [("rows", ROWS), ("totals", TOTALS), ("joined", JOINED), ("wide", WIDE)] {
         seen.rows.extend(snapshot.scan(table, ..)?.into_iter().map(|(key, value)| ((name, key), value)));

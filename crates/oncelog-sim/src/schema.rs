@@ -66,8 +66,8 @@ pub const GATE: &str = "gate";
 /// Stamps transactions.
 pub const DEVICE: &str = "device";
 
-/// Sends messages to the coordinator: its name in the store.
-pub const FEED: &str = "app/feed";
+/// Sends messages to the coordinator.
+pub const FEED: &str = "feed";
 /// The state of the coordinator.
 pub const COORDINATED: &str = "app";
 /// The table of that state.

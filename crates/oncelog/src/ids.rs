@@ -89,6 +89,11 @@ impl TopicId {
     /// The lower bits count the topics of one owner; those above are the owner's number, so ids are unique in a store.
     pub(crate) const COUNT_BITS: u32 = 22;
 
+    /// No topic: stamps that a transaction was given by [`Tx::stamp`](crate::Tx::stamp).
+    pub(crate) const STAMPED: TopicId = TopicId(0);
+    /// No topic: stamps of messages that a coordinator takes in. Never given, as an owner's last id is not.
+    pub(crate) const COORDINATED: TopicId = TopicId(u32::MAX);
+
     /// Whose topic it is.
     #[must_use]
     pub fn owner(self) -> OwnerId {

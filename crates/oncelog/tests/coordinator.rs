@@ -561,7 +561,7 @@ fn table_bytes_after(messages: u64, batch: u32) -> u64 {
     take_in_many(&coordinator, messages, batch);
     let snapshot = store.snapshot().unwrap();
     for producer in PRODUCERS {
-        let next = snapshot.next_sequence(&format!("app/{producer}"), None, PartitionId(0)).unwrap();
+        let next = snapshot.next_coordinated("app", producer, PartitionId(0)).unwrap();
         assert_eq!(next, Some(Sequence(messages)));
     }
     drop((coordinator, snapshot));
@@ -585,6 +585,30 @@ fn duplicate_state_in_memory_goes_by_producers() {
     let coordinator = Coordinator::shared(Arc::clone(&backend) as _).outcome_retention(Duration::ZERO);
     take_in_many(&coordinator, 100_000, 1);
     assert!(backend.duplicate_state_bytes() < 1024, "{}", backend.duplicate_state_bytes());
+}
+
+#[test]
+fn a_stamp_on_a_transaction_is_never_a_coordinators() {
+    let home = Home::new();
+    let store = home.open();
+    let coordinator = home.coordinator(&store);
+    let namesake = ProducerStamp::new("app/sensor-7", PartitionId(0), Sequence(0));
+    store.transact(|tx| tx.stamp(&namesake).map(|stamped| assert_eq!(stamped, Stamped::New))).unwrap();
+    assert_eq!(coordinator.expected_sequence("sensor-7", PartitionId(0)).unwrap(), Sequence(0));
+    assert!(take_in(&coordinator, &stamp(0), b"k").unwrap(), "it never came here");
+    assert!(take_in(&coordinator, &stamp(1), b"k").unwrap());
+    assert_eq!(
+        store.snapshot().unwrap().next_sequence("app/sensor-7", None, PartitionId(0)).unwrap(),
+        Some(Sequence(1))
+    );
+    let known = |producer: &oncelog::ProducerProgress| (producer.coordinated, producer.next);
+    let mut listed: Vec<_> = store.producers().unwrap().iter().map(known).collect();
+    listed.sort();
+    assert_eq!(listed, [(false, Sequence(1)), (true, Sequence(2))]);
+    drop(coordinator);
+    drop(store);
+    let store = home.open();
+    assert!(!take_in(&home.coordinator(&store), &stamp(1), b"k").unwrap(), "after a replay too");
 }
 
 /// How a commit of the backend below ends.

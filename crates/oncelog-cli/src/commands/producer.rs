@@ -29,8 +29,8 @@ enum Verb {
 
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  oncelog producer list\n  oncelog producer list --output json\n\n\
-                        Producers without a topic have stamped transactions; those of a coordinator are named \
-                        BACKEND/PRODUCER.")]
+                        Producers without a topic have stamped transactions; those of a coordinator are marked \
+                        as such, and named BACKEND/PRODUCER.")]
 struct ListArguments {
     #[command(flatten)]
     store: StoreArgument,
@@ -66,7 +66,8 @@ fn producers(reader: &StoreReader) -> Result<Vec<(String, ProducerProgress)>, Fa
     let mut all = BTreeMap::new();
     for owner in reader.owners()? {
         for found in reader.look(&owner.name, oncelog::Store::producers)? {
-            let key = (found.producer.clone(), found.topic.clone(), found.partition, owner.name.clone());
+            let key =
+                (found.producer.clone(), found.coordinated, found.topic.clone(), found.partition, owner.name.clone());
             all.insert(key, (owner.name.clone(), found));
         }
     }
@@ -76,6 +77,8 @@ fn producers(reader: &StoreReader) -> Result<Vec<(String, ProducerProgress)>, Fa
 #[derive(Serialize)]
 struct Listed {
     producer: String,
+    /// Whether it sends to a coordinator.
+    coordinated: bool,
     /// `None` for stamps on transactions.
     topic: Option<String>,
     partition: u32,
@@ -93,6 +96,7 @@ fn list(arguments: &ListArguments) -> Result<(), Failure> {
     let reader = open::reader(&arguments.store)?;
     let listed = producers(&reader)?.into_iter().map(|(owner, found)| Listed {
         producer: found.producer,
+        coordinated: found.coordinated,
         topic: found.topic,
         partition: found.partition.0,
         next: found.next.0,
@@ -102,7 +106,8 @@ fn list(arguments: &ListArguments) -> Result<(), Failure> {
     let listed: Vec<_> = listed.collect();
     out::answer(arguments.output.output, &listed, |listed| {
         let row = |entry: &Listed| {
-            let (topic, partition) = (or_dash(entry.topic.as_ref()), entry.partition.to_string());
+            let topic = if entry.coordinated { "(coordinator)".to_owned() } else { or_dash(entry.topic.as_ref()) };
+            let partition = entry.partition.to_string();
             let numbers = (entry.next.to_string(), entry.epoch.to_string());
             vec![entry.producer.clone(), topic, partition, numbers.0, numbers.1, entry.owner.clone()]
         };

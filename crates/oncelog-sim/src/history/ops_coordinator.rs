@@ -15,7 +15,7 @@ use crate::schema::{COORDINATED, FEED, OUT};
 const TXNS_MAX: usize = 12;
 
 fn stamp(sequence: u64) -> ProducerStamp {
-    ProducerStamp::new("feed", PartitionId(0), Sequence(sequence))
+    ProducerStamp::new(FEED, PartitionId(0), Sequence(sequence))
 }
 
 fn outcome_row(txn: TxnId) -> (&'static str, String) {

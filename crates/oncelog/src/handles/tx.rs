@@ -207,7 +207,7 @@ impl Tx<'_> {
         self.inner.stamp(&NewStamp {
             producer: &stamp.producer_id,
             epoch: None,
-            topic: TopicId(0),
+            topic: TopicId::STAMPED,
             partition: stamp.partition,
             first: stamp.sequence,
             count: 1,

@@ -4,7 +4,7 @@
 //! ```text
 //! table state.NAME      key -> value
 //! table outcomes.NAME   TxnId (16 bytes) -> when it was committed      "" -> below which TxnId outcomes may be gone
-//! stamp NAME/PRODUCER   tied to no topic
+//! stamp NAME/PRODUCER   of the topic id that is a coordinator's: no stamp of a transaction has it
 //! ```
 //!
 //! Invariants:
@@ -74,17 +74,9 @@ impl Store {
     }
 }
 
-impl StoreStateBackend {
-    /// The name under which the store knows a producer of this backend.
-    fn producer(&self, producer_id: &str) -> String {
-        self.tables.producer(producer_id)
-    }
-}
-
-impl Names {
-    fn producer(&self, producer_id: &str) -> String {
-        format!("{}/{producer_id}", self.name)
-    }
+/// The name under which the store knows a producer of a backend, whose own name has no `/`.
+pub(super) fn coordinated_producer(backend: &str, producer_id: &str) -> String {
+    format!("{backend}/{producer_id}")
 }
 
 impl StateBackend for StoreStateBackend {
@@ -112,7 +104,7 @@ impl StateBackend for StoreStateBackend {
     }
 
     fn next_sequence(&self, producer_id: &str, partition: PartitionId) -> Result<Option<Sequence>> {
-        self.store.snapshot()?.next_sequence(&self.producer(producer_id), None, partition)
+        self.store.snapshot()?.next_coordinated(&self.tables.name, producer_id, partition)
     }
 
     fn outcome(&self, txn: TxnId) -> Result<Option<TxnOutcome>> {
@@ -229,9 +221,17 @@ impl Staged {
 
 impl StateTransaction for Staged {
     fn stamp(&mut self, stamp: &ProducerStamp, count: u32, initial: Sequence) -> Result<Stamped> {
-        let producer = self.tables.producer(&stamp.producer_id);
+        let producer = coordinated_producer(&self.tables.name, &stamp.producer_id);
         let (partition, first) = (stamp.partition, stamp.sequence);
-        let new = NewStamp { producer: &producer, epoch: None, topic: TopicId(0), partition, first, count, initial };
+        let new = NewStamp {
+            producer: &producer,
+            epoch: None,
+            topic: TopicId::COORDINATED,
+            partition,
+            first,
+            count,
+            initial,
+        };
         self.tx().inner.stamp(&new)
     }
 

@@ -32,9 +32,11 @@ pub struct ConsumerProgress {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ProducerProgress {
-    /// The producer's name; of a message that a [`Coordinator`](crate::Coordinator) took in, that of its backend, a
+    /// The producer's name; of messages that a [`Coordinator`](crate::Coordinator) takes in, that of its backend, a
     /// `/`, and the producer's.
     pub producer: String,
+    /// Whether it sends to a coordinator.
+    pub coordinated: bool,
     /// The topic that it appends to; `None` for stamps on transactions.
     pub topic: Option<String>,
     /// The partition, or the producer's own number of a stream.
@@ -144,8 +146,9 @@ impl Store {
         let mut found = Vec::new();
         core.each_row(system::STAMPS, Bound::Unbounded, Bound::Unbounded, |key, row| {
             let (producer, topic, partition) = read_progress_key(key).ok_or_else(|| malformed("stamps"))?;
+            let coordinated = topic == TopicId::COORDINATED;
             let topic = match (topic, names.get(&topic)) {
-                (TopicId(0), _) => None,
+                (TopicId::STAMPED | TopicId::COORDINATED, _) => None,
                 (_, Some(name)) => Some(name.clone()),
                 // It was deleted since its name was read.
                 (_, None) => return Ok(()),
@@ -153,7 +156,7 @@ impl Store {
             let state: StampState = system::decode_row(row)?;
             let recent = state.recent().map(|(first, count, offset)| RecentBatch { first, count, offset }).collect();
             let (producer, epoch, next) = (producer.to_owned(), state.epoch, state.next);
-            found.push(ProducerProgress { producer, topic, partition, epoch, next, recent });
+            found.push(ProducerProgress { producer, coordinated, topic, partition, epoch, next, recent });
             Ok(())
         })?;
         Ok(found)

@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 use std::ops::RangeBounds;
 
 use super::Core;
+use super::coordinator::coordinated_producer;
 use super::rows::RowsAt;
 use crate::codec::{Codec, Pair, PairRow};
 use crate::error::{Error, ErrorKind, Result};
@@ -115,7 +116,7 @@ impl Snapshot {
     }
 
     /// The next sequence of a producer: all before it are done. `topic` is that of an
-    /// [`IdempotentProducer`](crate::IdempotentProducer), or `None` for stamps on transactions. `None` where the store
+    /// [`IdempotentProducer`](crate::IdempotentProducer), or `None` for [`Tx::stamp`](crate::Tx::stamp). `None` where the store
     /// has never heard of that producer.
     ///
     /// # Errors
@@ -128,9 +129,22 @@ impl Snapshot {
     ) -> Result<Option<Sequence>> {
         let id = match topic {
             Some(name) => self.core.topic(name)?.id,
-            None => TopicId(0),
+            None => TopicId::STAMPED,
         };
-        let key = system::stamp_key(producer, id, partition);
+        self.next_of(producer, id, partition)
+    }
+
+    /// As [`Snapshot::next_sequence`], of a producer whose messages a [`Coordinator`](crate::Coordinator) takes in,
+    /// over the backend of that name.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn next_coordinated(&self, backend: &str, producer: &str, partition: PartitionId) -> Result<Option<Sequence>> {
+        self.next_of(&coordinated_producer(backend, producer), TopicId::COORDINATED, partition)
+    }
+
+    fn next_of(&self, producer: &str, topic: TopicId, partition: PartitionId) -> Result<Option<Sequence>> {
+        let key = system::stamp_key(producer, topic, partition);
         Ok(read_stamp(&self.core.tables, &key, self.pin.lsn())?.map(|state| state.next))
     }
 

@@ -104,7 +104,7 @@ impl Pipeline {
         if let Some(complaint) = ids::name_complaint(producer) {
             return Err(Error::invalid(format!("producer {producer:?}: bad name: {complaint}")));
         }
-        if topic != TopicId(0) {
+        if ![TopicId::STAMPED, TopicId::COORDINATED].contains(&topic) {
             self.topics.get(topic)?.partition(partition)?;
         }
         Ok(())
