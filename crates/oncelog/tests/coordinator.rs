@@ -416,6 +416,26 @@ fn outcomes_do_not_heap_up_without_maintenance() {
     });
 }
 
+#[test]
+fn outcomes_do_not_heap_up_where_each_opening_commits_little() {
+    let home = Home::new();
+    let mut ids = Vec::new();
+    for day in 0..5 {
+        let store = home.open();
+        let coordinator = home.coordinator(&store);
+        for sequence in 3 * day..3 * day + 3 {
+            let txn = coordinator.begin_transaction(&stamp(sequence)).unwrap().unwrap();
+            coordinator.commit_transaction(txn).unwrap();
+            ids.push(txn);
+        }
+        let is_known = |txn: &&TxnId| coordinator.outcome(**txn).unwrap() == TxnOutcome::Committed;
+        assert_eq!(ids.iter().filter(is_known).count(), 3, "on day {day}");
+        drop(coordinator);
+        store.close().unwrap();
+        home.clock.pass(Duration::from_secs(86_400));
+    }
+}
+
 const ALERTS: TopicDef<Utf8, U64> = TopicDef::new("alerts");
 const EVENTS: TopicDef<Utf8, Bytes> = TopicDef::new("events");
 const ROWS: TableDef<Utf8, U64> = TableDef::new("rows");

@@ -34,7 +34,8 @@ impl World {
         };
         let store = self.store()?;
         let coordinator = match store.state_backend(COORDINATED) {
-            Ok(backend) => Coordinator::new(backend),
+            // Outcomes are forgotten by an operation of their own.
+            Ok(backend) => Coordinator::new(backend).outcome_retention(Duration::MAX),
             Err(error) => return self.in_doubt(vec![], &error),
         };
         self.ask_for_outcomes(&coordinator)?;

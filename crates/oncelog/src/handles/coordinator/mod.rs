@@ -111,7 +111,8 @@ enum Ended {
     InDoubt,
 }
 
-/// After so many commits outcomes that are too old are forgotten.
+/// With the first commit and each so many later ones outcomes that are too old are forgotten: not all programs live for
+/// that many.
 const FORGET_EVERY: u64 = 256;
 /// So many of them at a time: more than come meanwhile.
 const FORGET_AT_ONCE: usize = 1024;
@@ -343,22 +344,18 @@ impl Coordinator {
         let mut at_work = self.take(txn)?;
         let Some(tx) = at_work.tx.take() else { return Err(CoordinatorError::Busy(txn)) };
         let committed = commit(tx);
-        at_work.end(match &committed {
+        let is_to_forget = at_work.end(match &committed {
             Ok(_) => Ended::Committed,
             Err(error) if matches!(error.kind(), ErrorKind::InDoubt | ErrorKind::Fenced) => Ended::InDoubt,
             Err(_) => Ended::Aborted,
         });
-        if committed.is_ok() && self.forgetting_is_due() {
+        if is_to_forget {
             // It is tried again, and harms nothing meanwhile.
             if let Err(error) = self.backend.forget_outcomes(self.outcome_retention, FORGET_AT_ONCE) {
                 tracing::warn!(%error, "old outcomes of transactions stay");
             }
         }
         Ok(committed?)
-    }
-
-    fn forgetting_is_due(&self) -> bool {
-        self.work.lock().counts.committed.is_multiple_of(FORGET_EVERY)
     }
 
     /// Gives the transaction up: nothing of it has happened, and its message can be taken in anew.
@@ -478,13 +475,17 @@ impl Coordinator {
         }
     }
 
-    fn note_end(&self, txn: TxnId, ended: Ended) {
+    /// Counts it, once; `true`: with this one outcomes are to be forgotten.
+    fn note_end(&self, txn: TxnId, ended: Ended) -> bool {
         let mut work = self.work.lock();
         if work.open.remove(&txn).is_none() {
-            return;
+            return false;
         }
         match ended {
-            Ended::Committed => work.counts.committed += 1,
+            Ended::Committed => {
+                work.counts.committed += 1;
+                return work.counts.committed % FORGET_EVERY == 1;
+            }
             Ended::InDoubt => work.counts.in_doubt += 1,
             Ended::Aborted => work.counts.aborted += 1,
             Ended::TimedOut => {
@@ -496,6 +497,7 @@ impl Coordinator {
                 work.timed_out.push_back(txn);
             }
         }
+        false
     }
 }
 
@@ -531,17 +533,21 @@ impl AtWork<'_> {
         }
     }
 
-    fn end(mut self, ended: Ended) {
+    /// As [`Coordinator::note_end`].
+    fn end(mut self, ended: Ended) -> bool {
         self.ended = Some(ended);
+        self.over()
+    }
+
+    fn over(&mut self) -> bool {
+        // First: whoever sees that it has ended finds its stamp free.
+        drop(self.tx.take());
+        self.ended.take().is_some_and(|ended| self.coordinator.note_end(self.txn, ended))
     }
 }
 
 impl Drop for AtWork<'_> {
     fn drop(&mut self) {
-        // First: whoever sees that it has ended finds its stamp free.
-        drop(self.tx.take());
-        if let Some(ended) = self.ended {
-            self.coordinator.note_end(self.txn, ended);
-        }
+        self.over();
     }
 }
