@@ -116,8 +116,8 @@ impl Snapshot {
     }
 
     /// The next sequence of a producer: all before it are done. `topic` is that of an
-    /// [`IdempotentProducer`](crate::IdempotentProducer), or `None` for [`Tx::stamp`](crate::Tx::stamp). `None` where the store
-    /// has never heard of that producer.
+    /// [`IdempotentProducer`](crate::IdempotentProducer), or `None` for [`Tx::stamp`](crate::Tx::stamp). `None` where
+    /// the store has never heard of that producer.
     ///
     /// # Errors
     /// `NotFound`: no such topic; `Corrupt`.
