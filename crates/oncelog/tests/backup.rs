@@ -271,6 +271,34 @@ fn old_backups_go_and_the_others_stay_whole() {
     store.backup(&target).unwrap();
 }
 
+/// A backup that somebody has renamed, or whose number has more digits, disturbs no order.
+#[test]
+fn backups_go_by_their_numbers_and_others_names_do_not_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = fill(&dir.path().join("data"));
+    let target = target(dir.path());
+    let first = store.backup(&target).unwrap().name;
+    let place = |name: &str| dir.path().join(format!("target/backups/{name}.backup"));
+    for name in ["before-upgrade", "99999999-latest", "7", "+0000009-00000000"] {
+        fs::copy(place(&first), place(name)).unwrap();
+    }
+    store.delete_topic("packed").unwrap();
+    let second = store.backup(&target).unwrap().name;
+    assert!(first.starts_with("00000001-") && second.starts_with("00000002-"), "{first}, {second}");
+    // Behind eight digits come nine, though not in the order of letters.
+    fs::rename(place(&second), place("99999999-00000000")).unwrap();
+    let third = store.backup(&target).unwrap().name;
+    assert!(third.starts_with("100000000-"), "{third}");
+    let names: Vec<_> = target.list().unwrap().into_iter().map(|info| info.name).collect();
+    assert_eq!(names, [first.as_str(), "99999999-00000000", &third]);
+    assert_eq!(RestoreOptions::new().restore(&target, dir.path().join("newest")).unwrap().backup, third);
+    let pruned = target.prune(1).unwrap();
+    assert_eq!((pruned.removed, pruned.kept), (names[..2].to_vec(), vec![third]));
+    assert!(place("before-upgrade").exists());
+    let kept = RestoreOptions::new().backup("before-upgrade").verify(&target, dir.path().join("scratch")).unwrap();
+    assert!(kept.store.is_sound() && kept.restored.topics == 2);
+}
+
 /// Every object of a target damaged in turn: each way is seen, and the error names the object.
 #[test]
 fn damage_of_a_backup_is_told() {

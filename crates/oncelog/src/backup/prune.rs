@@ -6,7 +6,7 @@ use super::chunks::ChunkId;
 use super::manifest::OwnerImage;
 use super::marks::{Mark, MarkKind};
 use super::piece::frames_of_name;
-use super::target::{BACKUPS, BackupTarget, CHUNKS, JOURNAL, manifest_object};
+use super::target::{BACKUPS, BackupTarget, CHUNKS, JOURNAL, manifest_object, number_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::escape_name;
 
@@ -27,7 +27,8 @@ pub struct PruneReport {
 impl BackupTarget {
     /// Removes all but the newest `keep` backups of each store, one at least, and the chunks that no backup names.
     /// While it is at work no backup can be made. A crash leaves whole backups, and chunks that the next one removes.
-    /// Costs a look at all manifests and at the names of all chunks.
+    /// Backups that somebody has given names of his own are not counted, and stay with their chunks. Costs a look at
+    /// all manifests and at the names of all chunks.
     ///
     /// # Errors
     /// `Invalid`: `keep` is 0. `Locked`: a backup is being made, or another prune is at work, or was when its process
@@ -55,6 +56,10 @@ impl BackupTarget {
             needed.insert(manifest.identity.to_string(), manifest.owners);
             named.extend(manifest.files.values().flat_map(|file| &file.chunks).map(|chunk| chunk.id));
             report.kept.push(name);
+        }
+        for name in self.manifests()?.into_iter().filter(|name| number_of(name).is_none()) {
+            let manifest = self.read_manifest(&name)?;
+            named.extend(manifest.files.values().flat_map(|file| &file.chunks).map(|chunk| chunk.id));
         }
         report.removed.reverse();
         report.kept.reverse();

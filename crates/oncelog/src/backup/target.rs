@@ -51,7 +51,7 @@ enum Place {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct BackupInfo {
-    /// Its name in the target: later backups have greater ones.
+    /// Its name in the target: later backups have greater numbers.
     pub name: String,
     /// When it was made, by the clock of the machine, in milliseconds since 1970.
     pub taken_ms: i64,
@@ -105,7 +105,8 @@ impl BackupTarget {
         self
     }
 
-    /// The backups that are there, oldest first. One whose manifest is damaged is told of too.
+    /// The backups that are there, oldest first. One whose manifest is damaged is told of too; one that somebody has
+    /// given a name of his own is not, and can be restored by that name.
     ///
     /// # Errors
     /// `Unavailable`: the target cannot be read.
@@ -133,8 +134,16 @@ impl BackupTarget {
         Ok(found)
     }
 
-    /// The names of all backups, oldest first.
+    /// The names of all backups, oldest first. Manifests that somebody has called something else are none.
     pub(crate) fn names(&self) -> Result<Vec<String>> {
+        let mut names = self.manifests()?;
+        names.retain(|name| number_of(name).is_some());
+        names.sort_by_cached_key(|name| (number_of(name), name.clone()));
+        Ok(names)
+    }
+
+    /// The names of all that may be manifests.
+    pub(super) fn manifests(&self) -> Result<Vec<String>> {
         let found = self.list_objects(BACKUPS, 1)?;
         Ok(found.iter().filter_map(|name| name.strip_suffix(EXTENSION)).map(str::to_owned).collect())
     }
@@ -154,7 +163,7 @@ impl BackupTarget {
 
     /// Makes a backup of what is there already; durable on return. Gives its name.
     pub(crate) fn write_manifest(&self, manifest: &BackupManifest) -> Result<String> {
-        let last = self.names()?.last().and_then(|name| name.split('-').next()?.parse::<u64>().ok()).unwrap_or(0);
+        let last = self.names()?.last().and_then(|name| number_of(name)).unwrap_or(0);
         // Two that are made at once may have one number, and differ behind it.
         let name = format!("{:08}-{:08x}", last.saturating_add(1), self.chance.next_u64() >> 32);
         self.write_object(&manifest_object(&name), &manifest::encode(manifest)?)?;
@@ -249,6 +258,14 @@ impl std::fmt::Debug for BackupTarget {
 #[cfg(feature = "object-store")]
 fn below(objects: &Objects, name: &str) -> object_store::path::Path {
     name.split('/').fold(objects.prefix().clone(), |path, part| path.join(part))
+}
+
+/// The number in the name of a backup; `None`: the name is none that a backup gets.
+pub(super) fn number_of(name: &str) -> Option<u64> {
+    let (number, random) = name.split_once('-')?;
+    let parsed = number.parse().ok()?;
+    let is_random = random.len() == 8 && random.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    (is_random && number == format!("{parsed:08}")).then_some(parsed)
 }
 
 pub(super) fn manifest_object(name: &str) -> String {
