@@ -636,6 +636,26 @@ fn any_point_between_backups_can_be_had() {
     assert!(target.prune(1).unwrap().removed_pieces > 4);
 }
 
+/// A backup does not hold the segments of a topic that its own frames delete: up to before that it is of no use.
+#[test]
+fn what_a_backup_has_left_out_is_not_restored_without() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = fill(&dir.path().join("data"));
+    let (target, elsewhere) = (target(dir.path()), BackupTarget::dir(dir.path().join("elsewhere")).unwrap());
+    let before = store.backup(&elsewhere).unwrap().owners[0].1;
+    store.delete_topic("packed").unwrap();
+    let made = store.backup(&target).unwrap();
+    assert!(made.owners[0].1 > before);
+    let restore = |options: RestoreOptions, name: &str| {
+        let restored = options.restore(&target, dir.path().join(name));
+        restored.map(|report| report.topics).map_err(|error| (error.kind(), error.to_string().contains("segment")))
+    };
+    let until = RestoreOptions::new().until_lsn("main", before);
+    assert_eq!(restore(until.clone(), "newest"), Err((ErrorKind::NotFound, false)));
+    assert_eq!(restore(until.backup(&made.name), "named"), Err((ErrorKind::NotFound, true)));
+    assert_eq!(restore(RestoreOptions::new(), "whole"), Ok(1));
+}
+
 fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {

@@ -23,8 +23,9 @@ use crate::disk::{Disk, DiskFile, OpenMode, RealDisk, StepSite, SyncSite, is_kep
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, Lsn, PartitionId, StoreId, TableId, TopicId, escape_name};
 use crate::journal::{FrameLayer, JournalPosition};
+use crate::segment::SegmentHead;
 use crate::table::{StateKey, TableBackend, TableBatch, TableFileName, TableHome, TableSpec, TableStore, Visit};
-use crate::topic::{self, Claim, TopicSpec, topic_dir};
+use crate::topic::{self, Claim, SegmentRow, TopicSpec, topic_dir};
 use crate::transaction::system::{self, CatalogueKey};
 use crate::transaction::{Effect, effects};
 use crate::wake::Arc;
@@ -203,7 +204,8 @@ impl RestoreOptions {
                 Until::Backup => true,
                 Until::Lsn(owner, lsn) => {
                     let image = manifest.owners.iter().find(|image| image.name == *owner);
-                    image.is_some_and(|image| image.rows_lsn.is_some_and(|rows| rows <= *lsn))
+                    // All of it: it left out the segments of topics that its own frames delete.
+                    image.is_some_and(|image| image.rows_lsn.is_some() && image.lsn <= *lsn)
                 }
                 Until::Time(ms) => manifest.taken_ms <= *ms,
             };
@@ -235,6 +237,7 @@ impl RestoreOptions {
             let goal = site.goal_of(owner, &mut newest_ms)?;
             site.lay_owner(owner, goal, &mut known)?;
         }
+        site.check_segments(&known)?;
         site.lay_segments()?;
         site.claim(&known)?;
         let mut report = RestoreReport {
@@ -346,6 +349,7 @@ struct Known {
     tables: BTreeMap<TableId, (String, TableSpec)>,
     /// Who has read what, and for which owner; the empty consumer is a topic's global one.
     progress: BTreeSet<(String, TopicId, PartitionId, String)>,
+    segments: Vec<(TopicId, PartitionId, SegmentRow)>,
 }
 
 impl Known {
@@ -376,6 +380,11 @@ impl Known {
                 } else {
                     self.progress.remove(&place)
                 };
+            }
+            (system::SEGMENTS, Some(value)) => {
+                let malformed = || Error::new(ErrorKind::Corrupt, "a row of the segments is malformed");
+                let (topic, partition) = system::read_partition_key(key).ok_or_else(malformed)?;
+                self.segments.push((topic, partition, system::decode_row(value)?));
             }
             _ => {}
         }
@@ -573,6 +582,36 @@ impl Site<'_> {
         let gone = || Error::new(ErrorKind::Corrupt, format!("the backup does not hold {path}"));
         let file = self.manifest.files.get(path).ok_or_else(gone)?;
         Ok(ChunkReader::new(self.target, path, file))
+    }
+
+    /// Whether the backup has all segments that the rows name: not those of topics that its frames delete, if it is
+    /// restored up to before that.
+    fn check_segments(&self, known: &Known) -> Result<()> {
+        for (topic, partition, row) in &known.segments {
+            let Some((_, spec)) = known.topics.get(topic) else { continue };
+            let head = SegmentHead {
+                store: self.manifest.store,
+                topic: *topic,
+                partition: *partition,
+                base_offset: row.base_offset,
+                epoch: row.epoch,
+                generation: row.generation,
+                salt: row.salt,
+            };
+            let path = head.path(&topic::partition_dir(&topic_dir(Path::new("topics"), &spec.name), *partition));
+            let file = path.to_str().and_then(|path| self.manifest.files.get(path));
+            if file.is_none_or(|file| (file.salt, file.bytes()) != (row.salt, row.end_position)) {
+                let what = format!("the backup does not hold {}, which its rows name", path.display());
+                return Err(match &self.options.until {
+                    Until::Lsn(..) => {
+                        let why = format!("{what}: the topic was deleted behind that frame; take an earlier backup");
+                        Error::new(ErrorKind::NotFound, why)
+                    }
+                    _ => Error::new(ErrorKind::Corrupt, what),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// The segments, as they are.
