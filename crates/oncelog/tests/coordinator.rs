@@ -341,6 +341,27 @@ fn transactions_that_are_open_for_too_long_end() {
 }
 
 #[test]
+fn what_is_abandoned_ends_with_whatever_else_is_done() {
+    both(|make, clock| {
+        let coordinator = make().timeout(Duration::from_secs(5));
+        let of = |producer: &str| ProducerStamp::new(producer, PartitionId(0), Sequence(0));
+        let abandoned = coordinator.begin_transaction(&of("a")).unwrap().unwrap();
+        clock.pass(Duration::from_secs(3));
+        let second = coordinator.begin_transaction(&of("b")).unwrap().unwrap();
+        coordinator.add_state_change(abandoned, b"k", b"v").unwrap();
+        clock.pass(Duration::from_secs(3));
+        let third = coordinator.begin_transaction(&of("c")).unwrap().unwrap();
+        assert_eq!(coordinator.pending_transactions(), [second, third], "by a begin that wants nothing of it");
+        clock.pass(Duration::from_secs(3));
+        coordinator.commit_transaction(third).unwrap();
+        assert!(coordinator.pending_transactions().is_empty(), "by a commit");
+        assert_eq!(coordinator.outcome(second).unwrap(), TxnOutcome::Aborted);
+        let counts = coordinator.stats().snapshot();
+        assert_eq!((counts.timed_out, counts.committed, counts.pending), (2, 1, 0));
+    });
+}
+
+#[test]
 fn not_more_are_open_than_may_be() {
     both(|make, clock| {
         let coordinator = make().max_open(2).timeout(Duration::from_secs(5));
@@ -641,6 +662,8 @@ enum Fate {
     Done,
     /// It has not happened, and nobody is told so.
     NotDone,
+    /// It has happened, and a panic is told.
+    Panics,
 }
 
 /// A backend whose commits end as the test says.
@@ -709,6 +732,10 @@ impl StateTransaction for MoodyTransaction {
                 Err(Error::new(ErrorKind::InDoubt, "nobody knows"))
             }
             Fate::NotDone => Err(Error::new(ErrorKind::InDoubt, "nobody knows")),
+            Fate::Panics => {
+                self.0.commit()?;
+                panic!("behind the commit")
+            }
         }
     }
 }
@@ -730,7 +757,7 @@ fn a_backend_that_fails_loses_and_doubles_nothing() {
         match fated {
             Fate::Well => assert!(kind.is_ok()),
             Fate::Nothing => assert_eq!(kind.unwrap_err(), ErrorKind::Unavailable),
-            Fate::Done | Fate::NotDone => assert_eq!(kind.unwrap_err(), ErrorKind::InDoubt),
+            Fate::Done | Fate::NotDone | Fate::Panics => assert_eq!(kind.unwrap_err(), ErrorKind::InDoubt),
         }
         // Whoever looks knows; and the message comes again until it is in.
         assert_eq!(coordinator.outcome(txn).unwrap() == TxnOutcome::Committed, is_there);
@@ -740,6 +767,67 @@ fn a_backend_that_fails_loses_and_doubles_nothing() {
     }
     let counts = coordinator.stats().snapshot();
     assert_eq!((counts.committed, counts.aborted, counts.in_doubt, counts.pending), (1 + 3, 2, 3, 0));
+}
+
+#[test]
+fn a_panic_in_a_commit_leaves_it_in_doubt() {
+    let inner = Arc::new(InMemoryStateBackend::new());
+    let coordinator = Coordinator::new(Moody { inner, fate: Arc::new(Mutex::new(Fate::Panics)) });
+    let txn = coordinator.begin_transaction(&stamp(0)).unwrap().unwrap();
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| coordinator.commit_transaction(txn).map(drop)))
+        .expect_err("the backend's panic");
+    let counts = coordinator.stats().snapshot();
+    assert_eq!((counts.in_doubt, counts.aborted, counts.pending), (1, 0, 0));
+    assert_eq!(coordinator.outcome(txn).unwrap(), TxnOutcome::Committed);
+}
+
+/// Gives one id to all.
+struct Forgetful(Moody);
+
+impl StateBackend for Forgetful {
+    fn begin(&self) -> oncelog::Result<(TxnId, Box<dyn StateTransaction>)> {
+        Ok((TxnId::default(), self.0.begin()?.1))
+    }
+
+    fn get(&self, key: &[u8]) -> oncelog::Result<Option<Vec<u8>>> {
+        self.0.get(key)
+    }
+
+    fn range_scan(&self, prefix: &[u8]) -> oncelog::Result<StateRows> {
+        self.0.range_scan(prefix)
+    }
+
+    fn next_sequence(&self, producer_id: &str, partition: PartitionId) -> oncelog::Result<Option<Sequence>> {
+        self.0.next_sequence(producer_id, partition)
+    }
+
+    fn outcome(&self, txn: TxnId) -> oncelog::Result<Option<TxnOutcome>> {
+        self.0.outcome(txn)
+    }
+
+    fn forget_outcomes(&self, retention: Duration, limit: usize) -> oncelog::Result<usize> {
+        self.0.forget_outcomes(retention, limit)
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.monotonic()
+    }
+}
+
+#[test]
+fn an_id_that_is_open_is_not_taken_again() {
+    let inner = Arc::new(InMemoryStateBackend::new());
+    let coordinator = Coordinator::new(Forgetful(Moody { inner, fate: Arc::new(Mutex::new(Fate::Well)) }));
+    let txn = coordinator.begin_transaction(&stamp(0)).unwrap().unwrap();
+    coordinator.add_state_change(txn, b"k", b"first").unwrap();
+    let other = ProducerStamp::new("another", PartitionId(0), Sequence(0));
+    let refused = Error::from(coordinator.begin_transaction(&other).unwrap_err());
+    assert_eq!(refused.kind(), ErrorKind::Corrupt);
+    coordinator.commit_transaction(txn).unwrap();
+    assert_eq!(coordinator.state(b"k").unwrap().as_deref(), Some(&b"first"[..]));
+    assert!(take_in(&coordinator, &other, b"n").unwrap(), "its stamp is free");
+    let counts = coordinator.stats().snapshot();
+    assert_eq!((counts.opened, counts.committed, counts.pending), (2, 2, 0));
 }
 
 /// A step of a random life of a coordinator.
@@ -822,9 +910,7 @@ impl Plain {
                 let sequence = (next + u64::from(ahead)).saturating_sub(1);
                 let stamp = ProducerStamp::new(format!("p{producer}"), PartitionId(0), Sequence(sequence));
                 let answer = coordinator.begin_transaction(&stamp);
-                if sequence >= next && self.open.values().any(|(other, ..)| *other == producer) {
-                    self.end_all_over();
-                }
+                self.end_all_over();
                 let taken = self.open.values().any(|(other, ..)| *other == producer);
                 match answer {
                     Ok(None) => assert!(sequence < next),
@@ -879,6 +965,9 @@ impl Plain {
             Life::Commit(slot) => {
                 let Some((txn, over)) = self.pick(slot) else { return };
                 let answer = coordinator.commit_transaction(txn).map(drop);
+                let own = self.open.remove(&txn);
+                self.end_all_over();
+                self.open.extend(own.map(|own| (txn, own)));
                 if over {
                     return timed_out(answer);
                 }

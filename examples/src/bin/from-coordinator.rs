@@ -6,6 +6,9 @@
 
 #![allow(clippy::print_stdout, reason = "a program for the terminal")]
 
+use std::thread;
+use std::time::Duration;
+
 use oncelog::{
     Coordinator, CoordinatorError, Error, IdempotentProducerConfig, PartitionId, ProducerStamp, Result, Sequence,
     Store, StoreStateBackend, TopicDef, TxnOutcome, Utf8,
@@ -71,7 +74,10 @@ fn deliver(coordinator: &Coordinator, stamp: &ProducerStamp, mut working: impl F
             Ok(Some(txn)) => txn,
             Ok(None) => return Ok(()),
             // Another thread takes in a message of this producer: wait for that one's end.
-            Err(CoordinatorError::InProgress(_)) => continue,
+            Err(CoordinatorError::InProgress(_)) => {
+                thread::sleep(Duration::from_millis(1));
+                continue;
+            }
             Err(error) => return Err(error.into()),
         };
         working();

@@ -13,7 +13,8 @@
 //! * A transaction that is at work (a call is in it, or its commit is on its way) is out of the map: nobody else can
 //!   end it. So each is ended once, and counted once.
 //! * The one lock is held for looking and noting only: never while a backend or a user's function is called.
-//! * What is in memory goes by open transactions, never by messages.
+//! * What is in memory goes by open transactions, never by messages. Each begin and commit ends what is open for too
+//!   long; where nothing is, that is one comparison.
 
 mod backend;
 mod error;
@@ -90,9 +91,18 @@ struct Work {
     open: BTreeMap<TxnId, Open>,
     /// Transactions that are being opened, and count as open.
     opening: usize,
+    /// No transaction at rest is open since before it.
+    oldest: Option<Duration>,
     /// The last that were given up by the timeout, so that their users can be told.
     timed_out: VecDeque<TxnId>,
     counts: CoordinatorSnapshot,
+}
+
+impl Work {
+    /// A transaction that is open since then is at rest.
+    fn rests(&mut self, since: Duration) {
+        self.oldest = Some(self.oldest.map_or(since, |oldest| oldest.min(since)));
+    }
 }
 
 /// An open transaction.
@@ -139,8 +149,8 @@ impl Coordinator {
         }
     }
 
-    /// Sets how long a transaction may be open. Then it is given up: by the next call with its id, by
-    /// [`Coordinator::maintenance`], or when another needs its stamp or its room.
+    /// Sets how long a transaction may be open. Then it is given up: by the next call with its id, by the next begin or
+    /// commit of any, or by [`Coordinator::maintenance`].
     pub fn timeout(self, timeout: Duration) -> Coordinator {
         Coordinator { timeout, ..self }
     }
@@ -190,25 +200,28 @@ impl Coordinator {
             return Ok(None);
         };
         let mut work = self.work.lock();
+        if work.open.contains_key(&txn) {
+            drop(work);
+            drop(tx);
+            let what = format!("the backend gave the id {txn}, whose transaction is open");
+            return Err(Error::new(ErrorKind::Corrupt, what).into());
+        }
         work.counts.opened += 1;
+        work.rests(since);
         work.open.insert(txn, Open { since, at_rest: Some(tx) });
         Ok(Some(txn))
     }
 
     /// Counts the message in, and takes a place among the open ones.
     fn reserve(&self) -> Result<Place<'_>> {
-        let place = || {
-            let mut work = self.work.lock();
-            let has_room = work.open.len() + work.opening < self.open_max;
-            work.opening += usize::from(has_room);
-            has_room.then(|| Place(self))
-        };
-        self.work.lock().counts.received += 1;
-        if let Some(place) = place() {
-            return Ok(place);
-        }
         self.end_timed_out();
-        place().ok_or(CoordinatorError::TooManyOpen { limit: self.open_max })
+        let mut work = self.work.lock();
+        work.counts.received += 1;
+        if work.open.len() + work.opening >= self.open_max {
+            return Err(CoordinatorError::TooManyOpen { limit: self.open_max });
+        }
+        work.opening += 1;
+        Ok(Place(self))
     }
 
     #[allow(clippy::type_complexity, reason = "what is noted under the lock")]
@@ -217,23 +230,16 @@ impl Coordinator {
         first: &ProducerStamp,
         count: u32,
     ) -> Result<Option<(TxnId, Box<dyn StateTransaction>, Duration)>> {
-        for attempt in 0..2 {
-            let (txn, mut tx) = self.backend.begin()?;
-            match tx.stamp(first, count, self.initial_of(first)) {
-                Ok(Stamped::New) => return Ok(Some((txn, tx, self.backend.monotonic()))),
-                Ok(Stamped::Duplicate(_)) => return Ok(None),
-                // The one that has it may be over its time.
-                Ok(Stamped::InProgress) if attempt == 0 => self.end_timed_out(),
-                Ok(Stamped::InProgress) => {}
-                Err(error) => {
-                    return Err(match error.expected_sequence() {
-                        Some(expected) => CoordinatorError::OutOfOrder { stamp: first.clone(), expected },
-                        None => error.into(),
-                    });
-                }
-            }
+        let (txn, mut tx) = self.backend.begin()?;
+        match tx.stamp(first, count, self.initial_of(first)) {
+            Ok(Stamped::New) => Ok(Some((txn, tx, self.backend.monotonic()))),
+            Ok(Stamped::Duplicate(_)) => Ok(None),
+            Ok(Stamped::InProgress) => Err(CoordinatorError::InProgress(first.clone())),
+            Err(error) => Err(match error.expected_sequence() {
+                Some(expected) => CoordinatorError::OutOfOrder { stamp: first.clone(), expected },
+                None => error.into(),
+            }),
         }
-        Err(CoordinatorError::InProgress(first.clone()))
     }
 
     fn initial_of(&self, stamp: &ProducerStamp) -> Sequence {
@@ -341,8 +347,12 @@ impl Coordinator {
         txn: TxnId,
         commit: impl FnOnce(Box<dyn StateTransaction>) -> crate::error::Result<Committed>,
     ) -> Result<Committed> {
-        let mut at_work = self.take(txn)?;
+        let taken = self.take(txn);
+        self.end_timed_out();
+        let mut at_work = taken?;
         let Some(tx) = at_work.tx.take() else { return Err(CoordinatorError::Busy(txn)) };
+        // Where a panic leaves it nobody knows how far it came.
+        at_work.ended = Some(Ended::InDoubt);
         let committed = commit(tx);
         let is_to_forget = at_work.end(match &committed {
             Ok(_) => Ended::Committed,
@@ -377,13 +387,13 @@ impl Coordinator {
     }
 
     /// Ends the transactions that were open for too long and forgets outcomes that are old enough, some 16 000 of
-    /// these at a time; gives how many transactions were ended. Worth a call now and then: without it a transaction
-    /// that nobody asks for is ended when its stamp or its room is wanted.
+    /// these at a time; gives how many transactions were ended. Worth a call now and then where no messages come: each
+    /// begin and commit ends what is over too.
     ///
     /// # Errors
     /// `Store`: outcomes could not be forgotten; the transactions were ended.
     pub fn maintenance(&self) -> Result<usize> {
-        let ended = self.end_timed_out_counted();
+        let ended = self.end_timed_out();
         for _ in 0..FORGET_ROUNDS {
             if self.backend.forget_outcomes(self.outcome_retention, FORGET_AT_ONCE)? < FORGET_AT_ONCE {
                 break;
@@ -409,20 +419,26 @@ impl Coordinator {
         CoordinatorSnapshot { pending: work.open.len() as u64, ..work.counts }
     }
 
-    fn end_timed_out(&self) {
-        self.end_timed_out_counted();
-    }
-
-    fn end_timed_out_counted(&self) -> usize {
+    /// Ends what is open for too long and at rest; gives how many.
+    fn end_timed_out(&self) -> usize {
         let now = self.backend.monotonic();
         let mut over = Vec::new();
-        for (txn, open) in &mut self.work.lock().open {
-            if self.is_over(open.since, now)
-                && let Some(tx) = open.at_rest.take()
-            {
+        let mut work = self.work.lock();
+        if work.oldest.take_if(|oldest| self.is_over(*oldest, now)).is_none() {
+            return 0;
+        }
+        let Work { open, oldest, .. } = &mut *work;
+        for (txn, open) in open {
+            if open.at_rest.is_none() {
+                continue;
+            }
+            if !self.is_over(open.since, now) {
+                *oldest = Some(oldest.map_or(open.since, |oldest| oldest.min(open.since)));
+            } else if let Some(tx) = open.at_rest.take() {
                 over.push(AtWork { coordinator: self, txn: *txn, tx: Some(tx), ended: Some(Ended::TimedOut) });
             }
         }
+        drop(work);
         // Dropping them ends them, which takes locks.
         over.len()
     }
@@ -527,9 +543,12 @@ struct AtWork<'c> {
 
 impl AtWork<'_> {
     fn put_back(mut self) {
-        if let Some(open) = self.coordinator.work.lock().open.get_mut(&self.txn) {
+        let mut work = self.coordinator.work.lock();
+        if let Some(open) = work.open.get_mut(&self.txn) {
             open.at_rest = self.tx.take();
             self.ended = None;
+            let since = open.since;
+            work.rests(since);
         }
     }
 
