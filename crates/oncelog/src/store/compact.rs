@@ -28,7 +28,7 @@ use crate::segment::{BatchReader, Generation, Rewriter, Segment, SegmentHead};
 use crate::topic::{
     Compactable, Compaction, Exchange, LastOffsets, MinimumRetention, Partition, PartitionView, Topic, groups,
 };
-use crate::wake::{Arc, AtomicBool, Mutex, Ordering};
+use crate::wake::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering};
 
 /// A step reads so much, or one batch if it is larger.
 const STEP_BYTES: usize = 1 << 20;
@@ -75,6 +75,10 @@ pub(super) struct Compacting {
     /// Held for a step.
     slot: Mutex<Slot>,
     at_work: AtomicBool,
+    /// So many compact by hand: the background leaves it to them, and does not wait for their steps.
+    by_hand: AtomicUsize,
+    /// How often topics have changed: a round goes by what was so when it began. Changed and asked under `slot`.
+    changes: AtomicU64,
     topics: Mutex<BTreeMap<TopicId, CompactionStats>>,
 }
 
@@ -161,14 +165,12 @@ impl Store {
         let core = self.core();
         core.check_open()?;
         let topic = core.topic(topic)?;
-        let settings = topic.spec.compaction.ok_or_else(|| {
-            let what = format!("topic {:?} is not compacted: alter it first", topic.spec.name);
-            Error::invalid(what)
-        })?;
-        for partition in &topic.partitions {
-            core.compact_partition(&topic, partition, settings)?;
-        }
-        Ok(core.compaction_stats(&topic))
+        settings_of(&topic)?;
+        core.compacting.by_hand.fetch_add(1, Ordering::SeqCst);
+        let mut partitions = topic.partitions.iter();
+        let compacted = partitions.try_for_each(|partition| core.compact_partition(&topic, partition.id));
+        core.compacting.by_hand.fetch_sub(1, Ordering::SeqCst);
+        compacted.map(|()| core.compaction_stats(&topic))
     }
 
     /// What compaction has done in a topic since the store was opened, and what there is to do.
@@ -182,15 +184,22 @@ impl Store {
     }
 }
 
+fn settings_of(topic: &Topic) -> Result<Compaction> {
+    let not_compacted = || Error::invalid(format!("topic {:?} is not compacted: alter it first", topic.spec.name));
+    topic.spec.compaction.ok_or_else(not_compacted)
+}
+
 impl Compacting {
     /// Whether a round is under way, or one has just ended and there may be more to do.
     pub(super) fn is_at_work(&self) -> bool {
-        self.at_work.load(Ordering::SeqCst)
+        self.at_work.load(Ordering::SeqCst) && self.by_hand.load(Ordering::SeqCst) == 0
     }
 
-    /// Ends the round of the background, if it is one of these topics. Nobody is in a step on return.
+    /// Ends the round of the background, if it is one of these topics; those by hand begin anew. Nobody is in a step on
+    /// return.
     pub(super) fn give_up(&self, of: impl Fn(TopicId) -> bool) {
         let mut slot = self.slot.lock();
+        self.changes.fetch_add(1, Ordering::SeqCst);
         if slot.round.as_ref().is_some_and(|round| of(round.topic.id)) {
             slot.round = None;
         }
@@ -224,6 +233,9 @@ impl Core {
 
     /// A step of what is under way, or else a look at what is due.
     pub(super) fn compact_if_due(&self) -> Result<()> {
+        if self.compacting.by_hand.load(Ordering::SeqCst) > 0 {
+            return Ok(());
+        }
         let mut slot = self.compacting.slot.lock();
         if slot.round.is_none() {
             let now = self.options.clock.monotonic();
@@ -405,34 +417,50 @@ impl Core {
         Ok(views.get(partition.id.0 as usize).map_or(LogOffset(0), |view| view.floor))
     }
 
-    /// All rounds that it takes to compact a partition to the end.
-    fn compact_partition(&self, topic: &Arc<Topic>, partition: &Arc<Partition>, settings: Compaction) -> Result<()> {
+    /// All rounds that it takes to compact a partition to the end, each by what the topic is then.
+    fn compact_partition(&self, of: &Topic, partition: PartitionId) -> Result<()> {
         let wanted = |found: &Compactable| found.dirt.dirty > 0 || found.has_old_tombstones;
+        let compacting = &self.compacting;
         loop {
             self.check_open()?;
-            let mut round = {
-                let mut slot = self.compacting.slot.lock();
+            let (topic, mut round, changes) = {
+                let mut slot = compacting.slot.lock();
                 // What the background is at is the same, and may have begun too early to see all.
-                slot.round = slot.round.take().filter(|round| round.topic.id != topic.id);
+                slot.round = slot.round.take().filter(|round| round.topic.id != of.id);
+                let topic = self.topic(&of.spec.name)?;
+                if topic.id != of.id {
+                    return Err(Error::new(ErrorKind::NotFound, "the topic is deleted"));
+                }
+                let settings = settings_of(&topic)?;
+                let partition = topic.partition(partition)?;
                 if partition.is_being_compacted() {
                     drop(slot);
                     self.options.clock.sleep(PAUSE);
                     continue;
                 }
-                let Some(round) = self.begin_round(topic, partition, settings, wanted)? else { return Ok(()) };
-                round
+                let Some(round) = self.begin_round(&topic, partition, settings, wanted)? else { return Ok(()) };
+                (Arc::clone(&topic), round, compacting.changes.load(Ordering::SeqCst))
             };
             let ended = loop {
-                let _slot = self.compacting.slot.lock();
+                let slot = compacting.slot.lock();
+                if compacting.changes.load(Ordering::SeqCst) != changes {
+                    break Err(Error::new(ErrorKind::Conflict, "a topic was changed while it was being compacted"));
+                }
                 match self.check_open().and_then(|()| self.step(&mut round)) {
                     Ok(Stepped::On) => {}
                     Ok(Stepped::Written) => break self.end_round(round),
                     Err(error) => break Err(error),
                 }
+                drop(slot);
+                if !self.options.manual_duties {
+                    // Who waits for the slot has his turn.
+                    self.options.clock.sleep(PAUSE);
+                }
             };
             match ended {
                 Err(error) if error.kind() != ErrorKind::Conflict => {
-                    self.note_failure(topic, partition.id, &error)?;
+                    // That it has ended the store, if it has, is told by what comes next.
+                    let _ = self.note_failure(&topic, partition, &error);
                     return Err(error);
                 }
                 _ => {}
@@ -526,7 +554,11 @@ impl Core {
         files.iter_mut().try_for_each(Rewriter::name)?;
         let dir = partition.dir();
         let synced = self.files.with_room(|| self.disk.sync_dir(dir, SyncSite::CompactedDir));
-        synced.map_err(|error| Error::sync(dir, "sync a partition", error))
+        synced.map_err(|error| {
+            // It may have been the name of the segment that is written: nobody may take a later sync for a good one.
+            self.pipeline.journal.fail();
+            Error::sync(dir, "sync a partition", error)
+        })
     }
 
     /// The trim point names the new segments.
