@@ -13,6 +13,7 @@ use crate::transaction::{Committed, Stamped};
 use crate::wake::{Arc, Mutex};
 
 /// Keeps the state of a [`Coordinator`](super::Coordinator) in memory: for tests, and where a restart begins anew.
+/// Its [`TxnId`]s begin anew too, with each: one of another is not known from its own.
 #[must_use]
 pub struct InMemoryStateBackend {
     clock: Arc<dyn Clock>,

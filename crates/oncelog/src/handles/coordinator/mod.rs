@@ -380,8 +380,11 @@ impl Coordinator {
     /// How a transaction ended, also one of an earlier opening: a commit that a crash left unanswered was committed or
     /// it was not.
     ///
+    /// Only of ids that this backend gave: nothing has happened here of one of another backend's or one made up for an
+    /// earlier opening, which is told to be `Aborted`.
+    ///
     /// # Errors
-    /// `Invalid`: no such id was ever given. `Store`.
+    /// `Invalid`: this opening has not come to that id. `Store`.
     pub fn outcome(&self, txn: TxnId) -> Result<TxnOutcome> {
         self.backend.outcome(txn)?.ok_or(CoordinatorError::Invalid(txn))
     }
