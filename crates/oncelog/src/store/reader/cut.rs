@@ -11,10 +11,11 @@ use std::collections::BTreeMap;
 
 use super::super::Core;
 use super::super::listing::read_progress_key;
-use super::super::manifest::Manifest;
+use super::super::manifest::{Manifest, State};
 use super::StoreReader;
 use super::live::{Found, Live};
 use super::look::LOOKS;
+use super::offline::sync_journal;
 use super::owner::{OwnerReader, PAUSES};
 use crate::backup::{frames_begin, frames_of, put_frame};
 use crate::disk::OpenMode;
@@ -120,6 +121,10 @@ impl Cut {
             return Ok(Cut { owner, reader, manifest, rows_lsn: Lsn(0), lsn: Lsn(0), frames, rows: None });
         };
         let rows_lsn = Lsn(at.next_lsn.0 - 1);
+        if until.is_none() && manifest.state == State::Open {
+            // A killed process may not have synced all of it: what is copied must stay in the source too.
+            sync_journal(&*reader.disk, &reader.layout)?;
+        }
         let (mut frames, until) = (frames_begin(), until.map(|until| until.max(rows_lsn)));
         let replayed =
             journal::replay(&*reader.disk, &reader.layout.journal, reader.store, *at, until, |lsn, body| {

@@ -50,7 +50,7 @@ impl Offline {
 
 /// A process that was killed may have written frames and not synced them: they are seen, and a power cut would take
 /// them back. What a reader shows must stay, so it syncs them first; that changes no byte.
-fn sync_journal(disk: &dyn Disk, layout: &Layout) -> Result<()> {
+pub(super) fn sync_journal(disk: &dyn Disk, layout: &Layout) -> Result<()> {
     let dir = &layout.journal;
     let mut files = disk.list(dir).map_err(|error| Error::io(dir, "list the journal", error))?;
     files.sort();
