@@ -697,6 +697,27 @@ fn a_time_between_backups_can_be_had() {
     assert_eq!(restore(1_000, "never").unwrap_err().kind(), ErrorKind::NotFound);
 }
 
+/// Until when all is there is said of the owner that is least far, whatever the archive of another one holds.
+#[test]
+fn what_is_newest_is_said_of_all_owners() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let target = target(dir.path());
+    let store = archived(&target).open(&data).unwrap();
+    // Its frames are archived by nobody.
+    let other = Store::attach(&data, "other").unwrap();
+    let lines = store.producer(LINES).unwrap();
+    let made = store.backup(&target).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    lines.append("k", "later").unwrap();
+    wait_for_archive(&store);
+    let into = dir.path().join("restored");
+    let report = RestoreOptions::new().until_time(i64::MAX).restore(&target, &into).unwrap();
+    assert!(report.owners[0].1 > made.owners[0].1, "{report:?} of {made:?}");
+    assert_eq!(report.newest_ms, report.taken_ms);
+    drop(other);
+}
+
 /// A target that cannot be written holds nothing up, until what waits for it is too much; then it is told, and all is
 /// there when it can be written again.
 #[test]

@@ -22,6 +22,7 @@ pub(crate) enum MarkKind {
 /// Somebody at work. The mark is taken away when this is dropped.
 pub(crate) struct Mark<'t> {
     target: &'t BackupTarget,
+    kind: MarkKind,
     object: String,
 }
 
@@ -33,16 +34,36 @@ impl<'t> Mark<'t> {
     pub(crate) fn put(target: &'t BackupTarget, kind: MarkKind) -> Result<Mark<'t>> {
         let prefix = if kind == MarkKind::Backup { "backup" } else { "prune" };
         let name = format!("{prefix}-{:016x}", target.draw());
-        let mark = Mark { target, object: format!("{MARKS}/{name}") };
+        let mark = Mark { target, kind, object: format!("{MARKS}/{name}") };
         target.write_object(&mark.object, format!("pid {}\n", std::process::id()).as_bytes())?;
-        let others = target.list_objects(MARKS, 1)?;
-        let bars = |other: &&String| **other != name && (kind == MarkKind::Prune || other.starts_with("prune-"));
-        if let Some(other) = others.iter().find(bars) {
+        mark.look()?;
+        Ok(mark)
+    }
+
+    /// Whether it has kept others off until now: by hand marks may be taken away while somebody is at work.
+    ///
+    /// # Errors
+    /// `Locked`, naming the mark that is gone, or that of the other.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.look()? {
+            return Ok(());
+        }
+        let place = self.target.object_place(&self.object);
+        Err(Error::locked(&place, "the mark was taken away meanwhile, and backups may have been pruned", None))
+    }
+
+    /// Whether it is there.
+    fn look(&self) -> Result<bool> {
+        let marks = self.target.list_objects(MARKS, 1)?;
+        let is_own =
+            |mark: &String| self.object.strip_prefix(MARKS).and_then(|own| own.strip_prefix('/')) == Some(mark);
+        let bars = |other: &&String| !is_own(other) && (self.kind == MarkKind::Prune || other.starts_with("prune-"));
+        if let Some(other) = marks.iter().find(bars) {
             let who = if other.starts_with("prune-") { "backups are being pruned" } else { "a backup is being made" };
-            let place = target.object_place(&format!("{MARKS}/{other}"));
+            let place = self.target.object_place(&format!("{MARKS}/{other}"));
             return Err(Error::locked(&place, format!("{who}, or was when its process was killed"), None));
         }
-        Ok(mark)
+        Ok(marks.iter().any(is_own))
     }
 }
 
@@ -67,5 +88,30 @@ impl BackupTarget {
             removed += u64::from(self.remove_object(&format!("{MARKS}/{mark}"))?);
         }
         Ok(removed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::MemoryDisk;
+    use crate::error::ErrorKind;
+    use crate::wake::Arc;
+
+    #[test]
+    fn a_mark_that_was_taken_away_no_longer_stands() {
+        let target = BackupTarget::dir_on(Arc::new(MemoryDisk::default()), "/target").unwrap();
+        let mark = Mark::put(&target, MarkKind::Backup).unwrap();
+        mark.check().unwrap();
+        let beside = Mark::put(&target, MarkKind::Backup).unwrap();
+        mark.check().unwrap();
+        drop(beside);
+        assert_eq!(Mark::put(&target, MarkKind::Prune).map(drop).unwrap_err().kind(), ErrorKind::Locked);
+        assert_eq!(target.unlock().unwrap(), 1);
+        assert_eq!(mark.check().unwrap_err().kind(), ErrorKind::Locked, "a prune may have come and gone");
+        let prune = Mark::put(&target, MarkKind::Prune).unwrap();
+        let told = mark.check().unwrap_err();
+        assert!(told.file().is_some_and(|file| file.to_str().unwrap().contains("prune-")), "{told}");
+        drop(prune);
     }
 }

@@ -75,14 +75,17 @@ impl StoreReader {
 }
 
 fn backup(reader: &StoreReader, target: &BackupTarget, own: Option<&Core>) -> Result<BackupReport> {
-    let _mark = Mark::put(target, MarkKind::Backup)?;
+    let mark = Mark::put(target, MarkKind::Backup)?;
     let mut work = Work { reader, uploads: Uploads::begin(target)?, segments: known_segments(reader, target)? };
     let mut met = None;
     for _ in 0..ATTEMPTS {
         let cuts = reader.cuts(own)?;
-        match work.copy(&cuts) {
+        // Nothing in the cuts is later, and little that is earlier is missing, however long it takes to copy them.
+        let taken_ms = reader.now_ms();
+        match work.copy(&cuts, taken_ms) {
             Ok(manifest) => {
                 work.uploads.settle()?;
+                mark.check()?;
                 let name = target.write_manifest(&manifest)?;
                 return Ok(BackupReport {
                     name,
@@ -148,7 +151,7 @@ struct Seen {
 }
 
 impl Work<'_> {
-    fn copy(&mut self, cuts: &[Cut]) -> std::result::Result<BackupManifest, Failed> {
+    fn copy(&mut self, cuts: &[Cut], taken_ms: i64) -> std::result::Result<BackupManifest, Failed> {
         let mut files = BTreeMap::new();
         // What goes first comes first: states of tables, and among segments the oldest.
         let mut seen = Vec::new();
@@ -190,8 +193,7 @@ impl Work<'_> {
             lsn: cut.lsn,
         });
         let store = cuts.first().map_or(self.reader.id(), |cut| cut.manifest.store);
-        let (identity, taken_ms) = (self.reader.id(), self.reader.now_ms());
-        Ok(BackupManifest { store, identity, taken_ms, owners: owners.collect(), files })
+        Ok(BackupManifest { store, identity: self.reader.id(), taken_ms, owners: owners.collect(), files })
     }
 
     fn copy_rows(&mut self, cut: &Cut) -> std::result::Result<(FileImage, Seen), Failed> {

@@ -88,7 +88,9 @@ pub struct RestoreReport {
     /// Bytes of segments, rows and frames of the backup that were read for it.
     pub bytes: u64,
     /// The latest moment, in milliseconds since 1970, of which it is known that all until then is in it: when the
-    /// backup was made, or the newest note of the archive that was passed.
+    /// owners were cut for the backup, or the newest note of the archive that was passed; of several owners that of the
+    /// one which is least far. Known to the time that cutting, or a note, takes; of no meaning where a backup was named
+    /// and restored up to a frame before its end.
     pub newest_ms: i64,
 }
 
@@ -232,9 +234,11 @@ impl RestoreOptions {
         let site = Site { options: self, target, manifest, layout, chance };
         let mut known = Known::default();
         site.make_dirs()?;
-        let mut newest_ms = manifest.taken_ms;
+        let mut newest_ms = i64::MAX;
         for owner in &manifest.owners {
-            let goal = site.goal_of(owner, &mut newest_ms)?;
+            let mut newest_of_owner = manifest.taken_ms;
+            let goal = site.goal_of(owner, &mut newest_of_owner)?;
+            newest_ms = newest_ms.min(newest_of_owner);
             site.lay_owner(owner, goal, &mut known)?;
         }
         site.check_segments(&known)?;
