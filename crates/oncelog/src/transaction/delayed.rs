@@ -308,6 +308,10 @@ impl StoreTx {
 
     /// The records that it has wait.
     pub(super) fn timers(&self) -> Vec<TimerId> {
+        if self.writes.is_empty() {
+            // Most commits: plain appends.
+            return Vec::new();
+        }
         let first = (system::DELAYED, system::SHARD, Vec::new());
         let rows = self.writes.range(first..).take_while(|((table, ..), _)| *table == system::DELAYED);
         let waiting = rows.filter(|(_, row)| row.is_some());

@@ -296,8 +296,8 @@ impl EngineTx for StoreTx {
         let hidden = own.values().filter(|value| value.is_none()).count();
         let wanted = ScanRange { limit: range.limit.saturating_add(hidden), ..range };
         let kept = self.pipeline.tables.shard(table, shard).scan(wanted, lsn)?;
-        let size: usize = kept.iter().map(|(key, value)| key.len() + value.len()).sum();
-        let cut = kept.len() == wanted.limit || size >= wanted.bytes;
+        let size = || kept.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        let cut = kept.len() == wanted.limit || (wanted.bytes < usize::MAX && size() >= wanted.bytes);
         let last_kept = if cut { kept.last().map(|(key, _)| key.clone()) } else { None };
         let mut merged: BTreeMap<Vec<u8>, Option<Bytes>> =
             kept.into_iter().map(|(key, value)| (key, Some(value))).collect();
