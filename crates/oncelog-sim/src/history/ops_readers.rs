@@ -208,12 +208,14 @@ impl World {
         if self.disk.is_dead() {
             return self.crash();
         }
-        // The sync that was to fail has met a reader's own, of the journal of an owner that is gone.
-        if error.kind() == ErrorKind::Unavailable && error.to_string().contains("sync the journal") {
-            return Ok(());
-        }
-        Err(format!("a reader says {error:?}"))
+        if is_readers_sync(error) { Ok(()) } else { Err(format!("a reader says {error:?}")) }
     }
+}
+
+/// Whether the sync that was to fail has met a reader's own, of the journal or manifest of an owner that is gone.
+pub(super) fn is_readers_sync(error: &Error) -> bool {
+    let told = error.to_string();
+    error.kind() == ErrorKind::Unavailable && (told.contains("sync the journal") || told.contains("sync the manifest"))
 }
 
 /// Only what has records: a hole alone, or a topic that nobody used, is told apart by the owner.

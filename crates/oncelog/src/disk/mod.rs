@@ -85,6 +85,8 @@ pub enum SyncSite {
     StoreDir,
     /// The journal of an owner that is gone, before a reader shows what is in it.
     ReaderJournal,
+    /// The manifest of an owner that is gone, before a reader shows what its trim point says.
+    ReaderManifest,
     /// The directories of a new owner, before its manifest and with it.
     OwnerDir,
     /// A file of offsets, before it takes its name.
@@ -126,7 +128,7 @@ pub enum SyncSite {
 impl SyncSite {
     /// Every site of a store at work, for tests that drop each in turn. Those of offset files and of repairs have tests
     /// of their own.
-    pub const ALL: [SyncSite; 19] = [
+    pub const ALL: [SyncSite; 20] = [
         SyncSite::JournalGroup,
         SyncSite::JournalRotate,
         SyncSite::JournalFile,
@@ -145,6 +147,7 @@ impl SyncSite {
         SyncSite::StoreFile,
         SyncSite::StoreDir,
         SyncSite::ReaderJournal,
+        SyncSite::ReaderManifest,
         SyncSite::OwnerDir,
     ];
 }

@@ -15,7 +15,7 @@ use super::super::manifest::{Manifest, State};
 use super::StoreReader;
 use super::live::{Found, Live};
 use super::look::LOOKS;
-use super::offline::sync_journal;
+use super::offline::{sync_journal, sync_manifest};
 use super::owner::{OwnerReader, PAUSES};
 use crate::backup::{frames_begin, frames_of, put_frame};
 use crate::disk::OpenMode;
@@ -121,9 +121,12 @@ impl Cut {
             return Ok(Cut { owner, reader, manifest, rows_lsn: Lsn(0), lsn: Lsn(0), frames, rows: None });
         };
         let rows_lsn = Lsn(at.next_lsn.0 - 1);
-        if until.is_none() && manifest.state == State::Open {
-            // A killed process may not have synced all of it: what is copied must stay in the source too.
-            sync_journal(&*reader.disk, &reader.layout)?;
+        // A killed process may not have synced all of it: what is copied must stay in the source too.
+        if until.is_none() {
+            sync_manifest(&*reader.disk, &reader.layout)?;
+            if manifest.state == State::Open {
+                sync_journal(&*reader.disk, &reader.layout)?;
+            }
         }
         let (mut frames, until) = (frames_begin(), until.map(|until| until.max(rows_lsn)));
         let replayed =

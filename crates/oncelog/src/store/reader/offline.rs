@@ -5,7 +5,7 @@ use super::super::layout::Layout;
 use super::super::manifest::{Manifest, State};
 use super::super::options::{Beside, StoreMode, StoreOptions};
 use crate::clock::Clock;
-use crate::disk::{Disk, OpenMode, OverlayDisk, SyncSite};
+use crate::disk::{Disk, DiskFile, OpenMode, OverlayDisk, SyncSite};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, Lsn};
 use crate::wake::Arc;
@@ -22,7 +22,7 @@ impl Offline {
     /// the trim point. With `failed_at`, nothing behind that LSN is believed.
     ///
     /// # Errors
-    /// As an opening; `Unavailable`: the journal could not be synced. Files may also be missing because an owner has
+    /// As an opening; `Unavailable`: the manifest or the journal could not be synced. Files may also be missing because an owner has
     /// begun to change them: ask whether the manifest still names the same opening.
     pub(super) fn recover(
         disk: &Arc<dyn Disk>,
@@ -32,6 +32,7 @@ impl Offline {
         failed_at: Option<Lsn>,
         beside: Beside,
     ) -> Result<Offline> {
+        sync_manifest(&**disk, layout)?;
         if manifest.state == State::Open && failed_at.is_none() {
             sync_journal(&**disk, layout)?;
         }
@@ -61,12 +62,23 @@ pub(super) fn sync_journal(disk: &dyn Disk, layout: &Layout) -> Result<()> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             Err(error) => return Err(Error::io(path, "open a journal file", error)),
         };
-        match file.sync(SyncSite::ReaderJournal) {
-            // Nothing unwritten is kept for a file system that cannot be written.
-            Err(error) if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {}
-            Err(error) => return Err(Error::sync(path, "sync the journal", error)),
-            Ok(()) => {}
-        }
+        sync(&*file, SyncSite::ReaderJournal).map_err(|error| Error::sync(path, "sync the journal", error))?;
     }
     Ok(())
+}
+
+/// A process that was killed may have moved its trim point and not synced it. Its rows would be the same without; but
+/// records that it removes would be back.
+pub(super) fn sync_manifest(disk: &dyn Disk, layout: &Layout) -> Result<()> {
+    let path = &layout.manifest;
+    let file = disk.open(path, OpenMode::Read).map_err(|error| Error::io(path, "open the manifest", error))?;
+    sync(&*file, SyncSite::ReaderManifest).map_err(|error| Error::sync(path, "sync the manifest", error))
+}
+
+fn sync(file: &dyn DiskFile, site: SyncSite) -> std::io::Result<()> {
+    match file.sync(site) {
+        // Nothing unwritten is kept for a file system that cannot be written.
+        Err(error) if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem => Ok(()),
+        synced => synced,
+    }
 }
