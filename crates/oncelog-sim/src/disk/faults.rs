@@ -138,6 +138,7 @@ pub(super) struct Faults {
     pub(super) all_ops: u64,
     pub(super) dead: bool,
     crash_at: Option<u64>,
+    crash_at_sync: Option<SyncSite>,
     failures: Vec<Pending>,
     failing_syncs: Vec<Option<SyncSite>>,
     pub(super) capacity: Option<u64>,
@@ -157,6 +158,10 @@ impl Faults {
         self.crash_at = Some(self.ops + changes.max(1));
     }
 
+    pub(super) fn crash_at_sync(&mut self, site: SyncSite) {
+        self.crash_at_sync = Some(site);
+    }
+
     pub(super) fn fail_op(&mut self, nth: u64, failure: Failure, repeat: Repeat) {
         self.failures.push(Pending { at: self.all_ops + nth.max(1), failure, repeat });
     }
@@ -170,6 +175,7 @@ impl Faults {
     pub(super) fn clear(&mut self) {
         self.dead = false;
         self.crash_at = None;
+        self.crash_at_sync = None;
         self.failures.clear();
         self.failing_syncs.clear();
     }
@@ -181,7 +187,8 @@ impl Faults {
         }
         self.all_ops += 1;
         self.ops += u64::from(call.mutates());
-        if call.mutates() && self.crash_at.is_some_and(|at| at <= self.ops) {
+        let stops_here = self.crash_at_sync.is_some() && self.crash_at_sync == call.sync_site();
+        if stops_here || call.mutates() && self.crash_at.is_some_and(|at| at <= self.ops) {
             self.dead = true;
             return Verdict::Crash;
         }

@@ -107,6 +107,11 @@ impl SimDisk {
         self.world().faults.crash_after(changes);
     }
 
+    /// As [`crash_after`](Self::crash_after), in the middle of the next sync from `site`.
+    pub fn crash_at_sync(&self, site: SyncSite) {
+        self.world().faults.crash_at_sync(site);
+    }
+
     /// Frees every lock while the processes that hold them live on and do not know: what must never happen, and what
     /// fencing is for.
     pub fn break_locks(&self) {

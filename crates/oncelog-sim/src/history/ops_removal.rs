@@ -1,5 +1,6 @@
 //! Removing the oldest records of a topic by hand.
 
+use oncelog::disk::SyncSite;
 use oncelog::{ErrorKind, LogOffset, PartitionId};
 
 use super::ops::Done;
@@ -12,7 +13,21 @@ const PLACE: Place = ("shrinking", 0);
 impl World {
     /// Appends some records, or removes those below a place: within a segment, between two, or all.
     pub(super) fn shrink(&mut self) -> Done {
-        if self.dice.one_in(2) { self.truncate() } else { self.append_shrinking() }
+        match self.dice.below(8) {
+            0..4 => self.append_shrinking(),
+            4..7 => self.truncate(),
+            _ => self.truncate_and_show(),
+        }
+    }
+
+    /// Removes, and is killed when the new trim point is in memory only; a reader shows what it says before the power
+    /// goes too.
+    fn truncate_and_show(&mut self) -> Done {
+        self.disk.crash_at_sync(SyncSite::ManifestFirst);
+        self.shows_ruins = true;
+        let done = self.truncate();
+        self.shows_ruins = false;
+        done
     }
 
     fn append_shrinking(&mut self) -> Done {

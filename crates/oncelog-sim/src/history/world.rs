@@ -74,6 +74,8 @@ pub(super) struct World {
     pub(super) fail_at: Option<(u64, Failure, Repeat)>,
     /// The run ends where the machine does: see [`World::fork`].
     pub(super) stops: bool,
+    /// The next crash is that of the process, then a reader looks, then the power goes: what only memory held was shown.
+    pub(super) shows_ruins: bool,
 }
 
 /// How a run ends that was to stop where the machine does.
@@ -102,6 +104,7 @@ impl World {
             crash_at: None,
             fail_at: None,
             stops: false,
+            shows_ruins: false,
             dice,
             store: None,
             certain: Model::default(),
@@ -280,6 +283,14 @@ impl World {
             self.disk.crash_after(1);
         }
         self.end_store();
+        if std::mem::take(&mut self.shows_ruins) && self.made {
+            self.outcome.crashes += 1;
+            self.process += 1;
+            self.disk.process_kill();
+            self.look_at_ruins()?;
+            self.lose_power()?;
+            return self.open();
+        }
         self.lose_power()?;
         if !self.quiet && self.made && self.dice.one_in(3) {
             self.look_at_ruins()?;

@@ -51,6 +51,20 @@ fn a_crash_at_each_change_in_turn() {
 }
 
 #[test]
+fn a_crash_waits_for_a_sync_of_its_site() {
+    let disk = SimDisk::new(1);
+    durable(&disk, "a", b"11");
+    disk.crash_at_sync(DIR);
+    let before = disk.ops();
+    replace(&disk, b"22").unwrap_err();
+    assert!(disk.is_dead());
+    assert_eq!(disk.ops() - before, 7, "all before the sync of the directory was done");
+    disk.process_kill();
+    assert_eq!(disk.read_file("a").unwrap(), b"22");
+    replace(&disk, b"33").unwrap();
+}
+
+#[test]
 fn a_write_that_crashes_may_be_done_in_part() {
     let seen = outcomes(300, |disk| {
         let file = durable(disk, "a", &[1; 2000]);
