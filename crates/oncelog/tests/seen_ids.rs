@@ -166,6 +166,27 @@ fn ids_are_remembered_for_that_time_whatever_the_wall_clock_says() {
 }
 
 #[test]
+fn the_last_are_those_that_came_last_and_not_those_with_greater_bytes() {
+    const LAST: SeenIds = SeenIds::new("requests", KeepIds::last(10));
+    let home = Home::default();
+    let mut store = home.open();
+    // All in one millisecond, each with smaller bytes than the one before, and over a restart with the clock set back.
+    for number in (0..40_u8).rev() {
+        assert!(take_in(&store, &LAST, [number]));
+        if number == 5 {
+            store.close().unwrap();
+            home.clock.jump(-1_000_000);
+            store = home.open();
+        }
+    }
+    assert_eq!(store.forget_ids(&LAST).unwrap(), 30);
+    let snapshot = store.snapshot().unwrap();
+    for number in 0..40_u8 {
+        assert_eq!(snapshot.has_seen(&LAST, [number]).unwrap(), number < 10, "{number}");
+    }
+}
+
+#[test]
 fn the_last_so_many_are_remembered() {
     const LAST: SeenIds = SeenIds::new("requests", KeepIds::last(100));
     let home = Home::default();

@@ -137,13 +137,13 @@ impl Tx<'_> {
     /// `Invalid`: over a limit, or a name that cannot be a table's. `Corrupt`, `Closed`.
     pub fn first_time(&mut self, ids: SeenIds, id: impl AsRef<[u8]>) -> Result<bool> {
         let id = id.as_ref();
-        let IdTables { by_id, by_age, newest_ms } = self.bindings.ids(self.engine, &ids)?;
+        let IdTables { by_id, by_age } = self.bindings.ids(self.engine, &ids)?;
         if self.inner.get(by_id, ShardId(0), id)?.is_some() {
             return Ok(false);
         }
-        let now_ms = self.engine.now_for_ages().max(newest_ms);
-        self.inner.put(by_age, ShardId(0), &IdTables::age_key(now_ms, id), Some(Bytes::new()))?;
-        self.inner.put(by_id, ShardId(0), id, Some(Bytes::copy_from_slice(&now_ms.to_be_bytes())))?;
+        let arrival = self.engine.next_arrival();
+        self.inner.put(by_age, ShardId(0), &IdTables::age_key(arrival, id), Some(Bytes::new()))?;
+        self.inner.put(by_id, ShardId(0), id, Some(Bytes::copy_from_slice(&arrival.to_be_bytes())))?;
         Ok(true)
     }
 }

@@ -118,8 +118,8 @@ impl Engine for StoreEngine {
         self.0.inner.core.options.clock.now_ms()
     }
 
-    fn now_for_ages(&self) -> i64 {
-        self.0.now_for_ages()
+    fn next_arrival(&self) -> u64 {
+        self.0.inner.core.next_arrival()
     }
 
     fn monotonic(&self) -> Duration {

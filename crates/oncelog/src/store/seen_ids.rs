@@ -25,7 +25,7 @@ use crate::ids::TableId;
 use crate::table::{Direction, ScanRange};
 use crate::topic::elapsed;
 use crate::transaction::{EngineTx, IdTables, KeepIds, system};
-use crate::wake::{AtomicBool, Mutex, Ordering};
+use crate::wake::{AtomicBool, AtomicU64, Mutex, Ordering};
 
 /// Ids that leave in one transaction, and about the bytes of their rows.
 const REMOVED_AT_ONCE: usize = 1024;
@@ -47,6 +47,8 @@ pub(super) struct Remembering {
     round: Mutex<Option<Duration>>,
     /// A round has left something to do.
     unfinished: AtomicBool,
+    /// When the newest id came.
+    newest_us: AtomicU64,
 }
 
 #[derive(Clone)]
@@ -106,11 +108,22 @@ impl Core {
         let open = |prefix| engine.open_table(&table_of(prefix, name).spec(1));
         let (by_id, by_age) = (open("ids")?, open("ids-by-age")?);
         let newest = self.ids_by_age(by_age, Bound::Unbounded, Direction::Down, 1)?;
-        let newest_ms = match newest.keys.first() {
-            Some(key) => read_age_key(key)?.0,
-            None => i64::MIN,
-        };
-        Ok(IdTables::new(by_id, by_age, newest_ms))
+        if let Some(key) = newest.keys.first() {
+            self.remembering.newest_us.fetch_max(read_age_key(key)?.0, Ordering::SeqCst);
+        }
+        Ok(IdTables::new(by_id, by_age))
+    }
+
+    /// The place of an id among all that come: the time in microseconds, and later than any before it, of an earlier
+    /// opening too once [`Core::open_ids`] has seen the name.
+    pub(super) fn next_arrival(&self) -> u64 {
+        let now_ms = self.store_time.now_ms(&*self.options.clock);
+        let now_us = u64::try_from(now_ms).unwrap_or(0).saturating_mul(1000);
+        let next = |newest: u64| now_us.max(newest.saturating_add(1));
+        let newest = &self.remembering.newest_us;
+        match newest.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |newest| Some(next(newest))) {
+            Ok(before) | Err(before) => next(before),
+        }
     }
 
     pub(super) fn forget_ids_if_due(&self) -> Result<()> {
@@ -189,7 +202,7 @@ impl Core {
     fn forget_by_age(&self, tables: &IdTables, keep: KeepIds) -> Result<Forgot> {
         let Some(time) = keep.time() else { return Ok(Forgot::default()) };
         let now_ms = self.store_time.now_ms(&*self.options.clock);
-        self.remove_oldest(tables, usize::MAX, |ms| elapsed(ms, now_ms) >= time)
+        self.remove_oldest(tables, usize::MAX, |came_us| elapsed(milliseconds(came_us), now_ms) >= time)
     }
 
     fn forget_by_count(&self, tables: &IdTables, last: u64, count: &mut Count) -> Result<Forgot> {
@@ -239,7 +252,7 @@ impl Core {
     }
 
     /// Removes ids from the oldest on, `most` of them and as many as a round may, while `goes` says so of their times.
-    fn remove_oldest(&self, tables: &IdTables, most: usize, goes: impl Fn(i64) -> bool) -> Result<Forgot> {
+    fn remove_oldest(&self, tables: &IdTables, most: usize, goes: impl Fn(u64) -> bool) -> Result<Forgot> {
         let mut forgot = Forgot::default();
         // Behind what was removed: there is no need to pass over it again.
         let mut from: Bound<Vec<u8>> = Bound::Unbounded;
@@ -255,8 +268,8 @@ impl Core {
             tx.admit();
             let mut removed = 0;
             for key in &oldest.keys {
-                let (ms, id) = read_age_key(key)?;
-                if !goes(ms) {
+                let (came_us, id) = read_age_key(key)?;
+                if !goes(came_us) {
                     break;
                 }
                 tx.put(tables.by_age, system::SHARD, key, None)?;
@@ -315,7 +328,11 @@ fn from_key(from: Bound<&[u8]>) -> Option<Vec<u8>> {
     }
 }
 
-fn read_age_key(key: &[u8]) -> Result<(i64, &[u8])> {
+fn milliseconds(us: u64) -> i64 {
+    i64::try_from(us / 1000).unwrap_or(i64::MAX)
+}
+
+fn read_age_key(key: &[u8]) -> Result<(u64, &[u8])> {
     let malformed = || Error::new(ErrorKind::Corrupt, "a row of ids by age is malformed");
     IdTables::read_age_key(key).ok_or_else(malformed)
 }

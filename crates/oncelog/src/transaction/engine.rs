@@ -182,9 +182,9 @@ pub trait Engine: Send + Sync {
     /// The engine's clock: milliseconds since the Unix epoch.
     fn now_ms(&self) -> i64;
 
-    /// The engine's clock for what grows old: milliseconds since the Unix epoch, or what goes for them. Never goes back
-    /// while the engine is open.
-    fn now_for_ages(&self) -> i64;
+    /// The place among all ids that come: microseconds since the Unix epoch by the engine's clock for what grows old, or
+    /// what goes for them. Each is greater than the one before, and than those in the tables of [`Engine::open_ids`].
+    fn next_arrival(&self) -> u64;
 
     /// Time since some fixed instant; never goes back.
     fn monotonic(&self) -> Duration;

@@ -19,7 +19,7 @@ impl KeepIds {
         KeepIds { time: Some(time), count: None }
     }
 
-    /// The last so many. Of those that came in one millisecond the ones with the smaller bytes go first.
+    /// The last so many, in the order in which they came.
     pub const fn last(count: u64) -> KeepIds {
         KeepIds { time: None, count: Some(count) }
     }
@@ -57,30 +57,28 @@ impl KeepIds {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IdTables {
-    /// An id, and when it came.
+    /// An id, and when it came: an [`Engine::next_arrival`](super::Engine::next_arrival).
     pub by_id: TableId,
     /// When an id came, and the id: no value.
     pub by_age: TableId,
-    /// No id comes before it: the newest of an earlier opening, milliseconds by the engine's clock for ages.
-    pub newest_ms: i64,
 }
 
 impl IdTables {
     /// Those tables.
     #[must_use]
-    pub fn new(by_id: TableId, by_age: TableId, newest_ms: i64) -> IdTables {
-        IdTables { by_id, by_age, newest_ms }
+    pub fn new(by_id: TableId, by_age: TableId) -> IdTables {
+        IdTables { by_id, by_age }
     }
 
     /// The key by age of an id: sorts by time.
-    pub(crate) fn age_key(ms: i64, id: &[u8]) -> Vec<u8> {
-        [&(ms ^ i64::MIN).to_be_bytes()[..], id].concat()
+    pub(crate) fn age_key(arrival_us: u64, id: &[u8]) -> Vec<u8> {
+        [&arrival_us.to_be_bytes()[..], id].concat()
     }
 
     /// Reads what [`IdTables::age_key`] wrote.
-    pub(crate) fn read_age_key(key: &[u8]) -> Option<(i64, &[u8])> {
-        let (ms, id) = key.split_first_chunk::<8>()?;
-        Some((i64::from_be_bytes(*ms) ^ i64::MIN, id))
+    pub(crate) fn read_age_key(key: &[u8]) -> Option<(u64, &[u8])> {
+        let (arrival_us, id) = key.split_first_chunk::<8>()?;
+        Some((u64::from_be_bytes(*arrival_us), id))
     }
 }
 
@@ -90,11 +88,11 @@ mod tests {
 
     #[test]
     fn keys_by_age_sort_by_time_and_read_back() {
-        let times = [i64::MIN, -1, 0, 1, 1_700_000_000_000, i64::MAX];
-        let keys: Vec<_> = times.iter().map(|ms| IdTables::age_key(*ms, b"id")).collect();
+        let times = [0, 1, 255, 256, 1_700_000_000_000_000, u64::MAX];
+        let keys: Vec<_> = times.iter().map(|at| IdTables::age_key(*at, b"id")).collect();
         assert!(keys.is_sorted());
-        for (ms, key) in times.iter().zip(&keys) {
-            assert_eq!(IdTables::read_age_key(key), Some((*ms, &b"id"[..])));
+        for (at, key) in times.iter().zip(&keys) {
+            assert_eq!(IdTables::read_age_key(key), Some((*at, &b"id"[..])));
         }
         assert_eq!(IdTables::read_age_key(&[0; 7]), None);
     }
