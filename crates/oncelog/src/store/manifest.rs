@@ -313,7 +313,7 @@ fn open(disk: &dyn Disk, path: &Path, mode: OpenMode) -> Result<Box<dyn DiskFile
 }
 
 /// The pair in which an opening writes.
-fn pair_of(epoch: Epoch) -> usize {
+pub(super) fn pair_of(epoch: Epoch) -> usize {
     usize::from(epoch.0 % 2 == 1)
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::super::Store;
 use super::super::claims::Name;
 use super::super::layout::MAIN;
-use super::super::manifest::{Copy, Manifest, ManifestFile, PAIRS, State, read_copies};
+use super::super::manifest::{Copy, Manifest, ManifestFile, PAIRS, State, pair_of, read_copies};
 use super::super::owner::is_unmade;
 use super::super::report::LostOffsets;
 use super::StoreReader;
@@ -242,29 +242,30 @@ fn mark_of(error: &Error) -> String {
     format!("{error:?}")
 }
 
-/// Both copies of the manifest. Where the owner was closed in order, or lives and has not just written them, both are
-/// whole.
+/// Both copies of the manifest. Where the owner was closed in order, or lives and has not just written them, both of its
+/// own pair are whole; one of the other pair stays as an earlier opening left it that was cut short in a write.
 fn verify_manifest(owner: &OwnerReader, found: &mut Verification) -> Result<()> {
     let path = &owner.layout.manifest;
-    let mut damaged: Option<(u64, Manifest)> = None;
+    let mut damaged: Option<(usize, u64, Manifest)> = None;
     for _ in 0..MANIFEST_LOOKS {
         let manifest = owner.manifest()?;
         let file =
             owner.disk.open(path, OpenMode::Read).map_err(|error| Error::io(path, "open the manifest", error))?;
         let copies = read_copies(&*file, path)?;
-        let bad = copies.iter().zip(PAIRS).find_map(|(pair, places)| match pair {
-            [Copy::Damaged, Copy::Whole(_)] => Some(places[0]),
-            [Copy::Whole(_), Copy::Damaged] => Some(places[1]),
+        // That of the opening in force first: what is told of it counts more.
+        let own = pair_of(manifest.epoch);
+        damaged = [own, 1 - own].into_iter().find_map(|pair| match &copies[pair] {
+            [Copy::Damaged, Copy::Whole(_)] => Some((pair, PAIRS[pair][0] as u64, manifest.clone())),
+            [Copy::Whole(_), Copy::Damaged] => Some((pair, PAIRS[pair][1] as u64, manifest.clone())),
             _ => None,
         });
-        damaged = bad.map(|position| (position as u64, manifest));
         if damaged.is_none() {
             return Ok(());
         }
         owner.clock.sleep(MANIFEST_PAUSE);
     }
-    let Some((position, manifest)) = damaged else { return Ok(()) };
-    if manifest.state == State::Open && !owner.is_alive()? {
+    let Some((pair, position, manifest)) = damaged else { return Ok(()) };
+    if pair != pair_of(manifest.epoch) || manifest.state == State::Open && !owner.is_alive()? {
         let file = path.display();
         found
             .notes
