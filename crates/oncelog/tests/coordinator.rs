@@ -2,14 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail by panic")]
 
+#[path = "common/set_clock.rs"]
+mod set_clock;
+
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use oncelog::clock::Clock;
 use oncelog::disk::{Disk, MemoryDisk, OpenMode};
 use oncelog::{
     Bytes, Committed, Consumer, ConsumerStyle, Coordinator, CoordinatorError, Error, ErrorKind,
@@ -17,54 +18,22 @@ use oncelog::{
     StateBackend, StateRows, StateTransaction, Store, StoreOptions, TableDef, TopicDef, TxnId, TxnOutcome, U64, Utf8,
 };
 use proptest::prelude::*;
+use set_clock::SetClock;
 
-/// A clock that the test moves.
-#[derive(Default)]
-struct Hand {
-    wall_ms: AtomicI64,
-    passed_ms: AtomicU64,
-}
-
-impl Hand {
-    fn pass(&self, passed: Duration) {
-        let ms = u64::try_from(passed.as_millis()).unwrap();
-        self.passed_ms.fetch_add(ms, Ordering::SeqCst);
-        self.wall_ms.fetch_add(i64::try_from(ms).unwrap(), Ordering::SeqCst);
-    }
-
-    fn jump(&self, by_ms: i64) {
-        self.wall_ms.fetch_add(by_ms, Ordering::SeqCst);
-    }
-}
-
-impl Clock for Hand {
-    fn now_ms(&self) -> i64 {
-        self.wall_ms.load(Ordering::SeqCst)
-    }
-
-    fn monotonic(&self) -> Duration {
-        Duration::from_millis(self.passed_ms.load(Ordering::SeqCst))
-    }
-
-    fn sleep(&self, pause: Duration) {
-        self.pass(pause);
-    }
-}
-
-fn options(disk: &Arc<MemoryDisk>, clock: &Arc<Hand>) -> StoreOptions {
+fn options(disk: &Arc<MemoryDisk>, clock: &Arc<SetClock>) -> StoreOptions {
     Store::options().disk(Arc::clone(disk) as _).clock(Arc::clone(clock) as _).journal_file_bytes(64 << 10)
 }
 
 /// A store in memory that can be left as a crash leaves it, and opened again.
 struct Home {
     disk: Arc<MemoryDisk>,
-    clock: Arc<Hand>,
+    clock: Arc<SetClock>,
 }
 
 impl Home {
     fn new() -> Home {
-        let clock = Arc::new(Hand::default());
-        clock.wall_ms.store(1_700_000_000_000, Ordering::SeqCst);
+        let clock = Arc::new(SetClock::default());
+        clock.jump(1_700_000_000_000);
         Home { disk: Arc::default(), clock }
     }
 
@@ -82,11 +51,11 @@ fn stamp(sequence: u64) -> ProducerStamp {
 }
 
 /// Over both backends, for what must be the same in both.
-fn both(test: impl Fn(&dyn Fn() -> Coordinator, &Hand)) {
+fn both(test: impl Fn(&dyn Fn() -> Coordinator, &SetClock)) {
     let home = Home::new();
     let store = home.open();
     test(&|| home.coordinator(&store), &home.clock);
-    let clock = Arc::new(Hand::default());
+    let clock = Arc::new(SetClock::default());
     let backend: Arc<dyn StateBackend> = Arc::new(InMemoryStateBackend::new().clock(Arc::clone(&clock) as _));
     test(&|| Coordinator::shared(Arc::clone(&backend)), &clock);
 }
@@ -312,13 +281,13 @@ fn transactions_that_are_open_for_too_long_end() {
         let coordinator = make().timeout(Duration::from_secs(5));
         let slow = coordinator.begin_transaction(&stamp(0)).unwrap().unwrap();
         coordinator.add_state_change(slow, b"k", b"slow").unwrap();
-        clock.pass(Duration::from_secs(4));
+        clock.pass_by(Duration::from_secs(4));
         // Neither a wall clock that goes back nor one that is put ahead says anything.
         clock.jump(-86_400_000);
         assert_eq!(coordinator.maintenance().unwrap(), 0);
         clock.jump(2 * 86_400_000);
         assert_eq!(coordinator.maintenance().unwrap(), 0);
-        clock.pass(Duration::from_secs(2));
+        clock.pass_by(Duration::from_secs(2));
         assert_eq!(coordinator.maintenance().unwrap(), 1);
         assert!(
             matches!(coordinator.commit_transaction(slow), Err(CoordinatorError::TimedOut { txn, .. }) if txn == slow)
@@ -326,11 +295,11 @@ fn transactions_that_are_open_for_too_long_end() {
         assert_eq!(coordinator.outcome(slow).unwrap(), TxnOutcome::Aborted);
         // Without maintenance: by its own next call, and by the next that wants its stamp.
         let slow = coordinator.begin_transaction(&stamp(0)).unwrap().unwrap();
-        clock.pass(Duration::from_secs(6));
+        clock.pass_by(Duration::from_secs(6));
         let commit = coordinator.commit_transaction(slow);
         assert!(matches!(commit, Err(CoordinatorError::TimedOut { .. })), "{commit:?}");
         let slow = coordinator.begin_transaction(&stamp(0)).unwrap().unwrap();
-        clock.pass(Duration::from_secs(6));
+        clock.pass_by(Duration::from_secs(6));
         let next = coordinator.begin_transaction(&stamp(0)).unwrap().unwrap();
         assert!(matches!(coordinator.abort_transaction(slow), Err(CoordinatorError::TimedOut { .. })));
         coordinator.commit_transaction(next).unwrap();
@@ -346,13 +315,13 @@ fn what_is_abandoned_ends_with_whatever_else_is_done() {
         let coordinator = make().timeout(Duration::from_secs(5));
         let of = |producer: &str| ProducerStamp::new(producer, PartitionId(0), Sequence(0));
         let abandoned = coordinator.begin_transaction(&of("a")).unwrap().unwrap();
-        clock.pass(Duration::from_secs(3));
+        clock.pass_by(Duration::from_secs(3));
         let second = coordinator.begin_transaction(&of("b")).unwrap().unwrap();
         coordinator.add_state_change(abandoned, b"k", b"v").unwrap();
-        clock.pass(Duration::from_secs(3));
+        clock.pass_by(Duration::from_secs(3));
         let third = coordinator.begin_transaction(&of("c")).unwrap().unwrap();
         assert_eq!(coordinator.pending_transactions(), [second, third], "by a begin that wants nothing of it");
-        clock.pass(Duration::from_secs(3));
+        clock.pass_by(Duration::from_secs(3));
         coordinator.commit_transaction(third).unwrap();
         assert!(coordinator.pending_transactions().is_empty(), "by a commit");
         assert_eq!(coordinator.outcome(second).unwrap(), TxnOutcome::Aborted);
@@ -374,7 +343,7 @@ fn not_more_are_open_than_may_be() {
         coordinator.commit_transaction(third).unwrap();
         assert_eq!(coordinator.begin_transaction(&of("c")).unwrap(), None, "a duplicate takes no place for good");
         coordinator.begin_transaction(&of("a")).unwrap().unwrap();
-        clock.pass(Duration::from_secs(6));
+        clock.pass_by(Duration::from_secs(6));
         coordinator.begin_transaction(&of("d")).unwrap().expect("the two others are over");
         assert_eq!(coordinator.pending_transactions().len(), 1);
     });
@@ -393,10 +362,10 @@ fn outcomes_are_known_for_as_long_as_was_asked() {
     let first = take(&coordinator, 0);
     let given_up = coordinator.begin_transaction(&stamp(1)).unwrap().unwrap();
     coordinator.abort_transaction(given_up).unwrap();
-    home.clock.pass(Duration::from_secs(40));
+    home.clock.pass_by(Duration::from_secs(40));
     let second = take(&coordinator, 1);
     home.clock.jump(-3_600_000);
-    home.clock.pass(Duration::from_secs(19));
+    home.clock.pass_by(Duration::from_secs(19));
     coordinator.maintenance().unwrap();
     assert_eq!(coordinator.outcome(first).unwrap(), TxnOutcome::Committed, "not a moment sooner");
     drop(coordinator);
@@ -406,7 +375,7 @@ fn outcomes_are_known_for_as_long_as_was_asked() {
     let coordinator = home.coordinator(&store).outcome_retention(Duration::from_secs(60));
     assert_eq!(coordinator.outcome(first).unwrap(), TxnOutcome::Committed);
     assert_eq!(coordinator.outcome(given_up).unwrap(), TxnOutcome::Aborted);
-    home.clock.pass(Duration::from_secs(30));
+    home.clock.pass_by(Duration::from_secs(30));
     coordinator.maintenance().unwrap();
     assert_eq!(coordinator.outcome(first).unwrap(), TxnOutcome::Unknown);
     assert!(matches!(coordinator.commit_transaction(first), Err(CoordinatorError::AlreadyFinalised(_))));
@@ -415,7 +384,7 @@ fn outcomes_are_known_for_as_long_as_was_asked() {
     let third = take(&coordinator, 2);
     assert!(third > second && third.epoch > second.epoch, "ids are not given twice");
     // Duplicates are none of it: they are known for ever.
-    home.clock.pass(Duration::from_secs(86_400 * 365));
+    home.clock.pass_by(Duration::from_secs(86_400 * 365));
     coordinator.maintenance().unwrap();
     assert_eq!(coordinator.outcome(third).unwrap(), TxnOutcome::Unknown);
     assert_eq!(coordinator.begin_transaction(&stamp(0)).unwrap(), None);
@@ -430,7 +399,7 @@ fn outcomes_do_not_heap_up_without_maintenance() {
             let txn = coordinator.begin_transaction(&stamp(sequence)).unwrap().unwrap();
             coordinator.commit_transaction(txn).unwrap();
             ids.push(txn);
-            clock.pass(Duration::from_millis(1));
+            clock.pass_by(Duration::from_millis(1));
         }
         let known = ids.iter().filter(|txn| coordinator.outcome(**txn).unwrap() == TxnOutcome::Committed).count();
         assert!(known <= 256, "{known} are kept");
@@ -453,7 +422,7 @@ fn outcomes_do_not_heap_up_where_each_opening_commits_little() {
         assert_eq!(ids.iter().filter(is_known).count(), 3, "on day {day}");
         drop(coordinator);
         store.close().unwrap();
-        home.clock.pass(Duration::from_secs(86_400));
+        home.clock.pass_by(Duration::from_secs(86_400));
     }
 }
 
@@ -900,7 +869,7 @@ impl Plain {
         Some((txn, over))
     }
 
-    fn step(&mut self, coordinator: &Coordinator, clock: &Hand, step: &Life) {
+    fn step(&mut self, coordinator: &Coordinator, clock: &SetClock, step: &Life) {
         let timed_out = |answer: Result<(), CoordinatorError>| {
             assert!(matches!(answer, Err(CoordinatorError::TimedOut { .. })), "{answer:?}");
         };
@@ -990,7 +959,7 @@ impl Plain {
                 self.end(txn, TxnOutcome::Aborted);
             }
             Life::Pass(seconds) => {
-                clock.pass(Duration::from_secs(seconds.into()));
+                clock.pass_by(Duration::from_secs(seconds.into()));
                 self.now += u64::from(seconds);
             }
             Life::Maintain => {
@@ -1036,7 +1005,7 @@ proptest! {
             }
             plain.step(&coordinator, &home.clock, step);
         }
-        let clock = Arc::new(Hand::default());
+        let clock = Arc::new(SetClock::default());
         let in_memory = Coordinator::new(InMemoryStateBackend::new().clock(Arc::clone(&clock) as _)).timeout(timeout);
         let mut plain = Plain::default();
         steps.iter().for_each(|step| plain.step(&in_memory, &clock, step));

@@ -2,37 +2,26 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and waits for threads")]
 
+#[path = "common/set_clock.rs"]
+mod set_clock;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use oncelog::clock::Clock;
 use oncelog::{
     Bytes, ConsumerOptions, ConsumerStyle, ErrorKind, Header, MinimumRetention, Outcome, PartitionId, Processor,
     Result, Store, StoreOptions, SyncPolicy, TableDef, TopicDef, U64, Utf8, WhenFull, Whence,
 };
+use set_clock::SetClock;
 
 const REMINDERS: TopicDef<Utf8, U64> = TopicDef::new("reminders").partitions(4);
 const OTHERS: TopicDef<Utf8, U64> = TopicDef::new("others");
 const ROWS: TableDef<Utf8, U64> = TableDef::new("rows");
 
-/// A wall clock that is set by hand.
-#[derive(Debug, Default)]
-struct Hand(AtomicI64);
-
-impl Clock for Hand {
-    fn now_ms(&self) -> i64 {
-        self.0.load(Ordering::SeqCst)
-    }
-    fn monotonic(&self) -> Duration {
-        Duration::from_millis(u64::try_from(self.now_ms()).unwrap_or(0))
-    }
-    fn sleep(&self, _pause: Duration) {}
-}
-
 /// A store whose duties are done by hand, at a time that is set by hand.
-fn by_hand() -> (Arc<Hand>, StoreOptions) {
-    let clock = Arc::new(Hand::default());
+fn by_hand() -> (Arc<SetClock>, StoreOptions) {
+    let clock = Arc::new(SetClock::default());
     let options = Store::options().clock(Arc::clone(&clock) as _).manual_duties();
     (clock, options)
 }
@@ -63,10 +52,10 @@ fn they_come_in_order_of_time_and_then_of_calls() -> Result<()> {
     assert!(values(&store, REMINDERS).is_empty());
     store.deliver_due()?;
     assert_eq!(found(&store, REMINDERS), [(0, 0)], "what was due before it was delayed comes at once");
-    clock.0.store(99, Ordering::SeqCst);
+    clock.pass_to(99);
     store.deliver_due()?;
     assert_eq!(values(&store, REMINDERS), [0]);
-    clock.0.store(205, Ordering::SeqCst);
+    clock.pass_to(205);
     store.deliver_due()?;
     store.deliver_due()?;
     assert_eq!(found(&store, REMINDERS), [(0, 0), (1, 205), (2, 205), (3, 205), (4, 205)]);
@@ -74,7 +63,7 @@ fn they_come_in_order_of_time_and_then_of_calls() -> Result<()> {
     store.close()?;
     let store = options.open(home.path())?;
     assert_eq!(store.timers("reminders")?.iter().map(|timer| timer.due_ms).collect::<Vec<_>>(), [300, i64::MAX]);
-    clock.0.store(1000, Ordering::SeqCst);
+    clock.pass_to(1000);
     store.run_duties()?;
     assert_eq!(values(&store, REMINDERS), [0, 1, 2, 3, 4, 5]);
     assert_eq!(store.timers("reminders")?.len(), 1);
@@ -103,7 +92,7 @@ fn what_was_taken_back_never_comes() -> Result<()> {
     gives_up.tx().cancel(timers[6])?;
     gives_up.tx().append_at(REMINDERS, 60, "k", &99)?;
     drop(gives_up);
-    clock.0.store(100, Ordering::SeqCst);
+    clock.pass_to(100);
     store.deliver_due()?;
     assert_eq!(values(&store, REMINDERS), [0, 1, 2, 4, 6, 7, 8, 9, 5]);
     assert!(!reminders.cancel(timers[0])?, "it is there, and waits no more");
@@ -130,7 +119,7 @@ fn headers_partitions_and_tombstones_wait_as_they_are() -> Result<()> {
     reminders.append_at(5, "ann", &2)?;
     let bad = reminders.append_record_at(5, Some(PartitionId(4)), None, Some(&1), &[]).unwrap_err();
     assert_eq!(bad.kind(), ErrorKind::Invalid, "{bad}");
-    clock.0.store(10, Ordering::SeqCst);
+    clock.pass_to(10);
     store.deliver_due()?;
     let snapshot = store.snapshot()?;
     let mut seen = 0;
@@ -168,7 +157,7 @@ fn a_full_topic_holds_up_no_other() -> Result<()> {
     let others = store.producer(OTHERS)?;
     store.transact(|tx| (0..1500).try_for_each(|_| tx.append_at(FULL, 10, b"k", &[2; 500]).map(drop)))?;
     store.transact(|tx| (0..3000).try_for_each(|value| tx.append_at(OTHERS, 11, "k", &value).map(drop)))?;
-    clock.0.store(20, Ordering::SeqCst);
+    clock.pass_to(20);
     store.deliver_due()?;
     assert_eq!(values(&store, OTHERS), (0..3000).collect::<Vec<_>>());
     assert_eq!(store.timers("full")?.len(), 1500);
@@ -179,7 +168,7 @@ fn a_full_topic_holds_up_no_other() -> Result<()> {
     let end = store.offsets("full", PartitionId(0))?.1;
     store.alter_topic("full", &oncelog::TopicChange::default().max_total_bytes(None))?;
     store.deliver_due()?;
-    clock.0.store(5000, Ordering::SeqCst);
+    clock.pass_to(5000);
     store.deliver_due()?;
     assert_eq!(store.offsets("full", PartitionId(0))?.1.0, end.0 + 1500);
     assert_eq!(store.timers("full")?, []);
@@ -199,7 +188,7 @@ fn more_is_due_than_there_is_room() -> Result<()> {
     let store = options.open(home.path())?;
     drop(store.producer(SMALL)?);
     store.transact(|tx| (0..2000).try_for_each(|value| tx.append_at(SMALL, 10, &"k".repeat(90), &value).map(drop)))?;
-    clock.0.store(20, Ordering::SeqCst);
+    clock.pass_to(20);
     let mut reader = store.consumer(SMALL, ConsumerStyle::ClientTx("reads".into()))?;
     let mut read = Vec::new();
     for _ in 0..200 {
@@ -209,7 +198,7 @@ fn more_is_due_than_there_is_room() -> Result<()> {
             Ok(Outcome::Commit)
         })?;
         store.retain()?;
-        clock.0.fetch_add(1000, Ordering::SeqCst);
+        clock.pass(1);
     }
     assert_eq!(read, (0..2000).collect::<Vec<_>>());
     assert_eq!(store.stats().topics_held, 0);
@@ -229,7 +218,7 @@ fn limits_are_those_of_the_delay() -> Result<()> {
     drop(others);
     store.close()?;
     let store = options.max_record_bytes(4096).max_transaction_bytes(16 << 10).open(home.path())?;
-    clock.0.store(10, Ordering::SeqCst);
+    clock.pass_to(10);
     store.deliver_due()?;
     assert_eq!(values(&store, OTHERS), (0..20).collect::<Vec<_>>());
     store.close()
@@ -249,10 +238,10 @@ fn who_is_held_up_waits_alone() -> Result<()> {
     while full.append(b"k", &[1; 500]).is_ok() {}
     full.append_at(10, b"k", &[2; 500])?;
     store.producer(OTHERS)?.append_at(120, "k", &1)?;
-    clock.0.store(100, Ordering::SeqCst);
+    clock.pass_to(100);
     store.run_duties()?;
     assert_eq!(store.stats().topics_held, 1);
-    clock.0.store(130, Ordering::SeqCst);
+    clock.pass_to(130);
     store.run_duties()?;
     assert_eq!(values(&store, OTHERS), [1]);
     store.close()
@@ -273,7 +262,7 @@ fn a_consumer_without_transactions_of_its_own_delays_and_cancels() -> Result<()>
         tx.append_at(REMINDERS, 5, "k", &record.value()?)?;
         Ok(Outcome::Commit)
     })?;
-    clock.0.store(10, Ordering::SeqCst);
+    clock.pass_to(10);
     store.deliver_due()?;
     assert_eq!(values(&store, REMINDERS), [2, 3]);
     store.close()
@@ -290,7 +279,7 @@ fn compacted_topics_want_keys_at_the_moment_of_the_delay() -> Result<()> {
     keyless()?;
     store.alter_topic("others", &oncelog::TopicChange::default().compaction(Some(oncelog::Compaction::default())))?;
     assert_eq!(keyless().unwrap_err().kind(), ErrorKind::Invalid);
-    clock.0.store(10, Ordering::SeqCst);
+    clock.pass_to(10);
     store.deliver_due()?;
     assert_eq!(values(&store, OTHERS), [7]);
     store.close()
@@ -307,7 +296,7 @@ fn they_go_with_their_topic() -> Result<()> {
     assert_eq!(store.timers("others").unwrap_err().kind(), ErrorKind::NotFound);
     drop(store.producer(OTHERS)?);
     assert_eq!(store.timers("others")?, [], "one made anew inherits nothing");
-    clock.0.store(20, Ordering::SeqCst);
+    clock.pass_to(20);
     store.deliver_due()?;
     assert_eq!((values(&store, OTHERS), values(&store, REMINDERS)), (vec![], vec![2]));
     store.close()
@@ -344,11 +333,11 @@ fn a_processor_delays_what_it_says() -> Result<()> {
     let store = Store::in_memory()?;
     let others = store.producer(OTHERS)?;
     (0..50).try_for_each(|value| others.append("k", &value).map(drop))?;
-    let tries = AtomicI64::new(0);
+    let tries = AtomicU64::new(0);
     let processor = Processor::new("reminds", OTHERS).table(ROWS).output(REMINDERS);
     let run = processor.start(&store, move |record, tx| {
         tx.append_at(REMINDERS, 0, record.key()?, &record.value()?)?;
-        Ok(if tries.fetch_add(1, Ordering::SeqCst) % 3 == 0 { Outcome::Retry } else { Outcome::Commit })
+        Ok(if tries.fetch_add(1, Ordering::SeqCst) .is_multiple_of(3) { Outcome::Retry } else { Outcome::Commit })
     })?;
     run.wait_caught_up(Duration::from_secs(60))?;
     run.stop()?;

@@ -2,56 +2,28 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and waits for threads")]
 
+#[path = "common/set_clock.rs"]
+mod set_clock;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use oncelog::clock::Clock;
 use oncelog::disk::MemoryDisk;
 use oncelog::{
     Bytes, ConsumerStyle, Error, KeepIds, MessageId, Outcome, PartitionId, Processor, ProducerStamp, SeenIds, Sequence,
     Store, StoreOptions, TableDef, TopicDef, U64, Utf8,
 };
+use set_clock::SetClock;
 
 const ROWS: TableDef<Utf8, U64> = TableDef::new("rows");
 const FOR_EVER: SeenIds = SeenIds::new("requests", KeepIds::for_ever());
 const AN_HOUR: SeenIds = SeenIds::new("requests", KeepIds::for_time(Duration::from_secs(3600)));
 
-/// A clock that the test moves.
-#[derive(Default)]
-struct Hand {
-    wall_ms: AtomicI64,
-    passed_ms: AtomicU64,
-}
-
-impl Hand {
-    fn pass(&self, seconds: u64) {
-        self.passed_ms.fetch_add(seconds * 1000, Ordering::SeqCst);
-        self.jump(i64::try_from(seconds * 1000).unwrap());
-    }
-
-    fn jump(&self, by_ms: i64) {
-        self.wall_ms.fetch_add(by_ms, Ordering::SeqCst);
-    }
-}
-
-impl Clock for Hand {
-    fn now_ms(&self) -> i64 {
-        self.wall_ms.load(Ordering::SeqCst)
-    }
-
-    fn monotonic(&self) -> Duration {
-        Duration::from_millis(self.passed_ms.load(Ordering::SeqCst))
-    }
-
-    fn sleep(&self, _pause: Duration) {}
-}
-
 #[derive(Default)]
 struct Home {
     disk: Arc<MemoryDisk>,
-    clock: Arc<Hand>,
+    clock: Arc<SetClock>,
 }
 
 impl Home {

@@ -1,4 +1,5 @@
 //! A clock whose two hands are set by hand.
+#![allow(dead_code, reason = "each test uses what it needs of it")]
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,8 +14,23 @@ pub(crate) struct SetClock {
 
 impl SetClock {
     pub(crate) fn pass(&self, seconds: u64) {
-        self.wall_ms.fetch_add(1000 * i64::try_from(seconds).unwrap(), Ordering::SeqCst);
-        self.monotonic_ms.fetch_add(1000 * seconds, Ordering::SeqCst);
+        self.pass_by(Duration::from_secs(seconds));
+    }
+
+    pub(crate) fn pass_by(&self, passed: Duration) {
+        let ms = u64::try_from(passed.as_millis()).unwrap();
+        self.monotonic_ms.fetch_add(ms, Ordering::SeqCst);
+        self.jump(i64::try_from(ms).unwrap());
+    }
+
+    /// Goes on to that time of the wall clock, which may not be behind.
+    pub(crate) fn pass_to(&self, wall_ms: i64) {
+        self.pass_by(Duration::from_millis(u64::try_from(wall_ms - self.now_ms()).unwrap()));
+    }
+
+    /// Moves the wall clock alone.
+    pub(crate) fn jump(&self, by_ms: i64) {
+        self.wall_ms.fetch_add(by_ms, Ordering::SeqCst);
     }
 }
 
