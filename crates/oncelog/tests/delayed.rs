@@ -337,7 +337,7 @@ fn a_processor_delays_what_it_says() -> Result<()> {
     let processor = Processor::new("reminds", OTHERS).table(ROWS).output(REMINDERS);
     let run = processor.start(&store, move |record, tx| {
         tx.append_at(REMINDERS, 0, record.key()?, &record.value()?)?;
-        Ok(if tries.fetch_add(1, Ordering::SeqCst) .is_multiple_of(3) { Outcome::Retry } else { Outcome::Commit })
+        Ok(if tries.fetch_add(1, Ordering::SeqCst).is_multiple_of(3) { Outcome::Retry } else { Outcome::Commit })
     })?;
     run.wait_caught_up(Duration::from_secs(60))?;
     run.stop()?;
