@@ -77,8 +77,8 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Flips one bit at many places of every file. Gives how often it was found, or noted where it means nothing, by kind of
-/// file.
+/// Flips one bit at many places of every file. Gives how often it was found, or noted where it means nothing, by
+/// kind of file.
 fn flip_everything(sound: &Path, scratch: &Path) -> BTreeMap<String, (u32, u32)> {
     let expected = content(sound).unwrap();
     let notes = verify(sound).unwrap().notes.len();

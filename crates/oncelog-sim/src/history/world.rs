@@ -74,7 +74,8 @@ pub(super) struct World {
     pub(super) fail_at: Option<(u64, Failure, Repeat)>,
     /// The run ends where the machine does: see [`World::fork`].
     pub(super) stops: bool,
-    /// The next crash is that of the process, then a reader looks, then the power goes: what only memory held was shown.
+    /// The next crash is that of the process, then a reader looks, then the power goes: what only memory held was
+    /// shown.
     pub(super) shows_ruins: bool,
 }
 

@@ -182,8 +182,9 @@ pub trait Engine: Send + Sync {
     /// The engine's clock: milliseconds since the Unix epoch.
     fn now_ms(&self) -> i64;
 
-    /// The place among all ids that come: microseconds since the Unix epoch by the engine's clock for what grows old, or
-    /// what goes for them. Each is greater than the one before, and than those in the tables of [`Engine::open_ids`].
+    /// The place among all ids that come: microseconds since the Unix epoch by the engine's clock for what grows old,
+    /// or what goes for them. Each is greater than the one before, and than those in the tables of
+    /// [`Engine::open_ids`].
     fn next_arrival(&self) -> u64;
 
     /// Time since some fixed instant; never goes back.

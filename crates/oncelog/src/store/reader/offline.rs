@@ -22,8 +22,8 @@ impl Offline {
     /// the trim point. With `failed_at`, nothing behind that LSN is believed.
     ///
     /// # Errors
-    /// As an opening; `Unavailable`: the manifest or the journal could not be synced. Files may also be missing because an owner has
-    /// begun to change them: ask whether the manifest still names the same opening.
+    /// As an opening; `Unavailable`: the manifest or the journal could not be synced. Files may also be missing because
+    /// an owner has begun to change them: ask whether the manifest still names the same opening.
     pub(super) fn recover(
         disk: &Arc<dyn Disk>,
         clock: &Arc<dyn Clock>,

@@ -242,8 +242,8 @@ fn mark_of(error: &Error) -> String {
     format!("{error:?}")
 }
 
-/// Both copies of the manifest. Where the owner was closed in order, or lives and has not just written them, both of its
-/// own pair are whole; one of the other pair stays as an earlier opening left it that was cut short in a write.
+/// Both copies of the manifest. Where the owner was closed in order, or lives and has not just written them, both of
+/// its own pair are whole; one of the other pair stays as an earlier opening left it that was cut short in a write.
 fn verify_manifest(owner: &OwnerReader, found: &mut Verification) -> Result<()> {
     let path = &owner.layout.manifest;
     let mut damaged: Option<(usize, u64, Manifest)> = None;
