@@ -10,8 +10,8 @@ use std::sync::Arc;
 use oncelog::clock::SystemClock;
 use oncelog::disk::{Disk, SyncSite};
 use oncelog::{
-    BackupTarget, ConsumerStyle, ErrorKind, RestoreOptions, StoreOptions, StoreReader, TableDef, TopicDef, U64, Utf8,
-    Whence,
+    BackupTarget, ConsumerOptions, ConsumerStyle, ErrorKind, GapPolicy, RestoreOptions, StoreOptions, StoreReader,
+    SyncPolicy, TableDef, TopicDef, U64, Utf8, Whence,
 };
 use oncelog_sim::disk::{Failure, Repeat, SimDisk, Slip};
 
@@ -289,6 +289,61 @@ fn a_call_that_fails_makes_no_half_of_a_store() {
         }
         assert!(nth > 100, "{nth} calls");
     }
+}
+
+/// A killed process leaves frames, and a trim point, that a power cut may take back. What a backup of them holds, the
+/// store must keep; else it goes on with other records under the same offsets.
+#[test]
+fn what_is_copied_of_a_killed_owner_stays_in_the_source() {
+    let kept = |seed, slip: Option<Slip>, trimmed: bool| -> Result<(), String> {
+        let (near, far) = (SimDisk::new(seed), SimDisk::new(2));
+        for (disk, dir) in [(&near, "/data"), (&far, "/far")] {
+            disk.create_dir(Path::new(dir)).unwrap();
+            disk.sync_dir(Path::new("/"), SyncSite::StoreDir).unwrap();
+        }
+        let store = options(&near).open(DIR).unwrap();
+        let lines = store.producer(LINES).unwrap();
+        lines.append("k", "first").unwrap();
+        let lax = store.producer(LINES).unwrap().sync_policy(SyncPolicy::Os);
+        for n in 0..20 {
+            lax.append("k", &format!("lax {n}")).unwrap();
+        }
+        if trimmed {
+            store.trim().unwrap();
+            lax.append("k", "behind the trim point").unwrap();
+        }
+        // Written, and not synced.
+        store.run_duties().unwrap();
+        near.process_kill();
+        // A process that was killed tells nobody that its journal failed.
+        std::mem::forget((lax, lines, store));
+        near.slip_syncs(slip);
+        let reader = StoreReader::options().disk(shared(&near)).clock(SystemClock::shared()).open(DIR).unwrap();
+        reader.backup(&target(&far)).map_err(|error| error.to_string())?;
+        drop(reader);
+        near.power_cut();
+        near.slip_syncs(None);
+        let elsewhere = SimDisk::new(3);
+        elsewhere.create_dir(Path::new("/data")).unwrap();
+        restore(&target(&far), None, &elsewhere).map_err(|error| error.to_string())?;
+        let records = |disk: &SimDisk, dir: &str| {
+            let options = ConsumerOptions::new(ConsumerStyle::NonTx(Whence::Oldest)).on_gap(GapPolicy::Skip);
+            let reader = StoreReader::options().disk(shared(disk)).open(dir)?;
+            reader.look("main", |state| {
+                let records = state.consumer(LINES, options.clone())?;
+                records.map(|record| record.map(|record| format!("{} {:?}", record.id.offset, record.value))).collect()
+            })
+        };
+        let told = |records: oncelog::Result<Vec<String>>| records.map_err(|error| error.to_string());
+        let (copied, left) = (told(records(&elsewhere, RESTORED))?, told(records(&near, DIR))?);
+        assert_eq!(copied.len(), if trimmed { 22 } else { 21 }, "the lax ones are copied too: {copied:?}");
+        if copied == left { Ok(()) } else { Err(format!("{copied:?} were copied, {left:?} are left")) }
+    };
+    for seed in 1..20 {
+        kept(seed, None, seed % 2 == 0).unwrap();
+    }
+    let noticed = (1..20).find_map(|seed| kept(seed, Some(Slip::LeftOut(SyncSite::ReaderJournal)), false).err());
+    assert!(noticed.is_some(), "without the sync nothing is lost");
 }
 
 /// A life of a store that archives its journal: trim points, orderly ends, openings. Stops where the machine does.

@@ -42,14 +42,15 @@ impl Objects {
         &self.prefix
     }
 
-    /// All objects below `dir`, at any depth.
-    pub(crate) fn list(&self, dir: Path, doing: &str) -> Result<Vec<Path>> {
+    /// All objects below `dir`, at any depth, with their lengths.
+    pub(crate) fn list(&self, dir: Path, doing: &str) -> Result<Vec<(Path, u64)>> {
         let objects = Arc::clone(&self.store);
         let found = self.wait(async move {
             let mut listed = objects.list(Some(&dir));
             let mut found = Vec::new();
             while let Some(object) = std::future::poll_fn(|context| listed.as_mut().poll_next(context)).await {
-                found.push(object?.location);
+                let object = object?;
+                found.push((object.location, object.size));
             }
             Ok(found)
         })?;
@@ -79,6 +80,16 @@ impl Objects {
         match read {
             Ok(Ok(bytes)) => Ok(Some(bytes)),
             Ok(Err(size)) => Err(Error::corrupt(&place(path), 0, format!("{size} bytes, more than {bytes_max}"))),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.told(doing, error)),
+        }
+    }
+
+    /// The length of the object; `None`: there is none.
+    pub(crate) fn bytes(&self, path: &Path, doing: &str) -> Result<Option<u64>> {
+        let (objects, at) = (Arc::clone(&self.store), path.clone());
+        match self.wait(async move { objects.head(&at).await })? {
+            Ok(found) => Ok(Some(found.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(self.told(doing, error)),
         }

@@ -1,11 +1,15 @@
 //! Backups of a running store: whole at one LSN, written once, found damaged where they are, restored as they were.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and makes its own files")]
 
+#[path = "common/copy.rs"]
+mod copy;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use copy::copy_dir;
 use oncelog::{
     BackupTarget, Compression, ConsumerOptions, ConsumerStyle, ErrorKind, GapPolicy, IdempotentProducerConfig,
     LogOffset, PartitionId, RestoreOptions, Store, StoreReader, SyncPolicy, TableDef, TopicDef, U64, Utf8, Whence,
@@ -654,17 +658,6 @@ fn what_a_backup_has_left_out_is_not_restored_without() {
     assert_eq!(restore(until.clone(), "newest"), Err((ErrorKind::NotFound, false)));
     assert_eq!(restore(until.backup(&made.name), "named"), Err((ErrorKind::NotFound, true)));
     assert_eq!(restore(RestoreOptions::new(), "whole"), Ok(1));
-}
-
-fn copy_dir(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        if entry.file_type().unwrap().is_dir() {
-            copy_dir(&entry.path(), &to.join(entry.file_name()));
-        } else {
-            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-        }
-    }
 }
 
 #[test]

@@ -7,11 +7,15 @@
 )]
 #![allow(clippy::print_stdout, reason = "figures are shown")]
 
+#[path = "common/copy.rs"]
+mod copy;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use copy::copy_dir;
 use oncelog::{Direction, ErrorKind, ReaderSnapshot, Result, Store, StoreOptions, StoreReader, TableDef, U64, Utf8};
 
 const ACCOUNTS: TableDef<Utf8, U64> = TableDef::new("Accounts").shards(3);
@@ -134,7 +138,7 @@ fn without_an_owner_a_reader_sees_the_rows_of_the_newest_commit() -> Result<()> 
     let snapshot = reader.snapshot()?;
     assert_eq!(look(&snapshot)?, 0, "as of the trim point");
     // As a kill would leave it.
-    copy(&dir, &dead);
+    copy_dir(&dir, &dead);
     let newest = store.snapshot()?.lsn();
     store.close()?;
     for (dir, clean) in [(&dir, true), (&dead, false)] {
@@ -256,17 +260,4 @@ fn table_file(dir: &Path) -> PathBuf {
 fn write_over(path: &Path, bytes: &[u8]) {
     use std::os::unix::fs::FileExt;
     std::fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, 0).unwrap();
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }

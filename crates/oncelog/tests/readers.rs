@@ -6,6 +6,8 @@
     reason = "a test may fail by panic, and copies its own files"
 )]
 
+#[path = "common/copy.rs"]
+mod copy;
 #[path = "common/hooked_disk.rs"]
 mod hooked_disk;
 
@@ -15,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use copy::copy_dir;
 use hooked_disk::{Event, over};
 use oncelog::disk::{OpenMode, RealDisk};
 use oncelog::{
@@ -44,19 +47,6 @@ fn append(store: &Store, values: std::ops::Range<u64>) {
     let orders = store.producer(ORDERS).unwrap();
     for value in values {
         orders.append(&format!("k{}", value % 7), &value).unwrap();
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
     }
 }
 
@@ -113,7 +103,7 @@ fn a_reader_inflates_what_is_compressed_with_and_without_an_owner() -> Result<()
     look(&reader);
     // A second home, as a kill would leave it: here the records come out of the journal.
     let killed = home.path().join("killed");
-    copy(&dir, &killed);
+    copy_dir(&dir, &killed);
     look(&StoreReader::open(&killed)?);
     drop(producer);
     store.close()?;
@@ -132,7 +122,7 @@ fn after_a_kill_a_reader_shows_what_recovery_will_show_and_changes_nothing() -> 
     store.producer(ALERTS)?.sync_policy(SyncPolicy::Os).append("late", b"written and not synced")?;
     // The store as it stands, without its owner.
     let dead = home.path().join("dead");
-    copy(&dir, &dead);
+    copy_dir(&dir, &dead);
     // A copy is refused beside the first.
     store.close()?;
     let before = files(&dead);
@@ -318,7 +308,7 @@ fn a_hole_behind_the_last_record_is_a_gap_beside_an_owner_too() -> Result<()> {
     (0..5).try_for_each(|_| alerts.append("k", b"not synced").map(drop))?;
     store.flush()?;
     let dead = home.path().join("dead");
-    copy(&dir, &dead);
+    copy_dir(&dir, &dead);
     Store::adopt(&dead)?;
     // After an unclean stop the topic goes on at its bound; nothing is appended there yet.
     let _owner = options().open(&dead)?;
@@ -343,7 +333,7 @@ fn what_recovery_told_as_lost_stays_lost_when_its_bytes_come_back() -> Result<()
     (0..5).try_for_each(|_| alerts.append("k", b"synced").map(drop))?;
     store.trim()?;
     let dead = home.path().join("dead");
-    copy(&dir, &dead);
+    copy_dir(&dir, &dead);
     (0..3).try_for_each(|_| alerts.append("k", b"not synced").map(drop))?;
     store.flush()?;
     let segment = Path::new("topics/alerts/000000").join(format!("{:020}-{:010}.segment", 0, 1));

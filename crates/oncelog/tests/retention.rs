@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and looks at its files")]
 
+#[path = "common/copy.rs"]
+mod copy;
 #[path = "common/set_clock.rs"]
 mod set_clock;
 
@@ -10,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use copy::copy_dir;
 use oncelog::clock::Clock;
 use oncelog::{
     Bytes, ConsumerOptions, ConsumerStyle, ErrorKind, GapPolicy, IdempotentProducerConfig, LogOffset, MinimumRetention,
@@ -479,7 +482,7 @@ fn a_program_that_is_started_again_and_again_keeps_nothing_for_ever() -> Result<
                 // As a kill leaves it.
                 store.trim()?;
                 let next = home.path().join(number.to_string());
-                copy(&dir, &next);
+                copy_dir(&dir, &next);
                 dir = next;
             }
             store.close()?;
@@ -489,19 +492,6 @@ fn a_program_that_is_started_again_and_again_keeps_nothing_for_ever() -> Result<
         assert_eq!(store.offsets("lines", ZERO)?, (LogOffset(1), LogOffset(1)), "{orderly}");
     }
     Ok(())
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 #[test]

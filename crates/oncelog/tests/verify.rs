@@ -2,12 +2,16 @@
 //! work is never taken for damage.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and makes its own files")]
 
+#[path = "common/copy.rs"]
+mod copy;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use copy::copy_dir;
 use oncelog::{
     Compression, ConsumerStyle, ErrorKind, Store, StoreReader, TableDef, TopicDef, U64, Utf8, Verification, Whence,
 };
@@ -56,18 +60,6 @@ fn content(dir: &Path) -> oncelog::Result<Vec<String>> {
     })
 }
 
-fn copy_to(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let path = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_to(&entry.path(), &path);
-        } else {
-            fs::copy(entry.path(), path).unwrap();
-        }
-    }
-}
-
 fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
@@ -92,7 +84,7 @@ fn flip_everything(sound: &Path, scratch: &Path) -> BTreeMap<String, (u32, u32)>
         let every = if std::env::var_os("VERIFY_ALL").is_some() { 1 } else { 11 };
         for place in places.take(60).skip(bytes.len() % every).step_by(every) {
             let _ = fs::remove_dir_all(scratch);
-            copy_to(sound, scratch);
+            copy_dir(sound, scratch);
             let mut damaged = bytes.clone();
             damaged[place] ^= 1 << (place % 8);
             let there = scratch.join(file.strip_prefix(sound).unwrap());
@@ -132,7 +124,7 @@ fn a_flipped_bit_is_found_or_means_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (sound, killed) = (dir.path().join("sound"), dir.path().join("killed"));
     let store = fill(&sound);
-    copy_to(&sound, &killed);
+    copy_dir(&sound, &killed);
     store.close().unwrap();
     let found = verify(&sound).unwrap();
     assert!(found.is_sound() && found.notes.is_empty(), "{found:?}");
@@ -183,7 +175,7 @@ fn what_is_gone_is_found() {
     let expected = content(&sound).unwrap();
     for file in files(&sound) {
         let _ = fs::remove_dir_all(&scratch);
-        copy_to(&sound, &scratch);
+        copy_dir(&sound, &scratch);
         fs::remove_file(scratch.join(file.strip_prefix(&sound).unwrap())).unwrap();
         let is_sound = verify(&scratch).is_ok_and(|found| found.is_sound());
         assert!(!is_sound || content(&scratch).unwrap() == expected, "{} is gone", file.display());

@@ -1,6 +1,6 @@
 //! Chunks: bytes named by their hash, and how files are cut into them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use sha2::{Digest as _, Sha256};
@@ -68,7 +68,8 @@ impl fmt::Display for ChunkId {
 /// The chunks of a target, and more of them.
 pub(crate) struct Uploads<'t> {
     target: &'t BackupTarget,
-    known: BTreeSet<ChunkId>,
+    /// With their lengths, as far as those are known yet.
+    known: BTreeMap<ChunkId, Option<u64>>,
     /// Folders with chunks that count on being there. Whoever wrote one that was found may have been killed before its
     /// name was durable.
     folders: BTreeSet<u8>,
@@ -78,31 +79,53 @@ pub(crate) struct Uploads<'t> {
 
 impl<'t> Uploads<'t> {
     pub(crate) fn begin(target: &'t BackupTarget) -> Result<Uploads<'t>> {
-        let listed = target.list_objects(CHUNKS, 2)?;
-        let known = listed.iter().filter_map(|name| ChunkId::of_object(name)).collect();
+        let listed = target.list_sized(CHUNKS, 2)?;
+        let known = listed.iter().filter_map(|(name, bytes)| Some((ChunkId::of_object(name)?, *bytes))).collect();
         Ok(Uploads { target, known, folders: BTreeSet::new(), new_chunks: 0, new_bytes: 0 })
     }
 
     /// Whether all of these are there, so that nothing of the file need be read.
-    pub(crate) fn has(&mut self, chunks: &[Chunk]) -> bool {
-        let all = chunks.iter().all(|chunk| self.known.contains(&chunk.id));
-        if all {
-            self.folders.extend(chunks.iter().map(|chunk| chunk.id.0[0]));
+    pub(crate) fn has(&mut self, chunks: &[Chunk]) -> Result<bool> {
+        for chunk in chunks {
+            if !self.is_there(chunk)? {
+                return Ok(false);
+            }
         }
-        all
+        self.folders.extend(chunks.iter().map(|chunk| chunk.id.0[0]));
+        Ok(true)
     }
 
     /// Puts a chunk, if it is not there.
     pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<Chunk> {
         let id = ChunkId::of(bytes);
-        self.folders.insert(id.0[0]);
-        if !self.known.contains(&id) {
+        let length = u32::try_from(bytes.len()).map_err(|_| Error::invalid("a chunk above 4 GiB"))?;
+        let chunk = Chunk { id, bytes: length };
+        if !self.is_there(&chunk)? {
             self.target.write_object(&id.object(), bytes)?;
-            self.known.insert(id);
+            self.known.insert(id, Some(u64::from(length)));
             self.new_chunks += 1;
-            self.new_bytes += bytes.len() as u64;
+            self.new_bytes += u64::from(length);
         }
-        Ok(Chunk { id, bytes: u32::try_from(bytes.len()).map_err(|_| Error::invalid("a chunk above 4 GiB"))? })
+        self.folders.insert(id.0[0]);
+        Ok(chunk)
+    }
+
+    /// Whether a chunk is there with the length that it should have. One that was cut short is not.
+    fn is_there(&mut self, chunk: &Chunk) -> Result<bool> {
+        let Some(known) = self.known.get_mut(&chunk.id) else { return Ok(false) };
+        let object = chunk.id.object();
+        let found = match *known {
+            Some(bytes) => Some(bytes),
+            None => self.target.object_bytes(&object)?,
+        };
+        *known = found;
+        if found == Some(u64::from(chunk.bytes)) {
+            return Ok(true);
+        }
+        self.known.remove(&chunk.id);
+        let place = self.target.object_place(&object);
+        tracing::warn!(chunk = %place.display(), ?found, expected = chunk.bytes, "a damaged chunk is written anew");
+        Ok(false)
     }
 
     /// Makes the names of all chunks durable that were put or asked for.

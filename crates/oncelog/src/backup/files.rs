@@ -65,6 +65,16 @@ impl Files {
         }
     }
 
+    /// The length of the file; `None`: there is none.
+    pub(super) fn bytes(&self, name: &str) -> Result<Option<u64>> {
+        let path = self.dir.join(name);
+        match self.disk.open(&path, OpenMode::Read).and_then(|file| file.len()) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            Err(error) => Err(Error::io(&path, "look at a backup", error)),
+        }
+    }
+
     /// What is in the file is durable on return; its name is when its directory is [synced](Files::settle).
     pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.dir.join(name);

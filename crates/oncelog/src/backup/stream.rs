@@ -59,14 +59,21 @@ impl<'t> ChunkReader<'t> {
         let Some(chunk) = self.chunks.pop_front() else { return Ok(None) };
         let object = chunk.id.object();
         let place = self.target.object_place(&object);
-        let told = |what: &str| Error::corrupt(&place, 0, format!("a chunk of {} {what}", self.path));
-        let bytes = self.target.read_object(&object, CHUNK_BYTES as u64);
-        let bytes = match bytes {
-            Err(error) if error.kind() == ErrorKind::Corrupt => return Err(told("is too long").because(error)),
-            bytes => bytes?.ok_or_else(|| told("is gone"))?,
+        let told =
+            |position: u64, what: &str| Error::corrupt(&place, position, format!("a chunk of {} {what}", self.path));
+        let length = u64::from(chunk.bytes);
+        let bytes = match self.target.read_object(&object, CHUNK_BYTES as u64) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                return Err(told(length, "is too long").because(error));
+            }
+            bytes => bytes?.ok_or_else(|| told(0, "is gone"))?,
         };
-        if bytes.len() as u64 != u64::from(chunk.bytes) || !chunk.id.is_of(&bytes) {
-            return Err(told("is damaged"));
+        let found = bytes.len() as u64;
+        if found != length {
+            return Err(told(found.min(length), &format!("has {found} bytes, and should have {length}")));
+        }
+        if !chunk.id.is_of(&bytes) {
+            return Err(told(0, "is damaged: its hash does not fit"));
         }
         Ok(Some(bytes))
     }

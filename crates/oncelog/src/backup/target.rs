@@ -178,18 +178,34 @@ impl BackupTarget {
 
     /// The objects below `folder`, which lie in folders of folders, `depth` deep: as their names below it, in order.
     pub(crate) fn list_objects(&self, folder: &str, depth: usize) -> Result<Vec<String>> {
+        Ok(self.list_sized(folder, depth)?.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// As [`Self::list_objects`], with their lengths where the listing tells them: of files it does not.
+    pub(super) fn list_sized(&self, folder: &str, depth: usize) -> Result<Vec<(String, Option<u64>)>> {
         match &self.place {
-            Place::Files(files) => files.list(folder, depth),
+            Place::Files(files) => Ok(files.list(folder, depth)?.into_iter().map(|name| (name, None)).collect()),
             #[cfg(feature = "object-store")]
             Place::Objects(objects) => {
                 let dir = below(objects, folder);
                 let start = format!("{dir}/");
                 let listed = objects.list(dir, "list the backups")?;
-                let name = |path: &object_store::path::Path| Some(path.as_ref().strip_prefix(&start)?.to_owned());
-                let mut found: Vec<_> = listed.iter().filter_map(name).collect();
+                let named = |(path, bytes): &(object_store::path::Path, u64)| {
+                    Some((path.as_ref().strip_prefix(&start)?.to_owned(), Some(*bytes)))
+                };
+                let mut found: Vec<_> = listed.iter().filter_map(named).collect();
                 found.sort();
                 Ok(found)
             }
+        }
+    }
+
+    /// The length of the object; `None`: there is none.
+    pub(super) fn object_bytes(&self, name: &str) -> Result<Option<u64>> {
+        match &self.place {
+            Place::Files(files) => files.bytes(name),
+            #[cfg(feature = "object-store")]
+            Place::Objects(objects) => objects.bytes(&below(objects, name), "look at a backup"),
         }
     }
 

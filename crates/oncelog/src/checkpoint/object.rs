@@ -80,7 +80,7 @@ impl ObjectCheckpointStore {
 
     fn keys_of(&self, stream: &str) -> Result<Vec<Key>> {
         let found = self.objects.list(self.dir_of(stream), "list checkpoints")?;
-        let key = |path: Path| {
+        let key = |(path, _): (Path, u64)| {
             let key = path.filename().and_then(Key::of_name).filter(|key| self.location(stream, *key) == path);
             let stray = || Error::corrupt(&place(&path), 0, "not the name of a checkpoint; take it away");
             key.ok_or_else(stray)

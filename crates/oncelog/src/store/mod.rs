@@ -42,6 +42,7 @@ mod options;
 mod owner;
 mod page;
 mod reader;
+mod reading;
 mod remove;
 mod repair;
 mod report;

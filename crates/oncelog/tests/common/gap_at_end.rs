@@ -1,7 +1,11 @@
 //! A store whose last offsets are lost, with no record behind them.
 
+#[path = "copy.rs"]
+mod copy;
+
 use std::path::Path;
 
+use copy::copy_dir;
 use oncelog::{Store, StoreOptions, SyncPolicy, TopicDef, U64, Utf8};
 
 /// What a crash leaves in `dir/cut` of a lax append to `topic` that was made durable before it: one record of the value
@@ -12,22 +16,9 @@ pub(crate) fn with_a_gap_at_the_end(dir: &Path, topic: TopicDef<Utf8, U64>) -> S
     let lax = store.producer(topic).unwrap().sync_policy(SyncPolicy::Os);
     lax.append("k", &7).unwrap();
     store.flush().unwrap();
-    copy(&whole, &dir.join("cut"));
+    copy_dir(&whole, &dir.join("cut"));
     drop((lax, store));
     let store = Store::open(dir.join("cut")).unwrap();
     assert_eq!(store.recovery_report().lost.len(), 1);
     store
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }

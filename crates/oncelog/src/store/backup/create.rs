@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::super::reader::Cut;
+use super::super::reader::{Cut, are_in_force};
 use super::super::{Core, Store, StoreReader};
 use crate::backup::{
     BackupManifest, BackupTarget, CHUNK_BYTES, Chunk, Cutter, FileImage, Mark, MarkKind, OwnerImage, Uploads,
@@ -77,7 +77,7 @@ impl StoreReader {
 fn backup(reader: &StoreReader, target: &BackupTarget, own: Option<&Core>) -> Result<BackupReport> {
     let mark = Mark::put(target, MarkKind::Backup)?;
     let mut work = Work { reader, uploads: Uploads::begin(target)?, segments: known_segments(reader, target)? };
-    let mut met = None;
+    let mut met: Option<(Error, Option<u64>)> = None;
     for _ in 0..ATTEMPTS {
         let cuts = reader.cuts(own)?;
         // Nothing in the cuts is later, and little that is earlier is missing, however long it takes to copy them.
@@ -97,21 +97,23 @@ fn backup(reader: &StoreReader, target: &BackupTarget, own: Option<&Core>) -> Re
                 });
             }
             Err(Failed::Otherwise(error)) => return Err(error),
-            Err(Failed::OfSource(error)) => {
-                let mut gone_on = false;
-                for cut in &cuts {
-                    gone_on |= !cut.is_in_force()?;
-                }
-                // What is damaged is so in the next cut too.
-                let again = met.replace(format!("{error:?}"));
-                if !gone_on || again == met {
+            // What has changed since it was cut is not in the next cut. What is damaged is.
+            Err(Failed::OfSource { error, salt }) => {
+                let same = |met: &(Error, Option<u64>)| met.1 == salt && format!("{:?}", met.0) == format!("{error:?}");
+                let is_again = met.as_ref().is_some_and(same);
+                // A segment that is still named by a cut taken behind the failure was not removed by then. Blocks of
+                // rows are used again when the trim point has moved twice, so they may fail alike in one cut and the
+                // next.
+                if is_again && (salt.is_some() || are_in_force(&cuts)?) {
                     return Err(error);
                 }
+                met = Some((error, salt));
             }
         }
     }
     let what = "the store changes faster than it can be copied";
-    Err(Error::new(ErrorKind::Unavailable, what).in_file(reader.dir()))
+    let unavailable = Error::new(ErrorKind::Unavailable, what).in_file(reader.dir());
+    Err(met.into_iter().map(|(error, _)| error).fold(unavailable, Error::because))
 }
 
 /// Segments that the newest backups of the store have: nothing of them need be read again.
@@ -131,9 +133,22 @@ fn known_segments(reader: &StoreReader, target: &BackupTarget) -> Result<BTreeMa
 
 /// Why a copy came to nothing.
 enum Failed {
-    /// The store, which may have gone on.
-    OfSource(Error),
+    /// The store, which may have gone on; with the salt of the segment, if it is one.
+    OfSource {
+        error: Error,
+        salt: Option<u64>,
+    },
     Otherwise(Error),
+}
+
+impl Failed {
+    fn of_rows(error: Error) -> Failed {
+        Failed::OfSource { error, salt: None }
+    }
+
+    fn of_segment(salt: u64) -> impl Fn(Error) -> Failed {
+        move |error| Failed::OfSource { error, salt: Some(salt) }
+    }
 }
 
 /// What is kept from one attempt to the next.
@@ -166,11 +181,11 @@ impl Work<'_> {
             seen.push((cut, of_segments));
         }
         for (cut, seen) in seen {
-            let deleted = deleted_in(cut).map_err(Failed::OfSource)?;
+            let deleted = deleted_in(cut).map_err(Failed::of_rows)?;
             for (topic, partition, row) in seen.segments.into_iter().filter(|(topic, ..)| !deleted.contains(topic)) {
                 let unknown =
                     || Error::new(ErrorKind::Corrupt, format!("segments of topic {topic}, which is not known"));
-                let name = seen.topics.get(&topic).ok_or_else(unknown).map_err(Failed::OfSource)?;
+                let name = seen.topics.get(&topic).ok_or_else(unknown).map_err(Failed::of_rows)?;
                 let dir = partition_dir(&topic_dir(&self.reader.dir().join("topics"), name), partition);
                 let head = SegmentHead {
                     store: cut.manifest.store,
@@ -207,7 +222,7 @@ impl Work<'_> {
             }
             Ok(Visit::Next)
         });
-        copied.map_err(Failed::OfSource)?;
+        copied.map_err(Failed::of_rows)?;
         if let Some(error) = of_target {
             return Err(Failed::Otherwise(error));
         }
@@ -224,10 +239,11 @@ impl Work<'_> {
         let path = head.path(dir);
         let named = path.strip_prefix(self.reader.dir()).ok().and_then(Path::to_str).map(str::to_owned);
         let outside = || Error::invalid("a segment outside of its store").in_file(&path);
-        let named = named.ok_or_else(outside).map_err(Failed::OfSource)?;
+        let of_segment = Failed::of_segment(row.salt);
+        let named = named.ok_or_else(outside).map_err(&of_segment)?;
         if let Some(known) = self.segments.get(&named)
             && (known.salt, known.bytes()) == (row.salt, row.end_position)
-            && self.uploads.has(&known.chunks)
+            && self.uploads.has(&known.chunks).map_err(Failed::Otherwise)?
         {
             return Ok((named, known.clone()));
         }
@@ -235,8 +251,8 @@ impl Work<'_> {
             std::io::ErrorKind::NotFound => Error::corrupt(&path, 0, "a segment is gone"),
             _ => Error::io(&path, "open a segment", error),
         };
-        let file = self.reader.disk().open(&path, OpenMode::Read).map_err(gone).map_err(Failed::OfSource)?;
-        head.check(&*file, &path).map_err(Failed::OfSource)?;
+        let file = self.reader.disk().open(&path, OpenMode::Read).map_err(gone).map_err(&of_segment)?;
+        head.check(&*file, &path).map_err(&of_segment)?;
         let chunks = self.copy_checked(&*file, &path, row)?;
         let image = FileImage { salt: row.salt, chunks };
         self.segments.insert(named.clone(), image.clone());
@@ -249,16 +265,17 @@ impl Work<'_> {
         path: &Path,
         row: &SegmentRow,
     ) -> std::result::Result<Vec<Chunk>, Failed> {
-        let flawed = |flaw: SegmentFlaw| Failed::OfSource(Error::corrupt(path, flaw.position, flaw.what));
+        let of_segment = Failed::of_segment(row.salt);
+        let flawed = |flaw: SegmentFlaw| of_segment(Error::corrupt(path, flaw.position, flaw.what));
         let (mut check, mut position, mut chunks) = (SegmentCheck::new(row.salt), 0, Vec::new());
         while position < row.end_position {
             let wanted = usize::try_from(row.end_position - position).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
             let mut bytes = vec![0; wanted];
             let read = file.read_full_at(&mut bytes, position);
-            let read = read.map_err(|error| Failed::OfSource(Error::io(path, "read a segment", error)))?;
+            let read = read.map_err(|error| of_segment(Error::io(path, "read a segment", error)))?;
             if read < wanted {
                 let short = Error::corrupt(path, position + read as u64, "a segment was cut short");
-                return Err(Failed::OfSource(short));
+                return Err(of_segment(short));
             }
             check.feed(&bytes).map_err(flawed)?;
             chunks.push(self.uploads.put(&bytes).map_err(Failed::Otherwise)?);
@@ -267,7 +284,7 @@ impl Work<'_> {
         let end = check.finish().map_err(flawed)?;
         if end.is_some_and(|end| end > row.end_offset) {
             let what = format!("a segment ends at offset {}, behind {}", end.unwrap_or_default(), row.end_offset);
-            return Err(Failed::OfSource(Error::corrupt(path, row.end_position, what)));
+            return Err(of_segment(Error::corrupt(path, row.end_position, what)));
         }
         Ok(chunks)
     }

@@ -10,8 +10,8 @@
 use std::collections::BTreeMap;
 
 use super::super::Core;
-use super::super::listing::read_progress_key;
 use super::super::manifest::{Manifest, State};
+use super::super::reading::{Ends, Reads};
 use super::StoreReader;
 use super::live::{Found, Live};
 use super::look::LOOKS;
@@ -20,11 +20,9 @@ use super::owner::{OwnerReader, PAUSES};
 use crate::backup::{frames_begin, frames_of, put_frame};
 use crate::disk::OpenMode;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{LogOffset, Lsn, PartitionId, TableId, TopicId};
+use crate::ids::{Lsn, TableId};
 use crate::journal;
-use crate::record::BatchHead;
 use crate::table::{HeldRows, StateKey, TableHome, TableStore, Visit};
-use crate::topic::PartitionState;
 use crate::transaction::{Effect, effects, system};
 use crate::wake::Arc;
 
@@ -54,18 +52,32 @@ impl StoreReader {
     /// `Unavailable`: an owner is being opened and takes its time, moves its trim point faster than its journal can be
     /// read, or owners that read each other go on faster than they can be cut together; `Corrupt`.
     pub(in crate::store) fn cuts(&self, own: Option<&Core>) -> Result<Vec<Cut>> {
+        let mut met = None;
         for _ in 0..CUTS {
             let mut cuts = Vec::new();
             for (name, reader) in self.inner.all_owners()? {
                 let own = own.filter(|core| core.layout.name == name);
                 cuts.push(Cut::take(name, &reader, own)?);
             }
-            if fit(&cuts)? {
-                return Ok(cuts);
+            match fit(&cuts) {
+                Ok(true) => return Ok(cuts),
+                Ok(false) => met = None,
+                Err(error) => {
+                    // Rows may have gone meanwhile. What is damaged is so in the next cut too.
+                    let is_again = met.as_ref().is_some_and(|met: &Error| format!("{met:?}") == format!("{error:?}"));
+                    if is_again && are_in_force(&cuts)? {
+                        return Err(error);
+                    }
+                    met = Some(error);
+                }
             }
         }
-        let what = "the owners read each other's topics faster than they can be copied together";
-        Err(Error::new(ErrorKind::Unavailable, what).in_file(&self.inner.layout.owners))
+        let what = match &met {
+            None => "the owners read each other's topics faster than they can be copied together",
+            Some(_) => "the tables change faster than they can be read",
+        };
+        let unavailable = Error::new(ErrorKind::Unavailable, what).in_file(&self.inner.layout.owners);
+        Err(met.into_iter().fold(unavailable, Error::because))
     }
 }
 
@@ -147,7 +159,7 @@ impl Cut {
     }
 
     /// Whether what was read of its files since it was taken is what it should be: an error counts only if it is.
-    pub(in crate::store) fn is_in_force(&self) -> Result<bool> {
+    fn is_in_force(&self) -> Result<bool> {
         Ok(self.reader.manifest()?.generation == self.manifest.generation)
     }
 
@@ -161,44 +173,22 @@ impl Cut {
         })
     }
 
-    /// Where its partitions end.
-    fn ends(&self) -> Result<BTreeMap<(TopicId, PartitionId), LogOffset>> {
-        let mut ends = BTreeMap::new();
-        self.own_rows(system::PARTITIONS, |key, value| {
-            let state: PartitionState = system::decode_row(value)?;
-            let Some(at) = system::read_partition_key(key) else { return Err(malformed("partitions")) };
-            ends.insert(at, state.next_offset);
-            Ok(())
-        })?;
-        self.effects(&mut |effect| {
-            if let Effect::Batch { topic, partition, bytes } = effect
-                && let Ok(head) = BatchHead::peek(bytes)
-            {
-                ends.insert((topic, partition), head.next_offset());
-            }
-            Ok(())
-        })?;
+    /// Its topics, and where they end.
+    fn ends(&self) -> Result<Ends> {
+        let mut ends = Ends::default();
+        for table in [system::CATALOGUE, system::PARTITIONS] {
+            self.own_rows(table, |key, value| ends.row(table, key, Some(value)))?;
+        }
+        frames_of(&self.frames, |_, body| ends.frame(body))?;
         Ok(ends)
     }
 
     /// How far its consumers have read in topics of other owners.
-    fn read_elsewhere(&self) -> Result<BTreeMap<(TopicId, PartitionId), LogOffset>> {
-        let (number, mut read) = (self.manifest.number, BTreeMap::new());
-        let mut note = |key: &[u8], value: &[u8]| {
-            let Some((_, topic, partition)) = read_progress_key(key) else { return Err(malformed("progress")) };
-            if topic.owner() != number {
-                let next: LogOffset = system::decode_row(value)?;
-                let furthest = read.entry((topic, partition)).or_insert(next);
-                *furthest = next.max(*furthest);
-            }
-            Ok(())
-        };
-        self.own_rows(system::PROGRESS, &mut note)?;
-        self.effects(&mut |effect| match effect {
-            Effect::Row { table: system::PROGRESS, key, value: Some(value), .. } => note(key, value),
-            _ => Ok(()),
-        })?;
-        Ok(read)
+    fn reads(&self) -> Result<Reads> {
+        let mut reads = Reads::of(self.manifest.number);
+        self.own_rows(system::PROGRESS, |key, value| reads.row(system::PROGRESS, key, Some(value)).map(drop))?;
+        frames_of(&self.frames, |_, body| reads.frame(body).map(drop))?;
+        Ok(reads)
     }
 
     /// Hands all effects of its frames to `each`.
@@ -214,18 +204,22 @@ fn fit(cuts: &[Cut]) -> Result<bool> {
     }
     let mut ends = BTreeMap::new();
     for cut in cuts {
-        ends.append(&mut cut.ends()?);
+        ends.insert(cut.manifest.number, cut.ends()?);
     }
     for cut in cuts {
-        // Of a topic that was deleted nobody reads any more.
-        let is_there = |(at, next): (&(TopicId, PartitionId), &LogOffset)| ends.get(at).is_none_or(|end| next <= end);
-        if !cut.read_elsewhere()?.iter().all(is_there) {
+        if cut.reads()?.ahead_of(&ends).is_some() {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-fn malformed(table: &str) -> Error {
-    Error::new(ErrorKind::Corrupt, format!("a row of the {table} is malformed"))
+/// Whether all of them still are what their owners would start from.
+pub(in crate::store) fn are_in_force(cuts: &[Cut]) -> Result<bool> {
+    for cut in cuts {
+        if !cut.is_in_force()? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

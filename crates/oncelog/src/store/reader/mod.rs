@@ -35,7 +35,7 @@ use std::time::Duration;
 
 pub(super) use cursor::PartitionCursor;
 pub use cursor::ReaderCursor;
-pub(super) use cut::Cut;
+pub(super) use cut::{Cut, are_in_force};
 pub use dump::{BatchInfo, FrameInfo, SegmentInfo};
 pub(super) use foreign::ForeignTopic;
 pub use look::OwnerInfo;

@@ -1,0 +1,271 @@
+//! Backups of a store that changes at the worst moments: what is deleted, trimmed or made while it is copied is no
+//! damage, and owners fit each other whatever they do between their cuts.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and makes its own files")]
+
+#[path = "common/hooked_disk.rs"]
+mod hooked_disk;
+#[path = "common/set_clock.rs"]
+mod set_clock;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use hooked_disk::{Event, over};
+use oncelog::disk::{MemoryDisk, OpenMode, RealDisk};
+use oncelog::{
+    BackupTarget, ConsumerStyle, ErrorKind, Outcome, PartitionId, RestoreOptions, Store, StoreReader, TableDef,
+    TopicDef, U64, Utf8,
+};
+use set_clock::SetClock;
+
+const KEPT: TopicDef<Utf8, Utf8> = TopicDef::new("kept").file_roll_size(4096);
+const BRIEF: TopicDef<Utf8, Utf8> = TopicDef::new("brief");
+const ROWS: TableDef<U64, Utf8> = TableDef::new("rows");
+const JOBS: TopicDef<Utf8, U64> = TopicDef::new("jobs");
+const BILLS: TopicDef<Utf8, U64> = TopicDef::new("bills");
+
+fn open(dir: &Path) -> Store {
+    Store::options().journal_file_bytes(64 << 10).manual_duties().open(dir).unwrap()
+}
+
+/// A target in memory that tells of each chunk before it is written.
+fn target(each_chunk: impl Fn() + Send + Sync + 'static) -> BackupTarget {
+    let disk = over(Arc::new(MemoryDisk::default()), move |event| {
+        if let Event::Open(path, OpenMode::CreateNew) = event
+            && path.components().any(|part| part.as_os_str() == "chunks")
+        {
+            each_chunk();
+        }
+        Ok(())
+    });
+    BackupTarget::dir_on(disk, "/target").unwrap()
+}
+
+fn restored(target: &BackupTarget, dir: &Path) -> Store {
+    RestoreOptions::new().restore(target, dir).unwrap();
+    assert!(StoreReader::open(dir).unwrap().verify(|_| {}).unwrap().is_sound());
+    Store::open(dir).unwrap()
+}
+
+/// The files of a deleted topic go at once, without a move of the trim point.
+#[test]
+fn a_topic_that_is_deleted_while_it_is_copied_is_no_damage() {
+    for by_owner in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir.path().join("data"));
+        let (kept, brief) = (store.producer(KEPT).unwrap(), store.producer(BRIEF).unwrap());
+        for n in 0..50 {
+            kept.append("k", &format!("{n} {}", "x".repeat(200))).unwrap();
+            brief.append("b", &n.to_string()).unwrap();
+        }
+        store.trim().unwrap();
+        let (deleted, theirs) = (AtomicU32::new(0), store.clone());
+        let target = target(move || {
+            if deleted.fetch_add(1, Ordering::SeqCst) == 0 {
+                theirs.delete_topic("brief").unwrap();
+            }
+        });
+        let made = match by_owner {
+            true => store.backup(&target),
+            false => StoreReader::open(store.dir()).unwrap().backup(&target),
+        };
+        made.unwrap();
+        let copy = restored(&target, &dir.path().join("restored"));
+        assert_eq!(copy.offsets("kept", PartitionId(0)).unwrap().1.0, 50);
+        assert_eq!(copy.offsets("brief", PartitionId(0)).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+}
+
+/// Blocks of the tables are used again when the trim point has moved twice: beside an owner that does so faster than
+/// its rows are read the same block may be found changed in one cut after the other.
+#[test]
+fn tables_that_are_trimmed_faster_than_they_are_read_are_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("data"));
+    let fill = |store: &Store, round: u32| {
+        let put = |tx: &mut oncelog::Tx<'_>| {
+            (0..600).try_for_each(|n| tx.table(ROWS)?.put(&n, &format!("{round:03}{}", "r".repeat(300))))
+        };
+        store.transact(put).unwrap();
+        store.trim().unwrap();
+    };
+    fill(&store, 0);
+    // A cut looks for the page, then reads of the tables, then the manifest again; what is read then is copied.
+    let (was_cut, reads, spoilt, theirs) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0), store.clone());
+    let counted = Arc::new(spoilt);
+    let spoilt = Arc::clone(&counted);
+    let disk = over(Arc::new(RealDisk), move |event| {
+        match event {
+            Event::Open(path, _) if path.components().any(|part| part.as_os_str() == "page") => {
+                was_cut.store(0, Ordering::SeqCst);
+                reads.store(0, Ordering::SeqCst);
+            }
+            Event::Read(path) if path.ends_with("owners/main/MANIFEST") => {
+                was_cut.store(reads.load(Ordering::SeqCst), Ordering::SeqCst);
+            }
+            Event::Read(path) if path.parent().is_some_and(|dir| dir.ends_with("owners/main/state")) => {
+                reads.fetch_add(1, Ordering::SeqCst);
+                if was_cut.load(Ordering::SeqCst) > 0 && spoilt.load(Ordering::SeqCst) < 5 {
+                    let round = spoilt.fetch_add(1, Ordering::SeqCst);
+                    (1..4).for_each(|more| fill(&theirs, 10 * round + more));
+                    // The block that comes first, each time.
+                    return Err(std::io::ErrorKind::InvalidData.into());
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    });
+    let target = target(|| ());
+    StoreReader::options().disk(disk).open(store.dir()).unwrap().backup(&target).unwrap();
+    assert_eq!(counted.load(Ordering::SeqCst), 5);
+    let copy = restored(&target, &dir.path().join("restored"));
+    let rows = copy.snapshot().unwrap().scan(ROWS, ..).unwrap();
+    assert_eq!(rows.len(), 600);
+    assert!(rows.iter().all(|(_, row)| row[..3] == rows[0].1[..3]), "rows of one moment");
+}
+
+/// `main` is cut before it makes a topic, which `worker` has read when it is cut.
+#[test]
+fn a_topic_that_is_made_between_two_cuts_is_in_the_backup_of_its_reader() {
+    for has_another in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let (main, worker) = (open(&data), Store::attach(&data, "worker").unwrap());
+        if has_another {
+            main.producer(KEPT).unwrap().append("k", "x").unwrap();
+        }
+        worker.producer(BILLS).unwrap();
+        let (once, theirs) = (AtomicU32::new(0), (main.clone(), worker.clone()));
+        let disk = over(Arc::new(RealDisk), move |event| {
+            // The first look at the manifest of the second owner comes behind the first one's cut.
+            if let Event::Open(path, OpenMode::Read) = event
+                && path.starts_with(theirs.1.dir().join("owners/worker/page"))
+                && once.fetch_add(1, Ordering::SeqCst) == 0
+            {
+                let (main, worker) = &theirs;
+                let jobs = main.producer(JOBS).unwrap();
+                for n in 0..5 {
+                    jobs.append("j", &n).unwrap();
+                }
+                let mut jobs = worker.consumer(JOBS, ConsumerStyle::ClientTx("worker".into())).unwrap();
+                let read = jobs.try_process(Some(5), |record, tx| {
+                    tx.append(BILLS, "b", &record.value()?)?;
+                    Ok(Outcome::Commit)
+                });
+                read.unwrap();
+            }
+            Ok(())
+        });
+        let target = target(|| ());
+        StoreReader::options().disk(disk).open(&data).unwrap().backup(&target).unwrap();
+        let copy = dir.path().join("restored");
+        let main = restored(&target, &copy);
+        let worker = Store::attach(&copy, "worker").unwrap();
+        let billed = worker.offsets("bills", PartitionId(0)).unwrap().1.0;
+        assert_eq!(billed, 5, "the worker was cut behind its reading");
+        assert_eq!(main.offsets("jobs", PartitionId(0)).unwrap().1.0, 5, "and what it has read is there");
+    }
+}
+
+/// A chunk that is cut short, or longer than it was, does not count as there.
+#[test]
+fn a_chunk_of_another_length_is_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("data"));
+    let kept = store.producer(KEPT).unwrap();
+    for n in 0..50 {
+        kept.append("k", &format!("{n} {}", "x".repeat(200))).unwrap();
+        store.transact(|tx| tx.table(ROWS)?.put(&n, "row")).unwrap();
+    }
+    store.trim().unwrap();
+    let target = BackupTarget::dir(dir.path().join("target")).unwrap();
+    let first = store.backup(&target).unwrap();
+    let mut chunks = Vec::new();
+    for folder in std::fs::read_dir(dir.path().join("target/chunks")).unwrap() {
+        chunks.extend(std::fs::read_dir(folder.unwrap().path()).unwrap().map(|chunk| chunk.unwrap().path()));
+    }
+    assert_eq!(chunks.len() as u64, first.new_chunks);
+    let (scratch, mut damaged) = (dir.path().join("scratch"), Vec::new());
+    for (at, chunk) in chunks.iter().enumerate() {
+        let good = std::fs::read(chunk).unwrap();
+        let cut = good.len() / 2;
+        let (bad, position) = match at % 2 {
+            0 => (good[..cut].to_vec(), cut),
+            _ => ([&good[..], b"more"].concat(), good.len()),
+        };
+        std::fs::write(chunk, &bad).unwrap();
+        let error = RestoreOptions::new().verify(&target, &scratch).unwrap_err();
+        assert_eq!((error.kind(), error.file()), (ErrorKind::Corrupt, Some(&**chunk)), "{error}");
+        assert_eq!(error.position(), Some(position as u64), "{error}");
+        std::fs::write(chunk, good).unwrap();
+        damaged.push((chunk, bad));
+    }
+    damaged.iter().for_each(|(chunk, bad)| std::fs::write(chunk, bad).unwrap());
+    let again = store.backup(&target).unwrap();
+    assert_eq!((again.new_chunks, again.new_bytes), (first.new_chunks, first.new_bytes));
+    assert!(RestoreOptions::new().verify(&target, &scratch).unwrap().store.is_sound());
+    assert_eq!(store.backup(&target).unwrap().new_chunks, 0);
+}
+
+/// However long it takes to copy: what came later is not in it.
+#[test]
+fn a_backup_is_of_the_moment_when_it_was_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock::default());
+    clock.pass(1_000);
+    let options = Store::options().manual_duties().clock(Arc::clone(&clock) as _);
+    let store = options.open(dir.path().join("data")).unwrap();
+    store.producer(KEPT).unwrap().append("k", "before").unwrap();
+    for (by_owner, cut_ms) in [(true, 1_000_000), (false, 1_060_000)] {
+        let (once, theirs) = (AtomicU32::new(0), Arc::clone(&clock));
+        let target = target(move || {
+            if once.fetch_add(1, Ordering::SeqCst) == 0 {
+                theirs.pass(60);
+            }
+        });
+        let made = match by_owner {
+            true => store.backup(&target),
+            false => StoreReader::options().clock(Arc::clone(&clock) as _).open(store.dir()).unwrap().backup(&target),
+        };
+        assert_eq!(target.list().unwrap()[0].taken_ms, cut_ms, "by its owner: {by_owner}");
+        let restore = |ms, name: &str| {
+            let restored = RestoreOptions::new().until_time(ms).restore(&target, dir.path().join(name));
+            restored.map(|report| (report.backup, report.taken_ms)).map_err(|error| error.kind())
+        };
+        assert_eq!(restore(cut_ms - 1, "early"), Err(ErrorKind::NotFound));
+        assert_eq!(restore(cut_ms, &format!("at{cut_ms}")), Ok((made.unwrap().name, cut_ms)));
+    }
+}
+
+/// Marks that are taken away by hand while a backup is made: a prune may have come and gone, so it is none.
+#[test]
+fn a_backup_whose_mark_was_taken_away_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("data"));
+    store.producer(KEPT).unwrap().append("k", "x").unwrap();
+    let place = dir.path().join("target");
+    let (plain, pruned) = (BackupTarget::dir(&place).unwrap(), Arc::new(AtomicU32::new(0)));
+    store.backup(&plain).unwrap();
+    store.producer(KEPT).unwrap().append("k", "more").unwrap();
+    let (theirs, count) = (plain.clone(), Arc::clone(&pruned));
+    let disk = over(Arc::new(RealDisk), move |event| {
+        if let Event::Open(path, OpenMode::CreateNew) = event
+            && path.components().any(|part| part.as_os_str() == "chunks")
+            && count.fetch_add(1, Ordering::SeqCst) == 0
+        {
+            assert_eq!(theirs.prune(1).unwrap_err().kind(), ErrorKind::Locked);
+            assert_eq!(theirs.unlock().unwrap(), 1);
+            theirs.prune(1).unwrap();
+        }
+        Ok(())
+    });
+    let error = store.backup(&BackupTarget::dir_on(disk, &place).unwrap()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
+    assert!(error.file().unwrap().starts_with(place.join("marks")), "{error}");
+    assert!(pruned.load(Ordering::SeqCst) > 0);
+    assert_eq!(plain.list().unwrap().len(), 1);
+    assert!(RestoreOptions::new().verify(&plain, dir.path().join("scratch")).unwrap().store.is_sound());
+    store.backup(&plain).unwrap();
+}
