@@ -101,20 +101,6 @@ impl Partition {
         self.compacted.fetch_max(compacted.0, Ordering::SeqCst);
     }
 
-    /// One compaction at a time: whether it is the caller's, who ends it with [`Partition::end_compaction`].
-    pub(crate) fn begin_compaction(&self) -> bool {
-        !self.compacting.swap(true, Ordering::SeqCst)
-    }
-
-    /// Whether somebody is at it.
-    pub(crate) fn is_being_compacted(&self) -> bool {
-        self.compacting.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn end_compaction(&self) {
-        self.compacting.store(false, Ordering::SeqCst);
-    }
-
     /// Where its files are open.
     pub(crate) fn open_files(&self) -> &Arc<OpenFiles> {
         &self.maker.files

@@ -86,9 +86,7 @@ pub(crate) struct Partition {
     pub(super) compacted: AtomicU64,
     /// Files that were compacted, or came to nothing, and could not be taken away yet.
     pub(super) leftovers: Mutex<Vec<PathBuf>>,
-    /// Somebody compacts it.
-    pub(super) compacting: AtomicBool,
-    /// How often that was begun in this opening.
+    /// How often its compaction was begun in this opening.
     pub(super) generations: AtomicU64,
     /// Takes no more records. Set under the turn.
     retired: AtomicBool,
@@ -228,7 +226,6 @@ impl Partition {
             exchange: Mutex::default(),
             compacted: AtomicU64::new(state.compacted.0),
             leftovers: Mutex::default(),
-            compacting: AtomicBool::new(false),
             generations: AtomicU64::new(0),
             retired: AtomicBool::new(false),
             gone: AtomicBool::new(false),

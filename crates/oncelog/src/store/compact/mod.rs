@@ -1,0 +1,399 @@
+//! Key compaction: when, and of what. In the background, a little at a time, or by hand.
+//!
+//! ```text
+//! choose   the partition with the greatest share of what was not compacted, if that is enough
+//! keys     of what was not compacted: where each was last written, as many as there is memory for; it ends there
+//! write    from the first segment on: what stays, to new files under names that nobody reads; synced
+//! exchange the new files get their names, the trim point names them, the old files go
+//! ```
+//!
+//! What a round reads and writes is in `round`, how it takes effect in `exchange`; both know nothing of when.
+//!
+//! Invariants: at most one round is under way, whoever drives it: the background, or somebody who compacts by hand.
+//! The newest segment with records is never touched, nor what somebody may still have to read (`min_lag`,
+//! `blocking_minimum_retention`). A round goes by what its topic was when it began, and is given up when that changes.
+//! No turn is held while records are read or written. A step reads about a mebibyte, so the background's other duties,
+//! of which answering tasks is one, never wait longer.
+
+mod exchange;
+mod round;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::manifest::State;
+use super::{Core, Store};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{LogOffset, PartitionId, TopicId};
+use crate::topic::{Compactable, Compaction, MinimumRetention, Partition, PartitionView, Topic};
+use crate::wake::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering};
+use round::{Round, Stepped};
+
+/// The background waits so long between two steps: others want the disk too.
+pub(super) const PAUSE: Duration = Duration::from_millis(1);
+/// A partition whose compaction failed, or that may not be compacted, is left alone for so many looks.
+const LOOKS_LEFT_OUT: u32 = 12;
+/// So many partitions are tried in a look.
+const TRIES: usize = 8;
+
+/// What compaction has done in a topic since the store was opened, and what there is to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CompactionStats {
+    /// Rounds that were brought to their end, each over one partition.
+    pub rounds: u64,
+    /// Bytes of the files that these replaced.
+    pub bytes_before: u64,
+    /// Bytes of the files that took their place.
+    pub bytes_after: u64,
+    /// Records that are gone.
+    pub removed_records: u64,
+    /// Bytes of older files in which each key is once, over all partitions, as things are now.
+    pub clean_bytes: u64,
+    /// Bytes of older files that were not compacted yet.
+    pub dirty_bytes: u64,
+    /// Rounds that failed.
+    pub failures: u64,
+    /// What the last one that failed said; `None` once a round of the topic goes well again.
+    pub last_error: Option<String>,
+}
+
+impl CompactionStats {
+    /// How many hundredths of the bytes of older files were not compacted yet.
+    #[must_use]
+    pub fn dirty_percent(&self) -> u8 {
+        crate::topic::Dirt { clean: self.clean_bytes, dirty: self.dirty_bytes }.percent()
+    }
+}
+
+/// What compaction keeps in memory.
+#[derive(Default)]
+pub(super) struct Compacting {
+    /// Held for a step, and while a round begins.
+    slot: Mutex<Slot>,
+    at_work: AtomicBool,
+    /// So many compact by hand: the background leaves all rounds to them, and does not wait for their steps.
+    by_hand: AtomicUsize,
+    topics: Mutex<BTreeMap<TopicId, CompactionStats>>,
+}
+
+/// The round that is under way, and what is next.
+#[derive(Default)]
+struct Slot {
+    round: Option<Round>,
+    /// When it last looked what is due.
+    looked: Option<Duration>,
+    /// Partitions that are left alone are not looked at before.
+    not_before: BTreeMap<(TopicId, PartitionId), Duration>,
+}
+
+/// A round that came to nothing.
+struct Failed {
+    topic: Arc<Topic>,
+    partition: PartitionId,
+    error: Error,
+}
+
+impl Store {
+    /// Compacts all partitions of a topic now, whatever share of them was compacted before: the background does so by
+    /// itself when there is enough to do, see [`Compaction`]. What the settings and limits of the topic keep is kept,
+    /// and the newest segment file of each partition. Durable on return. Takes as long as it takes to read all of the
+    /// topic; others append and read meanwhile.
+    ///
+    /// ```
+    /// use oncelog::{Compaction, Store, TopicDef, Utf8};
+    /// # fn main() -> oncelog::Result<()> {
+    /// const PRICES: TopicDef<Utf8, Utf8> = TopicDef::new("prices").file_roll_size(1024).compaction(Compaction::new());
+    /// let store = Store::in_memory()?;
+    /// let prices = store.producer(PRICES)?;
+    /// for price in 0..100 {
+    ///     prices.append("tea", &price.to_string())?;
+    /// }
+    /// assert!(store.compact("prices")?.removed_records > 50);
+    /// # store.close()
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `NotFound`: no such topic, or none of this owner. `Invalid`: it is not a compacted one. `Full`: no room for the
+    /// new files, nothing has changed. `Corrupt`, `InDoubt`, `Closed`: partitions before may be compacted.
+    pub fn compact(&self, topic: &str) -> Result<CompactionStats> {
+        let core = self.core();
+        core.check_open()?;
+        let topic = core.topic(topic)?;
+        settings_of(&topic)?;
+        core.compacting.by_hand.fetch_add(1, Ordering::SeqCst);
+        let mut partitions = topic.partitions.iter();
+        let compacted = partitions.try_for_each(|partition| core.compact_partition(&topic, partition.id));
+        core.compacting.by_hand.fetch_sub(1, Ordering::SeqCst);
+        compacted.map(|()| core.compaction_stats(&topic))
+    }
+
+    /// What compaction has done in a topic since the store was opened, and what there is to do.
+    ///
+    /// # Errors
+    /// `NotFound`: no such topic, or none of this owner; `Closed`.
+    pub fn compaction_stats(&self, topic: &str) -> Result<CompactionStats> {
+        let core = self.core();
+        core.check_open()?;
+        core.topic(topic).map(|topic| core.compaction_stats(&topic))
+    }
+}
+
+fn settings_of(topic: &Topic) -> Result<Compaction> {
+    let not_compacted = || Error::invalid(format!("topic {:?} is not compacted: alter it first", topic.spec.name));
+    topic.spec.compaction.ok_or_else(not_compacted)
+}
+
+impl Compacting {
+    /// Whether a round is under way, or one has just ended and there may be more to do.
+    pub(super) fn is_at_work(&self) -> bool {
+        self.at_work.load(Ordering::SeqCst) && self.by_hand.load(Ordering::SeqCst) == 0
+    }
+
+    /// Ends the round that is under way, if it is one of these topics; who compacts by hand begins another. Nobody is in
+    /// a step on return.
+    pub(super) fn give_up(&self, of: impl Fn(TopicId) -> bool) {
+        let mut slot = self.slot.lock();
+        if slot.round.as_ref().is_some_and(|round| of(round.topic.id)) {
+            slot.round = None;
+        }
+        self.at_work.store(slot.round.is_some(), Ordering::SeqCst);
+    }
+
+    /// All topics together.
+    pub(super) fn total(&self) -> CompactionStats {
+        let topics = self.topics.lock();
+        let mut all = CompactionStats::default();
+        for one in topics.values() {
+            all.rounds += one.rounds;
+            all.bytes_before += one.bytes_before;
+            all.bytes_after += one.bytes_after;
+            all.removed_records += one.removed_records;
+            all.failures += one.failures;
+        }
+        all
+    }
+}
+
+impl Core {
+    fn compaction_stats(&self, topic: &Topic) -> CompactionStats {
+        let mut stats = self.compacting.topics.lock().get(&topic.id).cloned().unwrap_or_default();
+        for dirt in topic.partitions.iter().map(|partition| partition.dirt()) {
+            stats.clean_bytes += dirt.clean;
+            stats.dirty_bytes += dirt.dirty;
+        }
+        stats
+    }
+
+    /// A step of what is under way, or else a look at what is due.
+    pub(super) fn compact_if_due(&self) -> Result<()> {
+        if self.compacting.by_hand.load(Ordering::SeqCst) > 0 {
+            return Ok(());
+        }
+        let mut slot = self.compacting.slot.lock();
+        if slot.round.is_none() {
+            let now = self.options.clock.monotonic();
+            let interval = self.options.retention_interval;
+            if slot.looked.is_some_and(|looked| now.saturating_sub(looked) < interval) {
+                return Ok(());
+            }
+            slot.looked = Some(now);
+            slot.not_before.retain(|_, until| now < *until);
+            slot.round = self.next_round(&mut slot)?;
+        }
+        if slot.round.is_some() {
+            self.drive(&mut slot).or_else(|failed| self.put_off(&mut slot, &failed))?;
+        }
+        self.compacting.at_work.store(slot.round.is_some() || slot.looked.is_none(), Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Takes the round that is under way a step on.
+    fn drive(&self, slot: &mut Slot) -> std::result::Result<(), Failed> {
+        let Some(mut round) = slot.round.take() else { return Ok(()) };
+        let stepped = match round.step() {
+            Ok(Stepped::Written) => self.end_round(&mut round).map(|()| Stepped::Written),
+            stepped => stepped,
+        };
+        match stepped {
+            Ok(Stepped::On) => slot.round = Some(round),
+            // There may be more to do, here or elsewhere.
+            Ok(Stepped::Written) => slot.looked = None,
+            Err(error) => return Err(Failed { topic: Arc::clone(&round.topic), partition: round.partition.id, error }),
+        }
+        Ok(())
+    }
+
+    /// Leaves a partition alone for a while, which failed.
+    fn put_off(&self, slot: &mut Slot, failed: &Failed) -> Result<()> {
+        if failed.error.kind() == ErrorKind::Conflict {
+            return Ok(());
+        }
+        self.leave_alone(slot, &failed.topic, failed.partition);
+        self.note_failure(failed)
+    }
+
+    fn leave_alone(&self, slot: &mut Slot, topic: &Topic, partition: PartitionId) {
+        let later = self.options.retention_interval.saturating_mul(LOOKS_LEFT_OUT);
+        let until = self.options.clock.monotonic().saturating_add(later);
+        slot.not_before.insert((topic.id, partition), until);
+    }
+
+    /// A round that failed is told, and tried again later. Only what ends the handle is an error here.
+    fn note_failure(&self, Failed { topic, partition, error }: &Failed) -> Result<()> {
+        if error.kind() == ErrorKind::NotFound {
+            // The topic is being deleted.
+            return Ok(());
+        }
+        let name = &topic.spec.name;
+        tracing::error!(%error, topic = name, %partition, "a partition could not be compacted");
+        let mut topics = self.compacting.topics.lock();
+        let stats = topics.entry(topic.id).or_default();
+        stats.failures += 1;
+        stats.last_error = Some(error.to_string());
+        drop(topics);
+        self.check_open()
+    }
+
+    /// The round that is most worth it, if one is. A partition that looks worth it and may not be compacted, since
+    /// somebody must read it first, is left alone for a while, so that it keeps no other from its turn.
+    fn next_round(&self, slot: &mut Slot) -> Result<Option<Round>> {
+        for _ in 0..TRIES {
+            let Some((topic, partition)) = self.most_worth_it(slot)? else { return Ok(None) };
+            let Some(settings) = topic.spec.compaction else { return Ok(None) };
+            let due = |found: &Compactable| found.dirt.is_due(&settings) || found.has_old_tombstones;
+            match self.begin_round(&topic, &partition, settings, due) {
+                Ok(Some(round)) => return Ok(Some(round)),
+                Ok(None) => self.leave_alone(slot, &topic, partition.id),
+                Err(error) => self.put_off(slot, &Failed { topic, partition: partition.id, error })?,
+            }
+        }
+        Ok(None)
+    }
+
+    fn most_worth_it(&self, slot: &Slot) -> Result<Option<(Arc<Topic>, Arc<Partition>)>> {
+        let now_ms = self.store_time.now_ms(&*self.options.clock);
+        let (mut best, mut most) = (None, 0);
+        for topic in self.compacted_topics()? {
+            let Some(settings) = topic.spec.compaction else { continue };
+            for partition in &topic.partitions {
+                if slot.not_before.contains_key(&(topic.id, partition.id)) || partition.check_takes().is_err() {
+                    continue;
+                }
+                let floor = partition.end_at(self.pipeline.view.visible());
+                let found = self.compactable(&topic, partition, settings, now_ms, floor);
+                let is_due = found.dirt.is_due(&settings) || found.has_old_tombstones;
+                let percent = found.dirt.percent();
+                if is_due && (best.is_none() || percent > most) {
+                    (best, most) = (Some((Arc::clone(&topic), Arc::clone(partition))), percent);
+                }
+            }
+        }
+        Ok(best)
+    }
+
+    fn compactable(
+        &self,
+        topic: &Topic,
+        partition: &Arc<Partition>,
+        settings: Compaction,
+        now_ms: i64,
+        floor: LogOffset,
+    ) -> Compactable {
+        let least_age = match topic.spec.retention.blocking_minimum {
+            MinimumRetention::Age(least) => settings.min_lag.max(least),
+            _ => settings.min_lag,
+        };
+        let found = partition.compactable(&mut partition.turn(), now_ms, least_age, floor);
+        if found.has_news {
+            self.pipeline.journal.at_rest(|applier, _| applier.touch(partition));
+        }
+        found
+    }
+
+    /// Begins the compaction of a partition, unless `wanted` says that it is not worth it.
+    fn begin_round(
+        &self,
+        topic: &Arc<Topic>,
+        partition: &Arc<Partition>,
+        settings: Compaction,
+        wanted: impl Fn(&Compactable) -> bool,
+    ) -> Result<Option<Round>> {
+        let now_ms = self.store_time.now_ms(&*self.options.clock);
+        let floor = self.compaction_floor(topic, partition, now_ms)?;
+        let mut found = self.compactable(topic, partition, settings, now_ms, floor);
+        if !found.is_settled && wanted(&found) {
+            self.pipeline.journal.at_rest(|applier, _| applier.touch(partition));
+            self.trim(State::Open)?;
+            found = self.compactable(topic, partition, settings, now_ms, floor);
+        }
+        let Some(last) = found.segments.last().filter(|_| found.is_settled && wanted(&found)) else { return Ok(None) };
+        let stop = last.end().offset;
+        partition.clear_leftovers()?;
+        let Some(generation) = partition.next_generation() else { return Ok(None) };
+        let compacted = partition.compacted();
+        tracing::debug!(topic = topic.spec.name, partition = %partition.id, %compacted, %stop, "a compaction begins");
+        let memory = self.options.compaction_memory;
+        Ok(Some(Round::begin(topic, partition, settings, found.segments, (generation, stop), memory, now_ms)))
+    }
+
+    /// Nothing from here on is compacted yet: it is not visible, or somebody may never miss it.
+    fn compaction_floor(&self, topic: &Topic, partition: &Partition, now_ms: i64) -> Result<LogOffset> {
+        let visible = self.pipeline.view.visible();
+        let MinimumRetention::Consumers { ids, expiry } = &topic.spec.retention.blocking_minimum else {
+            return Ok(partition.end_at(visible));
+        };
+        let view = |partition: &Arc<Partition>| PartitionView { files: Vec::new(), floor: partition.end_at(visible) };
+        let mut views: Vec<_> = topic.partitions.iter().map(view).collect();
+        self.lower_floors(topic, ids, *expiry, &mut views, now_ms)?;
+        Ok(views.get(partition.id.0 as usize).map_or(LogOffset(0), |view| view.floor))
+    }
+
+    /// All rounds that it takes to compact a partition to the end, each by what the topic is then. Drives whatever round
+    /// is under way.
+    fn compact_partition(&self, of: &Topic, partition: PartitionId) -> Result<()> {
+        let wanted = |found: &Compactable| found.dirt.dirty > 0 || found.has_old_tombstones;
+        let is_mine = |round: &Round| round.topic.id == of.id && round.partition.id == partition;
+        {
+            let mut slot = self.compacting.slot.lock();
+            // The background's may have begun too early to see all.
+            slot.round = slot.round.take().filter(|round| !is_mine(round));
+        }
+        loop {
+            self.check_open()?;
+            let mut slot = self.compacting.slot.lock();
+            if slot.round.is_none() {
+                let topic = self.topic(&of.spec.name)?;
+                if topic.id != of.id {
+                    return Err(Error::new(ErrorKind::NotFound, "the topic is deleted"));
+                }
+                let settings = settings_of(&topic)?;
+                let begun = self.begin_round(&topic, topic.partition(partition)?, settings, wanted);
+                match begun {
+                    Ok(None) => return Ok(()),
+                    Ok(round) => slot.round = round,
+                    Err(error) => return self.failed_by_hand(Failed { topic, partition, error }),
+                }
+            }
+            match self.drive(&mut slot) {
+                Err(failed) if failed.error.kind() == ErrorKind::Conflict => {}
+                Err(failed) if failed.topic.id == of.id && failed.partition == partition => {
+                    return self.failed_by_hand(failed);
+                }
+                driven => driven.or_else(|failed| self.put_off(&mut slot, &failed))?,
+            }
+            drop(slot);
+            if !self.options.manual_duties {
+                // Who waits for the slot has his turn.
+                self.options.clock.sleep(PAUSE);
+            }
+        }
+    }
+
+    fn failed_by_hand(&self, failed: Failed) -> Result<()> {
+        // That it has ended the store, if it has, is told by what comes next.
+        let _ = self.note_failure(&failed);
+        Err(failed.error)
+    }
+}
