@@ -10,12 +10,12 @@ mod set_clock;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use hooked_disk::Event;
-use oncelog::disk::{MemoryDisk, SyncSite};
+use oncelog::disk::{MemoryDisk, OpenMode, SyncSite};
 use oncelog::{
     Bytes, Compaction, Compression, ConsumerOptions, ConsumerStyle, ErrorKind, GapPolicy, LogOffset, MinimumRetention,
     PartitionId, Result, Step, Store, StoreOptions, StoreReader, SyncPolicy, TopicChange, TopicDef, Whence,
@@ -571,6 +571,204 @@ fn what_fails_on_the_way_leaves_the_old_files_and_no_other() -> Result<()> {
     Ok(())
 }
 
+/// How many bytes all files of a disk in memory hold.
+fn held(disk: &MemoryDisk, at: &Path) -> u64 {
+    use oncelog::disk::Disk as _;
+    match disk.list(at) {
+        Ok(names) => names.iter().map(|name| held(disk, name)).sum(),
+        Err(_) => disk.open(at, OpenMode::Read).and_then(|file| file.len()).unwrap_or(0),
+    }
+}
+
+/// Large records, some of which are superseded in each file of a mebibyte.
+fn append_large(store: &Store, topic: &TopicDef<Bytes, Bytes>, count: u64) -> Rows {
+    let producer = store.producer(topic.clone()).unwrap().sync_policy(SyncPolicy::Os);
+    let mut rows = Rows::new();
+    for number in 0..count {
+        let key = if number % 5 == 0 { b"hot".to_vec() } else { number.to_be_bytes().to_vec() };
+        let value = number.to_be_bytes().repeat(16 << 10);
+        rows.push((producer.append(&key, &value).unwrap().0, key, Some(value)));
+    }
+    store.flush().unwrap();
+    rows
+}
+
+/// A disk in memory that takes `capacity` bytes, as it says when it is asked, and the least that it ever said.
+fn roomy(disk: &Arc<MemoryDisk>, capacity: &Arc<AtomicU64>) -> (StoreOptions, Arc<AtomicU64>, Arc<AtomicU64>) {
+    let (least, begun) = (Arc::new(AtomicU64::new(u64::MAX)), Arc::new(AtomicU64::new(0)));
+    let free = {
+        let (disk, capacity) = (Arc::clone(disk), Arc::clone(capacity));
+        move || capacity.load(Ordering::SeqCst).saturating_sub(held(&disk, Path::new("/s")))
+    };
+    let hook = {
+        let (free, least, begun) = (free.clone(), Arc::clone(&least), Arc::clone(&begun));
+        move |event: Event<'_>| {
+            match event {
+                Event::Wrote(path) if is_unfinished(path) => drop(least.fetch_min(free(), Ordering::SeqCst)),
+                Event::Open(path, OpenMode::CreateNew) if is_unfinished(path) => {
+                    begun.fetch_add(1, Ordering::SeqCst);
+                }
+                _ => {}
+            }
+            Ok(())
+        }
+    };
+    let disk = hooked_disk::with_room(Arc::clone(disk) as _, hook, free);
+    (StoreOptions::new().journal_file_bytes(64 << 10).trim_bytes(256 << 10).disk(disk), least, begun)
+}
+
+const RESERVE: u64 = 3 << 20;
+
+/// A round makes no second copy of all: what is finished takes the place of what it was made from when room ends.
+#[test]
+fn room_for_a_few_files_is_enough_and_what_is_reserved_stays() -> Result<()> {
+    let (disk, capacity) = (Arc::new(MemoryDisk::default()), Arc::new(AtomicU64::new(u64::MAX)));
+    let (options, least, _) = roomy(&disk, &capacity);
+    let store = options.compaction_reserve(RESERVE).manual_duties().open("/s")?;
+    let large = PRICES.file_roll_size(1 << 20);
+    let written = append_large(&store, &large, 20 * 8);
+    store.trim()?;
+    // For two mebibytes beside the step of one that must have room.
+    capacity.store(held(&disk, Path::new("/s")) + RESERVE + (3 << 20), Ordering::SeqCst);
+    let stats = store.compact("prices")?;
+    assert_eq!((stats.rounds, stats.failures, stats.dirty_bytes), (1, 0, 0), "{stats:?}");
+    assert!(stats.bytes_before > 15 << 20, "{stats:?}");
+    assert!(least.load(Ordering::SeqCst) >= RESERVE, "{}", least.load(Ordering::SeqCst));
+    check(&written, &read(&store, Whence::Oldest), compacted(&store));
+    assert!(names_on(&disk).iter().all(|name| !name.ends_with(".new")));
+    store.close()
+}
+
+#[test]
+fn without_room_nothing_is_begun_and_it_is_tried_again_later() -> Result<()> {
+    let (disk, capacity) = (Arc::new(MemoryDisk::default()), Arc::new(AtomicU64::new(u64::MAX)));
+    let (options, _, begun) = roomy(&disk, &capacity);
+    let clock = Arc::new(SetClock::default());
+    let store = options.compaction_reserve(RESERVE).manual_duties().clock(Arc::clone(&clock) as _).open("/s")?;
+    let large = PRICES.file_roll_size(1 << 20);
+    let written = append_large(&store, &large, 5 * 8);
+    store.trim()?;
+    capacity.store(held(&disk, Path::new("/s")) + RESERVE, Ordering::SeqCst);
+    let work = |seconds: u64| -> Result<()> {
+        clock.pass(seconds);
+        (0..20).try_for_each(|_| store.run_duties())
+    };
+    (0..9).try_for_each(|_| work(6))?;
+    let stats = store.compaction_stats("prices")?;
+    assert_eq!((stats.rounds, stats.failures, stats.without_room), (0, 1, 1), "{stats:?}");
+    assert_eq!(store.stats().compactions_without_room, 1);
+    assert!(stats.last_error.is_some_and(|told| told.contains("bytes are free")));
+    let refused = store.compact("prices").unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Full, "{refused}");
+    assert_eq!(begun.load(Ordering::SeqCst), 0, "nothing is written in vain");
+    store.producer(large)?.append(b"others", b"have room")?;
+    same(&read(&store, Whence::Oldest)[..written.len()], &written);
+    capacity.store(u64::MAX, Ordering::SeqCst);
+    (0..3).try_for_each(|_| work(20))?;
+    assert_eq!(store.compaction_stats("prices")?.rounds, 1);
+    store.close()
+}
+
+/// Neither reading nor the end of a round grows with the number of files: others wait for it. Whether many small files
+/// become one, or each is written anew.
+#[test]
+fn a_turn_is_short_however_many_files_there_are() -> Result<()> {
+    const FILES: u64 = 2000;
+    for together in [true, false] {
+        let (disk, calls) = (Arc::new(MemoryDisk::default()), Arc::new(AtomicU64::new(0)));
+        let counted = Arc::clone(&calls);
+        let hook = move |event: Event<'_>| {
+            if matches!(event, Event::Open(..) | Event::Rename(..) | Event::Remove(_) | Event::Sync(..)) {
+                counted.fetch_add(1, Ordering::SeqCst);
+            }
+            Ok(())
+        };
+        let clock = Arc::new(SetClock::default());
+        let options = hooked_disk::on(&disk, hook).journal_file_bytes(16 << 20);
+        let store = options.manual_duties().clock(Arc::clone(&clock) as _).open("/s")?;
+        let producer = store.producer(PRICES.file_roll_size(1024))?.sync_policy(SyncPolicy::Os);
+        for number in 0..FILES {
+            producer.append(format!("{}", number % 7).as_bytes(), &[7; 800])?;
+        }
+        store.flush()?;
+        store.trim()?;
+        assert!(names_on(&disk).len() as u64 >= FILES);
+        if together {
+            store.alter_topic("prices", &TopicChange::default().file_roll_size(64 << 20))?;
+        }
+        clock.pass(6);
+        let (mut most, mut turns) = (0, 0);
+        while store.compaction_stats("prices")?.rounds == 0 {
+            calls.store(0, Ordering::SeqCst);
+            store.run_duties()?;
+            most = most.max(calls.load(Ordering::SeqCst));
+            turns += 1;
+            assert!(turns < 1000, "it comes to no end");
+        }
+        assert!(most < 1800, "{most} calls in one of {turns} turns");
+        if together {
+            assert!(names_on(&disk).len() < 20, "{}", names_on(&disk).len());
+        }
+        store.close()?;
+    }
+    Ok(())
+}
+
+/// The exchange may take as long as it likes: whoever begins to read just before it is durable has the whole time.
+#[test]
+fn the_time_of_a_tombstone_begins_when_what_it_ends_can_be_seen_no_more() -> Result<()> {
+    for is_cut in [false, true] {
+        let (disk, slow, dead) =
+            (Arc::new(MemoryDisk::default()), Arc::new(Fault::default()), Arc::new(Fault::default()));
+        let clock = Arc::new(SetClock::default());
+        let (their_slow, their_dead, their_clock) = (Arc::clone(&slow), Arc::clone(&dead), Arc::clone(&clock));
+        let hook = move |event: Event<'_>| {
+            let is_naming = matches!(event, Event::SyncDir(_, SyncSite::CompactedDir));
+            if is_naming && their_slow.is_on.swap(false, Ordering::SeqCst) {
+                their_clock.pass(50);
+            }
+            let writes = matches!(event, Event::Write(..) | Event::Sync(..) | Event::Rename(..) | Event::Remove(_));
+            their_dead.say(writes, io::ErrorKind::Other)
+        };
+        let opened = |disk: Arc<dyn oncelog::disk::Disk>| manual(&clock).disk(disk).open("/s");
+        let store = opened(hooked_disk::over(Arc::clone(&disk) as _, hook))?;
+        let topic = PRICES.compaction(Compaction::new().tombstone_retention(Duration::from_secs(100)));
+        let prices = store.producer(topic.clone())?;
+        prices.append(b"dead", b"1")?;
+        prices.append_record(Some(ZERO), Some(b"dead"), None, &[], None)?;
+        drop(prices);
+        append(&store, topic, 2, 100, 200);
+        let dead_ones = |store: &Store| -> Vec<u64> {
+            let consumer = store.consumer(PRICES, ConsumerStyle::NonTx(Whence::Oldest)).unwrap();
+            let rows = consumer.map_while(|record| record.ok().map(|record| owned(&record)));
+            rows.filter(|row| row.1 == b"dead").map(|row| row.0).collect()
+        };
+        slow.is_on.store(true, Ordering::SeqCst);
+        store.compact("prices")?;
+        assert!(!slow.is_on.load(Ordering::SeqCst), "the exchange took its time");
+        assert_eq!(dead_ones(&store), [1]);
+        // A crash before any trim point could say since when it counts: then it counts from the next look.
+        dead.is_on.store(is_cut, Ordering::SeqCst);
+        if is_cut {
+            drop(store)
+        } else {
+            store.close()?
+        }
+        let store = opened(Arc::clone(&disk) as _)?;
+        clock.pass(if is_cut { 0 } else { 99 });
+        store.compact("prices")?;
+        assert_eq!(dead_ones(&store), [1]);
+        clock.pass(if is_cut { 99 } else { 1 });
+        store.compact("prices")?;
+        assert_eq!(dead_ones(&store).is_empty(), !is_cut);
+        clock.pass(1);
+        store.compact("prices")?;
+        assert_eq!(dead_ones(&store), [0u64; 0]);
+        store.close()?;
+    }
+    Ok(())
+}
+
 /// It may have been the name of the segment that is written, of which a later sync says nothing any more.
 #[test]
 fn a_failed_sync_of_names_ends_the_store() -> Result<()> {
@@ -602,27 +800,79 @@ fn a_failed_sync_of_names_ends_the_store() -> Result<()> {
     store.close()
 }
 
+/// A gate at which a call on the disk waits until it is opened.
+#[derive(Default)]
+struct Gate {
+    is_shut: Mutex<bool>,
+    waits: AtomicBool,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let mut is_shut = self.is_shut.lock().unwrap();
+        while *is_shut {
+            self.waits.store(true, Ordering::SeqCst);
+            is_shut = self.opened.wait(is_shut).unwrap();
+        }
+    }
+
+    fn shut(&self, shut: bool) {
+        *self.is_shut.lock().unwrap() = shut;
+        self.opened.notify_all();
+    }
+
+    fn wait_for_somebody(&self) {
+        while !self.waits.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
 /// By hand, beside a background at work: answers of tasks, lax syncs and an altered topic do not wait for its end.
+/// Stopped while it writes its first file, so that there is no doubt that the topic changes within a round.
 #[test]
 fn by_hand_it_is_in_nobodys_way_and_goes_by_what_the_topic_is() -> Result<()> {
-    let home = tempfile::tempdir().unwrap();
-    let store = Store::open(home.path())?;
+    let (disk, gate) = (Arc::new(MemoryDisk::default()), Arc::new(Gate::default()));
+    let theirs = Arc::clone(&gate);
+    let hook = move |event: Event<'_>| {
+        if matches!(event, Event::Write(path, _) if is_unfinished(path)) {
+            theirs.pass();
+        }
+        Ok(())
+    };
+    let store = hooked_disk::on(&disk, hook).retention_interval(Duration::from_secs(3600)).open("/s")?;
+    // More than one step writes.
     let written = append(&store, PRICES, 0, 20_000, 9);
     store.trim()?;
+    gate.shut(true);
     let by_hand = {
         let store = store.clone();
         std::thread::spawn(move || store.compact("prices"))
     };
-    store.alter_topic("prices", &TopicChange::default().compaction(None))?;
-    let before = store.compaction_stats("prices")?.removed_records;
-    match by_hand.join().unwrap() {
-        // It was faster.
-        Ok(stats) => assert_eq!(stats.removed_records, before),
-        Err(error) => assert_eq!(error.kind(), ErrorKind::Invalid, "{error}"),
+    gate.wait_for_somebody();
+    // Those who append, durably and not, and the background with its lax syncs, do not know of it.
+    let others = store.producer(TopicDef::<Bytes, Bytes>::new("others"))?;
+    let appended = others.append(b"k", b"v").and_then(|_| others.submit(b"k", b"w")?.wait());
+    let lax = store.producer(PRICES)?.sync_policy(SyncPolicy::Os).append(b"key 1", b"newest").map(drop);
+    let altering = {
+        let store = store.clone();
+        std::thread::spawn(move || store.alter_topic("prices", &TopicChange::default().compaction(None)))
+    };
+    // It is altered as soon as it takes a record without a key; then it waits for the step, which waits at the gate.
+    let keyless = store.producer(PRICES)?;
+    while keyless.append_record(Some(ZERO), None, Some(b"v"), &[], None).is_err() {
+        std::thread::sleep(Duration::from_millis(1));
     }
-    let kept = read(&store, Whence::Oldest);
-    check(&written, &kept, compacted(&store));
-    assert_eq!(store.compaction_stats("prices")?.removed_records, before, "nothing goes behind the change");
+    gate.shut(false);
+    let (altered, ended) = (altering.join().unwrap(), by_hand.join().unwrap());
+    appended?;
+    lax?;
+    altered?;
+    assert_eq!(ended.unwrap_err().kind(), ErrorKind::Invalid, "what the topic is now counts");
+    assert_eq!(store.compaction_stats("prices")?.removed_records, 0, "nothing of a round that was given up counts");
+    same(&read(&store, Whence::Oldest)[..written.len()], &written);
+    assert!(names_on(&disk).iter().all(|name| !name.ends_with(".new")));
     store.close()
 }
 

@@ -138,6 +138,8 @@ impl World {
             .journal_file_bytes(file)
             .trim_bytes(trim)
             .compaction_memory(if self.tight { 300 } else { 64 << 20 })
+            // One file at a time takes the place of others, so that a crash comes between two.
+            .compaction_piece_bytes(if self.tight { 1 } else { 32 << 20 })
             .batch_bytes(1024)
             .max_record_bytes(8 << 10)
             .max_transaction_bytes(32 << 10)

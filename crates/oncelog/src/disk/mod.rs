@@ -194,6 +194,13 @@ pub trait Disk: Send + Sync {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    /// How many bytes may still be written to the file system that `dir` is on; `None` where that is not known (the
+    /// default).
+    fn free_bytes(&self, dir: &Path) -> io::Result<Option<u64>> {
+        let _ = dir;
+        Ok(None)
+    }
+
     /// A number that stays as long as the machine runs: what is in its page cache and in shared memory stays as long.
     /// 0 where that is not known (the default).
     fn boot_id(&self) -> u128 {

@@ -89,6 +89,12 @@ impl Disk for RealDisk {
         Ok(())
     }
 
+    #[cfg(unix)]
+    fn free_bytes(&self, dir: &Path) -> io::Result<Option<u64>> {
+        let found = rustix::fs::statvfs(dir)?;
+        Ok(Some(found.f_bavail.saturating_mul(found.f_frsize)))
+    }
+
     #[cfg(all(unix, not(any(loom, shuttle))))]
     fn map_shared(&self, path: &Path, words: usize, access: MapAccess) -> io::Result<Arc<dyn SharedMap>> {
         let file = OpenOptions::new().read(true).write(access == MapAccess::Write).open(path)?;

@@ -28,6 +28,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 pub(crate) use check::{SegmentCheck, SegmentFlaw};
 pub(crate) use files::{OpenFiles, Standing};
 pub(crate) use follow::Follower;
@@ -71,8 +73,35 @@ pub(crate) struct SegmentEnd {
     pub(crate) sealed_ms: Option<i64>,
     /// When it was first seen to hold a record, by the store's clock.
     pub(crate) filled_ms: Option<i64>,
-    /// When the last of its tombstones may go, by the store's clock, if any may.
+    /// When the last of its tombstones may go whose time was known when it was written, by the store's clock.
     pub(crate) tombstones_until_ms: Option<i64>,
+    /// Those whose time begins when the segment takes the place of others.
+    pub(crate) fresh: Option<Fresh>,
+}
+
+/// Tombstones of which what they end is gone with the segment that they are in: their time counts from when nobody
+/// comes to see it any more, which is behind the writing of their batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Fresh {
+    /// Their batches say this.
+    stamp_ms: i64,
+    /// And it stands for this time, by the store's clock; `None`: it does not count yet.
+    until_ms: Option<i64>,
+}
+
+impl Fresh {
+    pub(crate) fn is_counted(&self) -> bool {
+        self.until_ms.is_some()
+    }
+}
+
+/// When the tombstones of a batch may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TombstoneTime {
+    /// By the store's clock.
+    At(i64),
+    /// Counted from when the segment takes its place; until then the batch says this.
+    Counted(i64),
 }
 
 /// A segment file, opened when first needed and closed when others need its descriptor more.
@@ -157,6 +186,13 @@ impl Segment {
     /// It gets no more records, and all it ever got are applied. The first to say so says when.
     pub(crate) fn seal(&self, now_ms: i64) {
         self.end.lock().sealed_ms.get_or_insert(now_ms);
+    }
+
+    /// Tombstones of it whose time has not begun may go at `until_ms`. The first to say so counts.
+    pub(crate) fn count_tombstones(&self, until_ms: i64) {
+        if let Some(fresh) = &mut self.end.lock().fresh {
+            fresh.until_ms.get_or_insert(until_ms);
+        }
     }
 
     /// The open file; its head is checked when it is opened. Not to be kept longer than a step takes.
@@ -456,6 +492,22 @@ impl Drop for Segment {
 }
 
 impl SegmentEnd {
+    /// When the last of its tombstones may go, if any may and it is known.
+    pub(crate) fn tombstones_until(&self) -> Option<i64> {
+        match self.fresh {
+            Some(fresh) => fresh.until_ms.map(|until| self.tombstones_until_ms.map_or(until, |other| other.max(until))),
+            None => self.tombstones_until_ms,
+        }
+    }
+
+    /// When the tombstones of a batch may go that says `stamp_ms`; `None`: it does not count yet.
+    pub(crate) fn time_of(&self, stamp_ms: i64) -> Option<i64> {
+        match self.fresh {
+            Some(fresh) if fresh.stamp_ms == stamp_ms => fresh.until_ms,
+            _ => Some(stamp_ms),
+        }
+    }
+
     pub(crate) fn empty(head: &SegmentHead) -> SegmentEnd {
         SegmentEnd {
             position: SEGMENT_HEAD_BYTES,
@@ -464,6 +516,7 @@ impl SegmentEnd {
             sealed_ms: None,
             filled_ms: None,
             tombstones_until_ms: None,
+            fresh: None,
         }
     }
 }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use super::head::{SEGMENT_HEAD_BYTES, SegmentHead};
 use super::index::SparseIndex;
-use super::{OpenFiles, Segment, SegmentEnd};
+use super::{Fresh, OpenFiles, Segment, SegmentEnd, TombstoneTime};
 use crate::disk::{DiskFile, OpenMode, SyncSite};
 use crate::error::{Error, Result};
 use crate::ids::LogOffset;
@@ -75,7 +75,7 @@ impl Rewriter {
         })
     }
 
-    /// Adds what `verdict` leaves of a batch, which is `bytes`; its tombstones may go at `until_ms`.
+    /// Adds what `verdict` leaves of a batch, which is `bytes`, and of which `tombstones` says when they may go.
     ///
     /// # Errors
     /// `Full`, `Unavailable`: it is to be dropped; `Corrupt`.
@@ -83,14 +83,23 @@ impl Rewriter {
         &mut self,
         (bytes, batch): (&[u8], &Batch<'_>),
         verdict: &Verdict,
-        until_ms: Option<i64>,
+        tombstones: Option<TombstoneTime>,
         compression: Compression,
     ) -> Result<()> {
         if verdict.is_empty() {
             return Ok(());
         }
-        let until_ms = until_ms.filter(|_| verdict.has_tombstones());
-        self.end.tombstones_until_ms = self.end.tombstones_until_ms.max(until_ms);
+        let until_ms = match tombstones.filter(|_| verdict.has_tombstones()) {
+            Some(TombstoneTime::At(until_ms)) => {
+                self.end.tombstones_until_ms = self.end.tombstones_until_ms.max(Some(until_ms));
+                Some(until_ms)
+            }
+            Some(TombstoneTime::Counted(stamp_ms)) => {
+                self.end.fresh = Some(Fresh { stamp_ms, until_ms: None });
+                Some(stamp_ms)
+            }
+            None => None,
+        };
         let as_it_was =
             verdict.gone == 0 && batch.tombstones_until_ms() == until_ms && batch.base_offset() == self.next;
         if as_it_was {
@@ -139,6 +148,11 @@ impl Rewriter {
         segment.recorded = Mutex::new(None);
         segment.index = Mutex::new(Some(self.index.clone()));
         Arc::new(segment)
+    }
+
+    /// How much of it there is.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.position
     }
 
     /// Where it is once it is named.

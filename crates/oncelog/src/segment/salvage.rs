@@ -139,26 +139,21 @@ pub(crate) fn last_offset(disk: &dyn Disk, path: &Path) -> Result<Option<(Segmen
         Ok(head) => head,
     };
     let position = file.len().map_err(|error| Error::io(path, "measure a segment", error))?;
-    let end = SegmentEnd {
-        position,
-        offset: LogOffset(u64::MAX),
-        max_timestamp_ms: i64::MIN,
-        sealed_ms: None,
-        filled_ms: None,
-        tombstones_until_ms: None,
-    };
+    let end = SegmentEnd { position, offset: LogOffset(u64::MAX), ..SegmentEnd::empty(&head) };
     let found = salvage(disk, path, &head, end)?;
     Ok(found.and_then(|found| found.runs.last().map(|run| (head, run.offsets.end))))
 }
 
 /// Writes the batches of `run`, which are in the segment `from`, as the whole segment `head` in `dir`; durable but for
-/// its name. What has that name is written over: the rest of an attempt.
+/// its name. What has that name is written over: the rest of an attempt. Its end has the times of `times`, the end of
+/// the segment that it is a part of.
 pub(crate) fn copy_run(
     disk: &dyn Disk,
     dir: &Path,
     (from, salt): (&Path, u64),
     run: &Run,
     head: &SegmentHead,
+    times: SegmentEnd,
 ) -> Result<SegmentEnd> {
     let source = disk.open(from, OpenMode::Read).map_err(|error| Error::io(from, "open a segment", error))?;
     let path = head.path(dir);
@@ -179,14 +174,7 @@ pub(crate) fn copy_run(
         (at, to) = (at + batch.bytes as u64, to + batch.bytes as u64);
     }
     file.sync(SyncSite::Mended).map_err(|error| Error::sync(&path, "sync a segment", error))?;
-    Ok(SegmentEnd {
-        position: to,
-        offset: run.offsets.end,
-        max_timestamp_ms: run.max_timestamp_ms,
-        sealed_ms: None,
-        filled_ms: None,
-        tombstones_until_ms: None,
-    })
+    Ok(SegmentEnd { position: to, offset: run.offsets.end, max_timestamp_ms: run.max_timestamp_ms, ..times })
 }
 
 /// A part of a file in memory.

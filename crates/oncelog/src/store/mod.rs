@@ -385,6 +385,7 @@ impl Store {
             removed_bytes: core.retaining.removed_bytes.load(Ordering::SeqCst),
             compactions: compacted.rounds,
             compactions_failed: compacted.failures,
+            compactions_without_room: compacted.without_room,
             compacted_bytes_before: compacted.bytes_before,
             compacted_bytes_after: compacted.bytes_after,
             appends_refused: core.pipeline.refused.load(Ordering::SeqCst),

@@ -47,6 +47,8 @@ pub struct StoreOptions {
     pub(super) os_sync_interval: Duration,
     pub(super) retention_interval: Duration,
     pub(super) compaction_memory: usize,
+    pub(super) compaction_reserve: u64,
+    pub(super) compaction_piece_bytes: u64,
     pub(super) standby: Duration,
     pub(super) takeover: bool,
     pub(super) table_memory: usize,
@@ -95,6 +97,8 @@ impl StoreOptions {
             os_sync_interval: Duration::from_secs(5),
             retention_interval: Duration::from_secs(5),
             compaction_memory: 64 << 20,
+            compaction_reserve: 64 << 20,
+            compaction_piece_bytes: 32 << 20,
             standby: Duration::ZERO,
             takeover: false,
             table_memory: 256 << 20,
@@ -163,6 +167,20 @@ impl StoreOptions {
     /// 25 more. Where a partition has more keys than that, it is compacted piece by piece, each over all before it.
     pub fn compaction_memory(self, bytes: usize) -> StoreOptions {
         StoreOptions { compaction_memory: bytes, ..self }
+    }
+
+    /// Sets how many bytes of the file system compaction leaves free: 64 MiB unless set. What it writes needs room
+    /// beside what it takes the place of, a [piece](StoreOptions::compaction_piece_bytes) and one segment file at a
+    /// time; where that would take of these, it stops, and tries again later. Where the system does not tell what is
+    /// free, a compaction may fill the disk, and then removes what it wrote.
+    pub fn compaction_reserve(self, bytes: u64) -> StoreOptions {
+        StoreOptions { compaction_reserve: bytes, ..self }
+    }
+
+    /// Sets how much a compaction writes before that takes the place of what it was made from: 32 MiB unless set, one
+    /// segment file at least. So much room it needs beside what is there; each piece costs a move of the trim point.
+    pub fn compaction_piece_bytes(self, bytes: u64) -> StoreOptions {
+        StoreOptions { compaction_piece_bytes: bytes, ..self }
     }
 
     /// Waits so long for another process that has the owner before it says `Locked`: not at all unless set. A standby

@@ -70,6 +70,8 @@ pub struct StoreStats {
     pub compactions: u64,
     /// Compactions that failed: they are tried again.
     pub compactions_failed: u64,
+    /// Those among them for which there was no room.
+    pub compactions_without_room: u64,
     /// Bytes of the segment files that compaction replaced.
     pub compacted_bytes_before: u64,
     /// Bytes of those that took their place.

@@ -71,6 +71,11 @@ impl Compaction {
         Compaction { tombstone_retention: kept, ..self }
     }
 
+    /// Milliseconds of [`Compaction::tombstone_retention`].
+    pub(crate) fn tombstone_retention_ms(&self) -> i64 {
+        i64::try_from(self.tombstone_retention.as_millis()).unwrap_or(i64::MAX)
+    }
+
     pub(super) fn complaint(&self) -> Option<impl fmt::Display + use<>> {
         let percent = self.min_dirty_percent;
         (percent > 100).then(|| format!("min_dirty_percent is {percent}, must be at most 100"))
@@ -100,6 +105,9 @@ impl Dirt {
     }
 }
 
+/// So many segments become one at most, however small: files are opened, and go, one by one.
+const TOGETHER_MAX: usize = 256;
+
 /// Which of these segments, given by their bytes and offsets, become one: those side by side that fit into
 /// `roll_size`. None that begins at `stop` or behind it takes part. Records are lost between two that do not meet, and
 /// that must not be hidden: these stay apart.
@@ -109,7 +117,7 @@ pub(crate) fn groups(segments: &[(u64, Range<LogOffset>)], stop: LogOffset, roll
     for (at, (more, offsets)) in taking_part.enumerate() {
         let meets = at > 0 && segments[at - 1].1.end == offsets.start;
         match groups.last_mut() {
-            Some(last) if meets && bytes.saturating_add(*more) <= roll_size => {
+            Some(last) if meets && last.len() < TOGETHER_MAX && bytes.saturating_add(*more) <= roll_size => {
                 last.end = at + 1;
                 bytes += more;
             }

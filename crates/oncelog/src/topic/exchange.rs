@@ -58,11 +58,13 @@ impl Partition {
         &self,
         turn: &mut Turn,
         now_ms: i64,
-        least_age: Duration,
+        (least_age, tombstones_ms): (Duration, i64),
         floor: LogOffset,
     ) -> Compactable {
-        let (_, has_news) = self.files(turn, now_ms, None);
         let all = self.segments.read().clone();
+        // A crash came between an exchange and the trim point that would have said since when it was.
+        self.count_tombstones(&all, now_ms, tombstones_ms);
+        let (_, has_news) = self.files(turn, now_ms, None);
         let newest = all.iter().rposition(|segment| segment.is_filled()).unwrap_or(0);
         let ripe = |segment: &Arc<Segment>| {
             let end = segment.end();
@@ -70,9 +72,18 @@ impl Partition {
         };
         let segments: Vec<_> = all[..newest].iter().take_while(|segment| ripe(segment)).cloned().collect();
         let is_settled = segments.iter().all(|segment| segment.recorded() == Some(segment.end()));
-        let due = |segment: &Arc<Segment>| segment.end().tombstones_until_ms.is_some_and(|until| until <= now_ms);
+        let due = |segment: &Arc<Segment>| segment.end().tombstones_until().is_some_and(|until| until <= now_ms);
         let has_old_tombstones = segments.iter().any(due);
         Compactable { dirt: self.dirt_in(&segments), segments, is_settled, has_news, has_old_tombstones }
+    }
+
+    /// Has the time of tombstones begin in those of these segments, which are in place of others, where it has not
+    /// begun.
+    pub(crate) fn count_tombstones(&self, segments: &[Arc<Segment>], now_ms: i64, tombstones_ms: i64) {
+        for segment in segments.iter().filter(|segment| segment.end().fresh.is_some_and(|fresh| !fresh.is_counted())) {
+            segment.count_tombstones(now_ms.saturating_add(tombstones_ms));
+            self.unsettle(segment);
+        }
     }
 
     /// How much of what may be compacted was not, as far as that is known without waiting for anybody.
@@ -118,7 +129,7 @@ impl Partition {
 
     /// Whether it is one of its segments now.
     pub(crate) fn holds(&self, segment: &Arc<Segment>) -> bool {
-        self.segments.read().iter().any(|held| Arc::ptr_eq(held, segment))
+        is_among(&self.segments.read(), segment)
     }
 
     /// Notes files that are to be taken away before anything is compacted again.
@@ -139,10 +150,10 @@ impl Partition {
 
     /// Whether a segment of that name stands aside for another writing of the same records.
     pub(crate) fn is_replaced(&self, name: &SegmentName) -> bool {
-        self.segments.read().iter().any(|segment| {
-            let (base, end) = (segment.head.base_offset, segment.end().offset);
-            base <= name.base && name.base < end && segment.head.generation != name.generation
-        })
+        let segments = self.segments.read();
+        let behind = segments.partition_point(|segment| segment.head.base_offset <= name.base);
+        let here = behind.checked_sub(1).and_then(|at| segments.get(at));
+        here.is_some_and(|segment| name.base < segment.end().offset && segment.head.generation != name.generation)
     }
 
     /// Decides that this is exchanged with the next trim point.
@@ -163,7 +174,7 @@ impl Partition {
     /// The trim point names the new segments. Gives the files that are left to remove.
     pub(crate) fn exchanged(&self, exchange: &Exchange) -> Vec<PathBuf> {
         *self.exchange.lock() = None;
-        let stays = |segment: &Arc<Segment>| !exchange.old.iter().any(|old| Arc::ptr_eq(old, segment));
+        let stays = |segment: &Arc<Segment>| !is_among(&exchange.old, segment);
         exchange.new.iter().for_each(|segment| segment.is_recorded(segment.end()));
         {
             let mut segments = self.segments.write();
@@ -180,4 +191,10 @@ impl Partition {
         self.usage().free(went.saturating_sub(came));
         exchange.old.iter().map(|segment| segment.path.clone()).collect()
     }
+}
+
+/// Whether it is one of these, which are in order.
+pub(super) fn is_among(segments: &[Arc<Segment>], segment: &Arc<Segment>) -> bool {
+    let found = segments.binary_search_by_key(&segment.head.base_offset, |one| one.head.base_offset);
+    found.is_ok_and(|at| Arc::ptr_eq(&segments[at], segment))
 }

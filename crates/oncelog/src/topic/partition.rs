@@ -14,7 +14,7 @@ use crate::disk::{DiskFile, SyncSite};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, LogOffset, Lsn, PartitionId, StoreId, TopicId};
 use crate::record::{BatchBuilder, Compression};
-use crate::segment::{BatchReader, Generation, OpenFiles, SEGMENT_HEAD_BYTES, Segment, SegmentEnd, SegmentHead};
+use crate::segment::{BatchReader, Fresh, Generation, OpenFiles, SEGMENT_HEAD_BYTES, Segment, SegmentEnd, SegmentHead};
 use crate::view::View;
 use crate::wake::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, RwLock};
 
@@ -185,6 +185,8 @@ pub(crate) struct SegmentRow {
     pub(crate) generation: Generation,
     /// See [`SegmentEnd::tombstones_until_ms`].
     pub(crate) tombstones_until_ms: Option<i64>,
+    /// See [`SegmentEnd::fresh`].
+    pub(crate) fresh: Option<Fresh>,
 }
 
 impl Partition {
@@ -481,6 +483,7 @@ impl SegmentRow {
             filled_ms: end.filled_ms,
             generation: head.generation,
             tombstones_until_ms: end.tombstones_until_ms,
+            fresh: end.fresh,
         }
     }
 
@@ -493,6 +496,7 @@ impl SegmentRow {
             sealed_ms: self.sealed_ms,
             filled_ms: self.filled_ms,
             tombstones_until_ms: self.tombstones_until_ms,
+            fresh: self.fresh,
         }
     }
 }

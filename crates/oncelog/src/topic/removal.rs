@@ -11,6 +11,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::exchange::is_among;
 use super::partition::{Partition, Removal, Turn};
 use super::retention::{FileView, elapsed};
 use crate::error::{Error, Result};
@@ -60,13 +61,14 @@ impl Partition {
     }
 
     /// Has the next trim point say of the segment what it does not say yet.
-    fn unsettle(&self, segment: &Arc<Segment>) {
+    pub(super) fn unsettle(&self, segment: &Arc<Segment>) {
         if segment.recorded() == Some(segment.end()) {
             return;
         }
         let mut unsettled = self.unsettled.lock();
-        if !unsettled.iter().any(|known| Arc::ptr_eq(known, segment)) {
-            let at = unsettled.partition_point(|known| known.head.base_offset < segment.head.base_offset);
+        let at = unsettled.partition_point(|known| known.head.base_offset < segment.head.base_offset);
+        let mut same = unsettled[at..].iter().take_while(|known| known.head.base_offset == segment.head.base_offset);
+        if !same.any(|known| Arc::ptr_eq(known, segment)) {
             unsettled.insert(at, Arc::clone(segment));
         }
     }
@@ -96,7 +98,7 @@ impl Partition {
         if removal.start == LogOffset(0) {
             return Vec::new();
         }
-        let stays = |segment: &Arc<Segment>| !removal.segments.iter().any(|gone| Arc::ptr_eq(gone, segment));
+        let stays = |segment: &Arc<Segment>| !is_among(&removal.segments, segment);
         {
             let mut decided = self.removal.lock();
             decided.segments.retain(stays);

@@ -35,11 +35,15 @@ pub(crate) enum Event<'a> {
     IsLocked(&'a Path),
 }
 
+/// How many bytes a disk says that it still takes.
+pub(crate) type Free = Arc<dyn Fn() -> u64 + Send + Sync>;
+
 pub(crate) type Hook = Arc<dyn Fn(Event<'_>) -> io::Result<()> + Send + Sync>;
 
 struct HookedDisk {
     disk: Arc<dyn Disk>,
     hook: Hook,
+    free: Option<Free>,
 }
 
 struct HookedFile {
@@ -92,6 +96,12 @@ impl Disk for HookedDisk {
     fn boot_id(&self) -> u128 {
         self.disk.boot_id()
     }
+    fn free_bytes(&self, dir: &Path) -> io::Result<Option<u64>> {
+        match &self.free {
+            Some(free) => Ok(Some(free())),
+            None => self.disk.free_bytes(dir),
+        }
+    }
 }
 
 impl DiskFile for HookedFile {
@@ -140,7 +150,16 @@ pub(crate) fn over(
     disk: Arc<dyn Disk>,
     hook: impl Fn(Event<'_>) -> io::Result<()> + Send + Sync + 'static,
 ) -> Arc<dyn Disk> {
-    Arc::new(HookedDisk { disk, hook: Arc::new(hook) })
+    Arc::new(HookedDisk { disk, hook: Arc::new(hook), free: None })
+}
+
+/// As [`over`], of a disk that says how much it still takes.
+pub(crate) fn with_room(
+    disk: Arc<dyn Disk>,
+    hook: impl Fn(Event<'_>) -> io::Result<()> + Send + Sync + 'static,
+    free: impl Fn() -> u64 + Send + Sync + 'static,
+) -> Arc<dyn Disk> {
+    Arc::new(HookedDisk { disk, hook: Arc::new(hook), free: Some(Arc::new(free)) })
 }
 
 /// A store on `disk` that asks `hook` first, with small journal files.

@@ -10,36 +10,44 @@
 use super::round::{Made, Round};
 use crate::disk::SyncSite;
 use crate::error::{Error, ErrorKind, Result};
+use crate::ids::LogOffset;
 use crate::segment::Rewriter;
 use crate::store::Core;
 use crate::store::manifest::State;
 use crate::topic::{Exchange, Partition};
 
 impl Core {
-    /// Puts what was written in place of what it was made from.
-    pub(super) fn end_round(&self, round: &mut Round) -> Result<()> {
-        let made = std::mem::take(&mut round.made);
-        let exchanged = self.exchange(round, made)?;
+    /// Puts what was written in place of what it was made from. The end of a round, and within one whenever there is
+    /// enough, so that the room for old and new is never much.
+    pub(super) fn exchange_made(&self, round: &mut Round) -> Result<()> {
+        let (made, compacted) = round.take_made();
+        let gone: u64 = made.iter().map(|made| made.gone).sum();
+        let exchanged = self.exchange(round, made, compacted)?;
+        round.removed_records += gone;
+        round.is_exchanged();
         let (before, after) = exchanged.as_ref().map_or((0, 0), Exchange::bytes);
         let mut topics = self.compacting.topics.lock();
         let stats = topics.entry(round.topic.id).or_default();
-        stats.rounds += 1;
         stats.bytes_before += before;
         stats.bytes_after += after;
-        stats.removed_records += round.removed_records;
-        stats.last_error = None;
-        let (topic, records) = (&round.topic.spec.name, round.removed_records);
-        tracing::info!(topic, partition = %round.partition.id, records, before, after, upto = %round.stop, "compacted");
+        stats.removed_records += gone;
+        let (topic, partition) = (&round.topic.spec.name, round.partition.id);
+        tracing::debug!(topic, %partition, gone, before, after, "compacted segments are exchanged");
+        if round.is_over() {
+            stats.rounds += 1;
+            stats.last_error = None;
+            tracing::info!(topic, %partition, records = round.removed_records, upto = %round.stop, "compacted");
+        }
         Ok(())
     }
 
-    fn exchange(&self, round: &Round, made: Vec<Made>) -> Result<Option<Exchange>> {
+    fn exchange(&self, round: &Round, made: Vec<Made>, compacted: LogOffset) -> Result<Option<Exchange>> {
         let partition = &round.partition;
         let _one_at_a_time = self.removing.lock();
         self.check_open()?;
         partition.check_takes()?;
         let (mut old, mut files) = (Vec::new(), Vec::new());
-        for Made { of, file } in made {
+        for Made { of, file, .. } in made {
             let before = old.len();
             old.extend(round.segments[of].iter().filter(|segment| partition.holds(segment)).cloned());
             // Else all of it was removed meanwhile.
@@ -48,17 +56,19 @@ impl Core {
             }
         }
         if files.is_empty() {
-            partition.is_compacted(round.stop);
+            partition.is_compacted(compacted);
             self.pipeline.journal.at_rest(|applier, _| applier.touch(partition));
             return Ok(None);
         }
+        // Of the exchange before.
+        partition.clear_leftovers()?;
         self.fence.check()?;
         if let Err(error) = self.name_all(partition, &mut files) {
             partition.leave_over(files.iter().map(Rewriter::named_path));
             return Err(error);
         }
         let new = files.iter().map(Rewriter::segment).collect();
-        let exchange = Exchange { old, new, compacted: round.stop };
+        let exchange = Exchange { old, new, compacted };
         partition.plan_exchange(&mut partition.turn(), exchange.clone());
         self.pipeline.journal.at_rest(|applier, _| applier.touch(partition));
         let moved = self.trim(State::Open);
@@ -72,7 +82,13 @@ impl Core {
             partition.leave_over(files.iter().map(Rewriter::named_path));
         }
         match moved {
-            _ if !is_undone => Ok(Some(exchange)),
+            _ if !is_undone => {
+                // Only now: nobody comes to see any more what the tombstones of these files end.
+                let now_ms = self.store_time.now_ms(&*self.options.clock);
+                partition.count_tombstones(&exchange.new, now_ms, round.settings.tombstone_retention_ms());
+                self.pipeline.journal.at_rest(|applier, _| applier.touch(partition));
+                Ok(Some(exchange))
+            }
             Err(error) => Err(error),
             Ok(()) => Err(Error::new(ErrorKind::NotFound, "the topic is deleted")),
         }

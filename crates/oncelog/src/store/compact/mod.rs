@@ -27,7 +27,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, TopicId};
 use crate::topic::{Compactable, Compaction, MinimumRetention, Partition, PartitionView, Topic};
 use crate::wake::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering};
-use round::{Round, Stepped};
+use round::{Limits, Round, STEP_BYTES};
 
 /// The background waits so long between two steps: others want the disk too.
 pub(super) const PAUSE: Duration = Duration::from_millis(1);
@@ -54,6 +54,9 @@ pub struct CompactionStats {
     pub dirty_bytes: u64,
     /// Rounds that failed.
     pub failures: u64,
+    /// Those among them for which there was no room: see
+    /// [`StoreOptions::compaction_reserve`](crate::StoreOptions::compaction_reserve).
+    pub without_room: u64,
     /// What the last one that failed said; `None` once a round of the topic goes well again.
     pub last_error: Option<String>,
 }
@@ -115,8 +118,9 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// `NotFound`: no such topic, or none of this owner. `Invalid`: it is not a compacted one. `Full`: no room for the
-    /// new files, nothing has changed. `Corrupt`, `InDoubt`, `Closed`: partitions before may be compacted.
+    /// `NotFound`: no such topic, or none of this owner. `Invalid`: it is not a compacted one. `Full`: no room for
+    /// the next new file; what was exchanged before stays so. `Corrupt`, `InDoubt`, `Closed`: partitions before may be
+    /// compacted.
     pub fn compact(&self, topic: &str) -> Result<CompactionStats> {
         let core = self.core();
         core.check_open()?;
@@ -151,8 +155,8 @@ impl Compacting {
         self.at_work.load(Ordering::SeqCst) && self.by_hand.load(Ordering::SeqCst) == 0
     }
 
-    /// Ends the round that is under way, if it is one of these topics; who compacts by hand begins another. Nobody is in
-    /// a step on return.
+    /// Ends the round that is under way, if it is one of these topics; who compacts by hand begins another. Nobody is
+    /// in a step on return.
     pub(super) fn give_up(&self, of: impl Fn(TopicId) -> bool) {
         let mut slot = self.slot.lock();
         if slot.round.as_ref().is_some_and(|round| of(round.topic.id)) {
@@ -171,6 +175,7 @@ impl Compacting {
             all.bytes_after += one.bytes_after;
             all.removed_records += one.removed_records;
             all.failures += one.failures;
+            all.without_room += one.without_room;
         }
         all
     }
@@ -212,17 +217,37 @@ impl Core {
     /// Takes the round that is under way a step on.
     fn drive(&self, slot: &mut Slot) -> std::result::Result<(), Failed> {
         let Some(mut round) = slot.round.take() else { return Ok(()) };
-        let stepped = match round.step() {
-            Ok(Stepped::Written) => self.end_round(&mut round).map(|()| Stepped::Written),
-            stepped => stepped,
-        };
-        match stepped {
-            Ok(Stepped::On) => slot.round = Some(round),
+        match self.step(&mut round) {
             // There may be more to do, here or elsewhere.
-            Ok(Stepped::Written) => slot.looked = None,
+            Ok(()) if round.is_over() => slot.looked = None,
+            Ok(()) => slot.round = Some(round),
             Err(error) => return Err(Failed { topic: Arc::clone(&round.topic), partition: round.partition.id, error }),
         }
         Ok(())
+    }
+
+    fn step(&self, round: &mut Round) -> Result<()> {
+        let has_room = if round.is_writing() { self.check_room(&round.partition) } else { Ok(()) };
+        match has_room.and_then(|()| round.step()) {
+            // What is finished makes room.
+            Err(error) if error.kind() == ErrorKind::Full && round.hand_back() => self.exchange_made(round),
+            Ok(()) if round.wants_exchange() => self.exchange_made(round),
+            stepped => stepped,
+        }
+    }
+
+    /// # Errors
+    /// `Full`: what a step writes would take of the room that is left to others.
+    fn check_room(&self, partition: &Partition) -> Result<()> {
+        let (dir, reserve) = (partition.dir(), self.options.compaction_reserve);
+        let free = self.disk.free_bytes(dir).map_err(|error| Error::io(dir, "ask for the room that is left", error))?;
+        match free {
+            Some(free) if free < reserve.saturating_add(STEP_BYTES as u64) => {
+                let what = format!("{free} bytes are free, and a compaction leaves {reserve} to others");
+                Err(Error::new(ErrorKind::Full, what).in_file(dir))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Leaves a partition alone for a while, which failed.
@@ -246,11 +271,16 @@ impl Core {
             // The topic is being deleted.
             return Ok(());
         }
-        let name = &topic.spec.name;
-        tracing::error!(%error, topic = name, %partition, "a partition could not be compacted");
+        let (name, is_full) = (&topic.spec.name, error.kind() == ErrorKind::Full);
+        if is_full {
+            tracing::warn!(%error, topic = name, %partition, "no room to compact a partition");
+        } else {
+            tracing::error!(%error, topic = name, %partition, "a partition could not be compacted");
+        }
         let mut topics = self.compacting.topics.lock();
         let stats = topics.entry(topic.id).or_default();
         stats.failures += 1;
+        stats.without_room += u64::from(is_full);
         stats.last_error = Some(error.to_string());
         drop(topics);
         self.check_open()
@@ -305,7 +335,8 @@ impl Core {
             MinimumRetention::Age(least) => settings.min_lag.max(least),
             _ => settings.min_lag,
         };
-        let found = partition.compactable(&mut partition.turn(), now_ms, least_age, floor);
+        let tombstones_ms = settings.tombstone_retention_ms();
+        let found = partition.compactable(&mut partition.turn(), now_ms, (least_age, tombstones_ms), floor);
         if found.has_news {
             self.pipeline.journal.at_rest(|applier, _| applier.touch(partition));
         }
@@ -330,12 +361,15 @@ impl Core {
         }
         let Some(last) = found.segments.last().filter(|_| found.is_settled && wanted(&found)) else { return Ok(None) };
         let stop = last.end().offset;
+        // Before all of it is read for nothing.
+        self.check_room(partition)?;
         partition.clear_leftovers()?;
         let Some(generation) = partition.next_generation() else { return Ok(None) };
         let compacted = partition.compacted();
         tracing::debug!(topic = topic.spec.name, partition = %partition.id, %compacted, %stop, "a compaction begins");
-        let memory = self.options.compaction_memory;
-        Ok(Some(Round::begin(topic, partition, settings, found.segments, (generation, stop), memory, now_ms)))
+        let (memory, piece_bytes) = (self.options.compaction_memory, self.options.compaction_piece_bytes);
+        let limits = Limits { memory, piece_bytes };
+        Ok(Some(Round::begin(topic, partition, settings, found.segments, (generation, stop), limits, now_ms)))
     }
 
     /// Nothing from here on is compacted yet: it is not visible, or somebody may never miss it.
@@ -350,8 +384,8 @@ impl Core {
         Ok(views.get(partition.id.0 as usize).map_or(LogOffset(0), |view| view.floor))
     }
 
-    /// All rounds that it takes to compact a partition to the end, each by what the topic is then. Drives whatever round
-    /// is under way.
+    /// All rounds that it takes to compact a partition to the end, each by what the topic is then. Drives whatever
+    /// round is under way.
     fn compact_partition(&self, of: &Topic, partition: PartitionId) -> Result<()> {
         let wanted = |found: &Compactable| found.dirt.dirty > 0 || found.has_old_tombstones;
         let is_mine = |round: &Round| round.topic.id == of.id && round.partition.id == partition;

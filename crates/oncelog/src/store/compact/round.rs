@@ -2,11 +2,14 @@
 //! points: what it has written means nothing until it is exchanged.
 //!
 //! ```text
-//! Keys -> (Judge -> Write) for each group of segments -> Exchange
+//! Keys -> (Judge -> Write) for each group of segments -> Ending
+//!                    \-> when there is enough, what was made is exchanged, and it goes on
 //! ```
 //!
 //! Invariants: a record goes only if one of the same key is behind it, below `stop`, or if it is a tombstone whose time
-//! is over. Dropped before its end, a round leaves no file behind. It reads one batch at a time, and holds no lock.
+//! is over. What was made is exchanged from the front of the partition on, so that a tombstone never outlives in its
+//! old file what it ends in a new one. At no time are there copies of more than a piece and one group.
+//! Dropped before its end, a round leaves no file behind. It reads one batch at a time, and holds no lock.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -14,26 +17,43 @@ use std::ops::Range;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::LogOffset;
 use crate::record::{Batch, BatchError, RecordView, Verdict};
-use crate::segment::{BatchReader, Generation, Rewriter, Segment, SegmentHead};
+use crate::segment::{BatchReader, Generation, Rewriter, Segment, SegmentHead, TombstoneTime};
 use crate::topic::{Compaction, LastOffsets, Partition, Topic, groups};
 use crate::wake::Arc;
 
 /// A step reads so much, or one batch if it is larger.
-const STEP_BYTES: usize = 1 << 20;
+pub(super) const STEP_BYTES: usize = 1 << 20;
+/// A file that is written, and one that is opened to be read, count as so many bytes; and a batch at least as so many.
+const FILE_COST: usize = 32 << 10;
+const OPEN_COST: usize = 8 << 10;
+const BATCH_COST: usize = 1 << 9;
+/// What was made is exchanged when it stands for so many segments, if it is not much: no exchange takes long.
+const EXCHANGE_SEGMENTS: usize = 256;
 
 /// Which of the segments of a partition become one, and the file that they become.
 pub(super) struct Made {
     pub(super) of: Range<usize>,
     pub(super) file: Rewriter,
+    /// So many records are not in it any more.
+    pub(super) gone: u64,
+}
+
+/// What a round may take.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    /// For keys.
+    pub(super) memory: usize,
+    /// What was made is exchanged when it is so much: old files go as soon as that.
+    pub(super) piece_bytes: u64,
 }
 
 /// The compaction of one partition. Dropped before its end, it leaves nothing behind.
 pub(super) struct Round {
     pub(super) topic: Arc<Topic>,
     pub(super) partition: Arc<Partition>,
-    settings: Compaction,
+    pub(super) settings: Compaction,
     generation: Generation,
-    memory: usize,
+    limits: Limits,
     now_ms: i64,
     /// Records below it are removed anyhow.
     start: LogOffset,
@@ -45,26 +65,26 @@ pub(super) struct Round {
     /// The segment that is being read, and how far.
     at: usize,
     reader: Option<BatchReader>,
+    /// How many files were opened to be read in this step.
+    opened: usize,
     /// Groups that were not looked at yet.
     groups: VecDeque<Range<usize>>,
-    pub(super) made: Vec<Made>,
+    /// The one that is being looked at.
+    group: Range<usize>,
+    /// Finished, and not exchanged yet.
+    made: Vec<Made>,
+    /// So many records are gone with what was exchanged.
     pub(super) removed_records: u64,
 }
 
 enum Phase {
     Keys,
     /// Whether the one segment changes at all.
-    Judge(Range<usize>),
+    Judge,
     Write(Box<Made>),
-    Exchange,
-}
-
-/// What has become of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stepped {
-    On,
-    /// There is only the exchange left to do.
-    Written,
+    /// All is written.
+    Ending,
+    Over,
 }
 
 impl Round {
@@ -75,7 +95,7 @@ impl Round {
         settings: Compaction,
         segments: Vec<Arc<Segment>>,
         (generation, stop): (Generation, LogOffset),
-        memory: usize,
+        limits: Limits,
         now_ms: i64,
     ) -> Round {
         let compacted = partition.compacted();
@@ -85,7 +105,7 @@ impl Round {
             partition: Arc::clone(partition),
             settings,
             generation,
-            memory,
+            limits,
             now_ms,
             start: partition.start(),
             keys: LastOffsets::new(partition.fresh_salt()),
@@ -94,38 +114,82 @@ impl Round {
             at: first_dirty.unwrap_or(segments.len()),
             segments,
             reader: None,
+            opened: 0,
             groups: VecDeque::new(),
+            group: 0..0,
             made: Vec::new(),
             removed_records: 0,
         }
     }
 
-    /// Reads a little, and does with it what is next.
-    pub(super) fn step(&mut self) -> Result<Stepped> {
-        let mut read = 0;
-        while read < STEP_BYTES {
+    /// Reads a little, and does with it what is next, up to the next exchange.
+    pub(super) fn step(&mut self) -> Result<()> {
+        let mut done = 0;
+        self.opened = 0;
+        while done + self.opened * OPEN_COST < STEP_BYTES && !self.wants_exchange() {
             self.partition.check_takes()?;
-            match self.batch() {
-                Ok(0) if matches!(self.phase, Phase::Exchange) => return Ok(Stepped::Written),
-                Ok(bytes) => read += bytes,
-                Err(error) => {
-                    // Retention has taken away what was being read: the next round begins behind it.
-                    let gone = self.segments.get(self.at).is_some_and(|segment| !self.partition.holds(segment));
-                    let what = "records that were being compacted are removed";
-                    return Err(if gone { Error::new(ErrorKind::Conflict, what).because(error) } else { error });
-                }
-            }
+            done += self.batch().map_err(|error| {
+                // Retention has taken away what was being read: the next round begins behind it.
+                let gone = self.segments.get(self.at).is_some_and(|segment| !self.partition.holds(segment));
+                let what = "records that were being compacted are removed";
+                if gone { Error::new(ErrorKind::Conflict, what).because(error) } else { error }
+            })?;
         }
-        Ok(Stepped::On)
+        Ok(())
     }
 
-    /// Reads a batch, and does with it what is next; gives how many bytes it had, 0 where something was ended.
+    /// Whether it writes with the next step.
+    pub(super) fn is_writing(&self) -> bool {
+        matches!(self.phase, Phase::Judge | Phase::Write(_))
+    }
+
+    /// Whether there is enough to be exchanged, or nothing more to come.
+    pub(super) fn wants_exchange(&self) -> bool {
+        let bytes = || self.made.iter().map(|made| made.file.bytes()).sum::<u64>();
+        let segments = || self.made.iter().map(|made| made.of.len()).sum::<usize>();
+        matches!(self.phase, Phase::Ending) || bytes() >= self.limits.piece_bytes || segments() >= EXCHANGE_SEGMENTS
+    }
+
+    /// What is to be exchanged, and how far each key is once with it.
+    pub(super) fn take_made(&mut self) -> (Vec<Made>, LogOffset) {
+        let compacted = if matches!(self.phase, Phase::Ending) { self.stop } else { self.partition.compacted() };
+        (std::mem::take(&mut self.made), compacted)
+    }
+
+    /// What was taken is exchanged.
+    pub(super) fn is_exchanged(&mut self) {
+        if matches!(self.phase, Phase::Ending) {
+            self.phase = Phase::Over;
+        }
+    }
+
+    /// Whether nothing is left to do.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Over)
+    }
+
+    /// There was no room for the file that is being written: it goes, and is begun again when what is finished has been
+    /// exchanged. `false`: nothing is finished.
+    pub(super) fn hand_back(&mut self) -> bool {
+        if self.made.is_empty() {
+            return false;
+        }
+        self.phase = Phase::Ending;
+        self.groups.push_front(self.group.clone());
+        self.next_group();
+        true
+    }
+
+    /// Reads a batch, and does with it what is next; gives what it cost.
     fn batch(&mut self) -> Result<usize> {
-        match std::mem::replace(&mut self.phase, Phase::Exchange) {
+        match std::mem::replace(&mut self.phase, Phase::Ending) {
             Phase::Keys => self.note_keys(),
-            Phase::Judge(group) => self.judge(group),
+            Phase::Judge => self.judge(),
             Phase::Write(made) => self.write(made),
-            Phase::Exchange => Ok(0),
+            end @ (Phase::Ending | Phase::Over) => {
+                self.phase = end;
+                Ok(FILE_COST)
+            }
         }
     }
 
@@ -136,6 +200,7 @@ impl Round {
             let reader = match &mut self.reader {
                 Some(reader) => reader,
                 None => {
+                    self.opened += 1;
                     let from = from.max(segment.head.base_offset);
                     self.reader.insert(BatchReader::seek(Arc::clone(segment), from)?)
                 }
@@ -154,7 +219,7 @@ impl Round {
         let compacted = self.partition.compacted().max(self.start);
         if !self.advance(compacted, self.segments.len())? {
             self.plan();
-            return Ok(0);
+            return Ok(FILE_COST);
         }
         let Some(reader) = &self.reader else { return Err(Error::closed()) };
         let batch = reader.current()?;
@@ -165,13 +230,13 @@ impl Round {
             }
         }
         let (bytes, behind) = (reader.current_bytes().len(), batch.next_offset());
-        if self.keys.bytes() >= self.memory {
+        if self.keys.bytes() >= self.limits.memory {
             self.stop = behind.min(self.stop);
             self.plan();
         } else {
             self.phase = Phase::Keys;
         }
-        Ok(bytes)
+        Ok(bytes.max(BATCH_COST))
     }
 
     /// All keys are known that there is memory for.
@@ -188,34 +253,36 @@ impl Round {
     fn next_group(&mut self) {
         self.reader = None;
         let Some(group) = self.groups.pop_front() else {
-            self.phase = Phase::Exchange;
+            self.phase = Phase::Ending;
             return;
         };
         self.at = group.start;
-        self.phase = Phase::Judge(group);
+        self.group = group;
+        self.phase = Phase::Judge;
     }
 
     /// Whether the next batch of a group of one segment changes; several are written anew anyhow.
-    fn judge(&mut self, group: Range<usize>) -> Result<usize> {
+    fn judge(&mut self) -> Result<usize> {
+        let group = self.group.clone();
         if group.len() == 1 {
-            let segment = &self.segments[group.start];
-            let has_old_tombstones = segment.end().tombstones_until_ms.is_some_and(|until| until <= self.now_ms);
+            let end = self.segments[group.start].end();
+            let has_old_tombstones = end.tombstones_until().is_some_and(|until| until <= self.now_ms);
             // Nothing was written since: only tombstones can go.
-            if self.keys.is_empty() && !has_old_tombstones && segment.end().offset <= self.partition.compacted() {
+            if self.keys.is_empty() && !has_old_tombstones && end.offset <= self.partition.compacted() {
                 self.next_group();
-                return Ok(0);
+                return Ok(BATCH_COST);
             }
             if !self.advance(LogOffset(0), group.end)? {
                 self.next_group();
-                return Ok(0);
+                return Ok(FILE_COST);
             }
             let Some(reader) = &self.reader else { return Err(Error::closed()) };
             let (batch, bytes) = (reader.current()?, reader.current_bytes().len());
             let verdict = self.judged(&batch)?;
-            let is_new = verdict.has_tombstones() && batch.tombstones_until_ms().is_none();
-            if verdict.gone == 0 && !(is_new && self.until_ms(&batch).is_some()) {
-                self.phase = Phase::Judge(group);
-                return Ok(bytes);
+            let is_new = verdict.has_tombstones() && matches!(self.tombstones(&batch), Some(TombstoneTime::Counted(_)));
+            if verdict.gone == 0 && !is_new {
+                self.phase = Phase::Judge;
+                return Ok(bytes.max(BATCH_COST));
             }
         }
         (self.at, self.reader) = (group.start, None);
@@ -225,8 +292,8 @@ impl Round {
             ..self.segments[group.start].head
         };
         let file = Rewriter::begin(self.partition.open_files(), self.partition.dir(), head)?;
-        self.phase = Phase::Write(Box::new(Made { of: group, file }));
-        Ok(0)
+        self.phase = Phase::Write(Box::new(Made { of: group, file, gone: 0 }));
+        Ok(FILE_COST)
     }
 
     /// Writes what stays of the next batch.
@@ -239,29 +306,33 @@ impl Round {
             made.file.finish(end, sealed, filled)?;
             self.made.push(*made);
             self.next_group();
-            return Ok(0);
+            return Ok(FILE_COST);
         }
         let Some(reader) = &self.reader else { return Err(Error::closed()) };
         let (batch, bytes) = (reader.current()?, reader.current_bytes());
         let verdict = self.judged(&batch)?;
-        made.file.add((bytes, &batch), &verdict, self.until_ms(&batch), self.partition.compression())?;
+        made.file.add((bytes, &batch), &verdict, self.tombstones(&batch), self.partition.compression())?;
         let bytes = bytes.len();
-        self.removed_records += verdict.gone;
+        made.gone += verdict.gone;
         self.phase = Phase::Write(made);
-        Ok(bytes)
+        Ok(bytes.max(BATCH_COST))
     }
 
-    /// When the tombstones of a batch may go: as it says, or from now on counted if what they end goes now.
-    fn until_ms(&self, batch: &Batch<'_>) -> Option<i64> {
-        batch.tombstones_until_ms().or_else(|| {
-            let kept = i64::try_from(self.settings.tombstone_retention.as_millis()).unwrap_or(i64::MAX);
-            (batch.next_offset() <= self.stop).then(|| self.now_ms.saturating_add(kept))
+    /// When the tombstones of the batch that is being read may go: at a time that is known, or, if what they end goes
+    /// now, at one that is counted from the exchange.
+    fn tombstones(&self, batch: &Batch<'_>) -> Option<TombstoneTime> {
+        self.known_time(batch).map(TombstoneTime::At).or_else(|| {
+            let stamp = self.now_ms.saturating_add(self.settings.tombstone_retention_ms());
+            (batch.next_offset() <= self.stop).then_some(TombstoneTime::Counted(stamp))
         })
     }
 
+    fn known_time(&self, batch: &Batch<'_>) -> Option<i64> {
+        self.segments.get(self.at)?.end().time_of(batch.tombstones_until_ms()?)
+    }
+
     fn judged(&self, batch: &Batch<'_>) -> Result<Verdict> {
-        // Not one that was given with this round: who reads from the start is to see it.
-        let tombstones_go = batch.tombstones_until_ms().is_some_and(|until| until <= self.now_ms);
+        let tombstones_go = self.known_time(batch).is_some_and(|until| until <= self.now_ms);
         let stays = |record: &RecordView<'_>| {
             if record.offset < self.start {
                 return false;

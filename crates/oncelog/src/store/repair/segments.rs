@@ -96,16 +96,17 @@ impl Opening {
             let what = format!("damaged from byte {} to {}", bytes.start, bytes.end);
             mends.note(&path, what, kept);
         }
-        self.keep_runs(mends, lsn, (topic, partition), (&head, &path), &found)
+        self.keep_runs(mends, lsn, (topic, partition), (&head, &path, end), &found)
     }
 
-    /// Makes the good runs the segments of the log. A run at the beginning stays where it is.
+    /// Makes the good runs the segments of the log. A run at the beginning stays where it is. All have the age of the
+    /// segment that they are of, and the time of its tombstones.
     fn keep_runs(
         &self,
         mends: &Mends,
         lsn: Lsn,
         (topic, partition): (TopicId, &Partition),
-        (head, path): (&SegmentHead, &Path),
+        (head, path, end): (&SegmentHead, &Path, SegmentEnd),
         found: &Salvaged,
     ) -> Result<()> {
         let (disk, dir) = (&*self.options.disk, partition.dir());
@@ -120,19 +121,17 @@ impl Opening {
             position: run.bytes.end,
             offset: run.offsets.end,
             max_timestamp_ms: run.max_timestamp_ms,
-            sealed_ms: None,
-            filled_ms: None,
-            tombstones_until_ms: None,
+            ..end
         });
         self.put(topic, partition, lsn, (head, kept_end))?;
         for run in found.runs.iter().skip(usize::from(stays.is_some())) {
             let part = SegmentHead { base_offset: run.offsets.start, salt: self.chance.next_u64(), ..*head };
             let position = SEGMENT_HEAD_BYTES + (run.bytes.end - run.bytes.start);
             let end = if mends.acts() {
-                segment::copy_run(disk, dir, (path, head.salt), run, &part)?
+                segment::copy_run(disk, dir, (path, head.salt), run, &part, end)?
             } else {
                 let (offset, max_timestamp_ms) = (run.offsets.end, run.max_timestamp_ms);
-                SegmentEnd { position, offset, max_timestamp_ms, ..SegmentEnd::empty(&part) }
+                SegmentEnd { position, offset, max_timestamp_ms, ..end }
             };
             self.put(topic, partition, lsn, (&part, Some(end)))?;
         }
