@@ -111,6 +111,17 @@ impl Failure {
         }
     }
 
+    /// Says more of what can be done about it.
+    pub(crate) fn hint_too(self, more: impl fmt::Display) -> Failure {
+        match self {
+            Failure::Told { code, message, hint } => {
+                let hint = hint.map_or_else(|| more.to_string(), |hint| format!("{hint}; {more}"));
+                Failure::Told { code, message, hint: Some(hint) }
+            }
+            Failure::Unread => Failure::Unread,
+        }
+    }
+
     /// Tells it on stderr and gives the exit code.
     pub(crate) fn report(self) -> ExitCode {
         match self {
@@ -149,7 +160,7 @@ fn of_kind(error: &oncelog::Error) -> (u8, Option<String>) {
         ),
         ErrorKind::UnsupportedVersion => (CORRUPT, hint("use the version of oncelog that wrote it, or a newer one")),
         ErrorKind::Locked => (LOCKED, Some(when_locked(error))),
-        ErrorKind::Full => (FAILURE, hint("free some space on that file system and call again; nothing was written")),
+        ErrorKind::Full => (FAILURE, hint("free some space on that file system and call again")),
         ErrorKind::TopicFull => {
             (FAILURE, hint("call again when its consumers have read, or raise its limit with `oncelog topic alter`"))
         }

@@ -104,7 +104,12 @@ fn what_is_no_record_is_refused_with_its_line() {
     ] {
         shell.fails_on("produce orders --format json --batch 1", format!("{{\"value\":\"good\"}}\n{line}\n"), 1, part);
     }
-    shell.fails_on("produce orders --format json", "{\"value\":\"a\"}\n{\"vla\":1}\n", 1, "line 2");
+    let before = shell.ok("consume orders").lines().count();
+    let told = shell.told("produce orders --format json", "{\"value\":\"a\"}\n{\"vla\":1}\n", 1);
+    assert!(told.contains("line 2: no record") && told.contains("the first 1 lines are stored"), "{told}");
+    assert_eq!(shell.ok("consume orders").lines().count(), before + 1, "what comes before a bad line is stored");
+    let told = shell.told("produce orders --format json", "{\"vla\":1}\n", 1);
+    assert!(told.contains("nothing is stored"), "{told}");
     let other = "{\"value\":\"a\",\"partition\":1}\n";
     shell.ok_on("produce orders --format json", other);
     shell.fails_on("produce orders --format json --keep-partitions", other, 1, "partition 1");

@@ -55,6 +55,38 @@ fn a_topic_from_its_making_to_its_end() {
 }
 
 #[test]
+fn only_compression_that_is_built_in_is_offered() {
+    let shell = Shell::new();
+    if cfg!(feature = "zstd") {
+        shell.ok("topic create packed --compression zstd");
+        shell.ok_on("produce packed", "x".repeat(3000) + "\n");
+        assert_eq!(shell.ok("consume packed"), "x".repeat(3000) + "\n");
+    } else {
+        shell.fails("topic create packed --compression zstd", 2, "possible values: none, lz4]");
+    }
+}
+
+#[test]
+fn a_load_that_meets_a_full_topic_says_how_far_it_came() {
+    let shell = Shell::new();
+    let line = |number: u32| format!("{number:04} {}\n", "x".repeat(1000));
+    std::fs::write(shell.path("input"), (0..100).map(line).collect::<String>()).unwrap();
+    for topic in ["plain", "load"] {
+        shell.ok(&format!("topic create {topic} --max-bytes 20000 --roll-bytes 4096 --keep-for audit"));
+    }
+    let told = shell.told("produce plain input --batch 5", "", 1);
+    let stored = shell.ok("consume plain").lines().count();
+    assert!(stored > 0 && stored < 100 && stored.is_multiple_of(5), "{stored}");
+    assert!(told.contains(&format!("the first {stored} lines are stored: go on behind them")), "{told}");
+
+    let told = shell.told("produce load input --batch 5 --producer-id nightly", "", 1);
+    assert!(told.contains("lines are stored, and the same call goes on behind them"), "{told}");
+    shell.ok("topic alter load --max-bytes none");
+    shell.ok("produce load input --batch 5 --producer-id nightly");
+    assert_eq!(shell.ok("consume load"), std::fs::read_to_string(shell.path("input")).unwrap());
+}
+
+#[test]
 fn a_topic_keeps_the_last_record_of_each_key() {
     let shell = Shell::new();
     shell.ok("topic create prices --compact --dirty-ratio 0.3 --tombstones 7d --compact-lag 0s --roll-bytes 1024");

@@ -62,8 +62,11 @@ pub(super) fn steps(root: &Path, size: Size) -> Vec<Step> {
         Size::Quick => ("1000", "100", 2),
     };
     vec![
-        Step::new("tests", "test --workspace --features oncelog/async --locked --no-fail-fast", Proof::TestResults),
-        Step::new("Zstandard", "test --locked -p oncelog --features zstd --lib record::", Proof::TestResults),
+        Step::new(
+            "tests",
+            "test --workspace --features oncelog/async,oncelog-cli/zstd --locked --no-fail-fast",
+            Proof::TestResults,
+        ),
         Step::new("simulation", &simulate, Proof::Crashes(crashes)),
         Step::new("short histories", &exhaust, Proof::Crashes(1000)),
         Step::new("failing calls", &failures, Proof::Checked),

@@ -180,7 +180,7 @@ struct DeleteArguments {
 enum Kind {
     None,
     Lz4,
-    /// Only where it is built in
+    #[cfg(feature = "zstd")]
     Zstd,
 }
 
@@ -189,6 +189,7 @@ impl Kind {
         match self {
             Kind::None => Compression::None,
             Kind::Lz4 => Compression::Lz4,
+            #[cfg(feature = "zstd")]
             Kind::Zstd => Compression::Zstd,
         }
     }

@@ -52,6 +52,15 @@ impl Shell {
         assert!(found == code && told.contains(part), "`{line}`: code {found}, not {code} with {part:?}: {told}");
     }
 
+    /// Fails with that code; all that it tells, what can be done too.
+    #[track_caller]
+    pub(crate) fn told(&self, line: &str, input: impl Into<Vec<u8>>, code: i32) -> String {
+        let output = self.command(line).write_stdin(input).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "`{line}`: {told}");
+        told
+    }
+
     /// The command in the background, its input and output in the hands of the test.
     pub(crate) fn start(&self, line: &str) -> Background {
         let mut command = Command::new(env!("CARGO_BIN_EXE_oncelog"));

@@ -16,6 +16,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, value_parser};
+use indicatif::ProgressBar;
 use oncelog::{Engine, NewRecord, PartitionId, PendingCommit, Store, TopicDef, TopicId, TopicSpec};
 use serde::Serialize;
 
@@ -120,8 +121,8 @@ struct Produced {
 /// Appends the lines.
 ///
 /// # Errors
-/// The topic is not there, or another process writes it; a line is none; the store or the input failed. What was
-/// appended before a bad line stays.
+/// The topic is not there, or another process writes it; a line is none; the store or the input failed. What came
+/// before a bad line is stored; how many lines are is told.
 pub(crate) fn run(arguments: &ProduceArguments) -> Result<(), Failure> {
     if arguments.producer_id.is_some() && arguments.sync != Sync::Always {
         return Err(Failure::usage_of("--producer-id makes each batch durable with its mark: --sync must be always"));
@@ -173,22 +174,46 @@ fn produce(arguments: &ProduceArguments, store: &Store, mut lines: Lines) -> Res
     let stored_before = load.as_ref().map_or(0, Load::lines);
     let mut to = Appending::new(arguments, &*engine, topic, &spec);
     let bar = lines.bar();
-    let mut records = 0;
+    let fed = feed(&rules, &mut lines, &mut to, &mut load, &bar);
+    // Of a bad line too: what came before it was taken.
+    let finished = to.finish(load.as_ref());
+    bar.finish_and_clear();
+    match finished.and(fed) {
+        Ok(()) => Ok(Produced { topic: spec.name, records: to.stored, stored_before }),
+        Err(failure) if to.is_certain => Err(failure.hint_too(how_to_go_on(stored_before + to.stored, load.is_some()))),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// A line is a record, so their number says where to go on.
+fn how_to_go_on(stored: u64, is_load: bool) -> String {
+    match stored {
+        0 => "nothing is stored".to_owned(),
+        stored if is_load => format!("{stored} lines are stored, and the same call goes on behind them"),
+        stored => format!("the first {stored} lines are stored: go on behind them"),
+    }
+}
+
+/// Appends all lines, or those up to the first that is none.
+fn feed(
+    rules: &Rules,
+    lines: &mut Lines,
+    to: &mut Appending<'_>,
+    load: &mut Option<Load>,
+    bar: &ProgressBar,
+) -> Result<(), Failure> {
     while let Some(line) = lines.next(rules.line_bytes_max())? {
         let record = rules.record(line.bytes).map_err(|what| line.refuse(what))?;
         to.append(&record).map_err(|failure| line.refuse_if_told(failure))?;
-        if let Some(load) = &mut load {
+        if let Some(load) = load {
             load.add(line.bytes);
         }
-        records += 1;
         if to.is_full() || lines.would_wait() {
             to.hand_over(load.as_ref())?;
             bar.set_position(lines.position());
         }
     }
-    to.finish(load.as_ref())?;
-    bar.finish_and_clear();
-    Ok(Produced { topic: spec.name, records, stored_before })
+    Ok(())
 }
 
 /// Records on their way to the store.
@@ -205,7 +230,11 @@ struct Appending<'a> {
     /// Bytes handed over since the last sync, under `Sync::Bytes`.
     unsynced: u64,
     open: Option<Open>,
-    in_flight: VecDeque<Box<dyn PendingCommit>>,
+    in_flight: VecDeque<(Box<dyn PendingCommit>, u64)>,
+    /// Records that are stored for sure, from the first on; all of them when [`Appending::finish`] is done.
+    stored: u64,
+    /// Nothing is known to be stored or not beyond them.
+    is_certain: bool,
 }
 
 /// A batch that grows.
@@ -228,6 +257,8 @@ impl<'a> Appending<'a> {
             unsynced: 0,
             open: None,
             in_flight: VecDeque::new(),
+            stored: 0,
+            is_certain: true,
         }
     }
 
@@ -240,18 +271,19 @@ impl<'a> Appending<'a> {
             Some(partition) => Some(PartitionId(partition)),
             None => self.partition,
         };
-        let mut open = match self.open.take() {
-            Some(open) => open,
-            None => Open { tx: self.begin()?, records: 0 },
-        };
         let headers = record.headers();
         let (key, value) = (record.key.as_deref(), record.value.as_deref());
         let route = key.and_then(|key| oncelog::route_of(&self.key_codec, key));
         let timestamp_ms = record.timestamp_ms;
         let new = NewRecord { key, route: route.as_deref(), value, headers: &headers, timestamp_ms };
-        open.tx.append(self.topic, partition, new)?;
-        open.records += 1;
-        self.open = Some(open);
+        if self.open.is_none() {
+            self.open = Some(Open { tx: self.begin()?, records: 0 });
+        }
+        // A record that is refused leaves the others as they are.
+        if let Some(open) = &mut self.open {
+            open.tx.append(self.topic, partition, new)?;
+            open.records += 1;
+        }
         Ok(())
     }
 
@@ -276,27 +308,37 @@ impl<'a> Appending<'a> {
         self.unsynced += tx.bytes() as u64;
         let pending = tx.submit()?;
         pending.hand_over();
-        self.in_flight.push_back(pending);
-        if self.in_flight.len() >= IN_FLIGHT_MAX
-            && let Some(oldest) = self.in_flight.pop_front()
-        {
-            oldest.wait()?;
+        self.in_flight.push_back((pending, records));
+        if self.in_flight.len() >= IN_FLIGHT_MAX {
+            self.wait_for_oldest()?;
         }
         if let Sync::Bytes(most) = self.sync
             && self.unsynced >= most
         {
-            self.engine.flush()?;
+            self.flush()?;
             self.unsynced = 0;
         }
         Ok(())
     }
 
+    fn wait_for_oldest(&mut self) -> Result<(), Failure> {
+        let Some((oldest, records)) = self.in_flight.pop_front() else { return Ok(()) };
+        oldest.wait().inspect_err(|_| self.is_certain = false)?;
+        self.stored += records;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Failure> {
+        Ok(self.engine.flush().inspect_err(|_| self.is_certain = false)?)
+    }
+
     /// All that was appended is durable when this returns.
     fn finish(&mut self, load: Option<&Load>) -> Result<(), Failure> {
-        self.hand_over(load)?;
-        for pending in self.in_flight.drain(..) {
-            pending.wait()?;
+        let handed_over = self.hand_over(load);
+        while !self.in_flight.is_empty() {
+            self.wait_for_oldest()?;
         }
-        Ok(self.engine.flush()?)
+        self.flush()?;
+        handed_over
     }
 }
