@@ -21,8 +21,8 @@ use hooked_disk::{Event, on};
 use oncelog::disk::{MemoryDisk, SyncSite};
 use oncelog::{
     Consumer, ConsumerOptions, ConsumerStyle, Error, ErrorKind, FailurePolicy, IdempotentProducerConfig, LogOffset,
-    Outcome, Pair, Record, RecordStream, Result, RetryPolicy, Sequence, StampedAppend, Store, StoreOptions, SyncPolicy,
-    TableDef, TopicDef, U64, Utf8, Whence,
+    MinimumRetention, Outcome, Pair, Record, RecordStream, Result, RetryPolicy, Sequence, StampedAppend, Store,
+    StoreOptions, SyncPolicy, TableDef, TopicDef, U64, Utf8, Whence,
 };
 
 const LINES: TopicDef<Utf8, U64> = TopicDef::new("lines");
@@ -798,4 +798,39 @@ fn futures_may_go_from_thread_to_thread() {
         sum_up(&mut consumer, 2).await
     });
     assert_eq!(std::thread::spawn(move || block_on(task).unwrap()).join().unwrap(), 2);
+}
+
+/// On one thread, whoever would make room runs on it too.
+#[test]
+fn an_append_to_a_full_topic_says_so_and_blocks_no_executor() {
+    const KEPT: TopicDef<Utf8, Utf8> = TopicDef::new("kept")
+        .max_total_bytes(8 << 10)
+        .blocking_minimum_retention(MinimumRetention::consumers(&["reads"]));
+    let disk = Arc::new(MemoryDisk::default());
+    let store = StoreOptions::new().disk(disk as _).manual_duties().open("/s").unwrap();
+    let _reads = store.consumer(KEPT, client("reads")).unwrap();
+    let value = "x".repeat(500);
+    for linger in [None, Some(Duration::from_millis(1))] {
+        let mut producer = store.producer(KEPT).unwrap();
+        if let Some(linger) = linger {
+            producer = producer.sync_policy(SyncPolicy::Os).linger(linger);
+        }
+        let full = (0..100).find_map(|_| block_on(producer.append_async("k", &value)).err());
+        assert_eq!(full.unwrap().kind(), ErrorKind::TopicFull);
+    }
+    let producer = store.producer(KEPT).unwrap();
+    let full = block_on(producer.append_batch_async([("k", &*value), ("l", &*value)])).unwrap_err();
+    assert_eq!(full.kind(), ErrorKind::TopicFull);
+    let stamped = store.idempotent_producer(KEPT, IdempotentProducerConfig::new("p")).unwrap();
+    let before = stamped.current_sequence();
+    let batch = [("k", &*value)];
+    let answers = [
+        block_on(stamped.append_async("k", &value)).map(drop),
+        block_on(stamped.append_batch_async(batch)).map(drop),
+        block_on(stamped.append_batch_with_async(before, batch)).map(drop),
+    ];
+    for full in answers {
+        assert_eq!(full.unwrap_err().kind(), ErrorKind::TopicFull);
+    }
+    assert_eq!(stamped.current_sequence(), before, "nothing was used");
 }

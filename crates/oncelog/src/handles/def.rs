@@ -195,6 +195,10 @@ impl<K, V> TableDef<K, V> {
         TableDef { name: Cow::Owned(name.into()), shards: None, codecs: PhantomData }
     }
 
+    pub(crate) fn into_name(self) -> Cow<'static, str> {
+        self.name
+    }
+
     /// Says how many shards it has: as many as the input of the processor that keeps it has partitions.
     #[must_use]
     pub const fn shards(mut self, shards: u32) -> Self {

@@ -228,7 +228,7 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
     /// # Errors
     /// As [`IdempotentProducer::append`], but for `InDoubt`, which [`Pending::wait`] tells.
     pub fn submit(&self, key: &K::Value, value: &V::Value) -> Result<Pending<LogOffset>> {
-        self.submit_new(&mut |tx| self.stage(tx, &Given::pair(key, value)))
+        self.submit_new(self.when_full, &mut |tx| self.stage(tx, &Given::pair(key, value)))
     }
 
     /// Appends one record with everything given: key or none, value or tombstone, headers, timestamp.
@@ -243,7 +243,7 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
         timestamp_ms: Option<i64>,
     ) -> Result<LogOffset> {
         let record = Given { key, value, headers, timestamp_ms };
-        self.submit_new(&mut |tx| self.stage(tx, &record))?.wait()
+        self.submit_new(self.when_full, &mut |tx| self.stage(tx, &record))?.wait()
     }
 
     /// Appends many records in one atomic step, under sequences that follow each other; gives the offset of the first.
@@ -256,7 +256,7 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
         V::Value: 'r,
     {
         let records: Vec<_> = records.into_iter().collect();
-        self.submit_new(&mut |tx| self.stage_all(tx, &records))?.wait()
+        self.submit_new(self.when_full, &mut |tx| self.stage_all(tx, &records))?.wait()
     }
 
     /// Appends one record under a sequence of the caller's: the next one, or one that may have been stored before.
@@ -282,14 +282,16 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
         K::Value: 'r,
         V::Value: 'r,
     {
-        self.submit_batch_with(first, records)?.answer().wait()
+        self.submit_batch_with(self.when_full, first, records)?.answer().wait()
     }
 
     /// As [`IdempotentProducer::append`], with a future for the answer. The record is handed over, and its sequence
-    /// used, by the call: see [`Producer::append_async`](crate::Producer::append_async).
+    /// used, by the call: see [`Producer::append_async`](crate::Producer::append_async). After `TopicFull` the sequence
+    /// is not used.
     #[cfg(feature = "async")]
     pub fn append_async(&self, key: &K::Value, value: &V::Value) -> Pending<LogOffset> {
-        self.submit(key, value).unwrap_or_else(|error| Pending::there(Err(error)))
+        let submitted = self.submit_new(WhenFull::Fail, &mut |tx| self.stage(tx, &Given::pair(key, value)));
+        submitted.unwrap_or_else(|error| Pending::there(Err(error)))
     }
 
     /// As [`IdempotentProducer::append_batch`], with a future for the answer, as
@@ -304,7 +306,7 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
         V::Value: 'r,
     {
         let records: Vec<_> = records.into_iter().collect();
-        let submitted = self.submit_new(&mut |tx| self.stage_all(tx, &records));
+        let submitted = self.submit_new(WhenFull::Fail, &mut |tx| self.stage_all(tx, &records));
         submitted.unwrap_or_else(|error| Pending::there(Err(error)))
     }
 
@@ -320,7 +322,7 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
         K::Value: 'r,
         V::Value: 'r,
     {
-        match self.submit_batch_with(first, records) {
+        match self.submit_batch_with(WhenFull::Fail, first, records) {
             Ok(submitted) => {
                 submitted.hand_over();
                 submitted.answer()
@@ -331,6 +333,7 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
 
     fn submit_batch_with<'r>(
         &self,
+        when_full: WhenFull,
         first: Sequence,
         records: impl IntoIterator<Item = (&'r K::Value, &'r V::Value)>,
     ) -> Result<Submitted>
@@ -340,7 +343,7 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
     {
         let records: Vec<_> = records.into_iter().collect();
         let _placing = self.placing.lock();
-        self.submit_at(Some(first), &mut |tx| self.stage_all(tx, &records))
+        self.submit_at(when_full, Some(first), &mut |tx| self.stage_all(tx, &records))
     }
 
     /// Makes every append that was acknowledged so far durable, by this producer or any other of the store.
@@ -362,9 +365,13 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
         }
     }
 
-    fn submit_new(&self, stage: &mut dyn FnMut(&mut dyn EngineTx) -> Result<u32>) -> Result<Pending<LogOffset>> {
+    fn submit_new(
+        &self,
+        when_full: WhenFull,
+        stage: &mut dyn FnMut(&mut dyn EngineTx) -> Result<u32>,
+    ) -> Result<Pending<LogOffset>> {
         let _placing = self.placing.lock();
-        match self.submit_at(None, stage)? {
+        match self.submit_at(when_full, None, stage)? {
             Submitted::New(pending) => {
                 pending.hand_over();
                 Ok(Pending::new(pending, first_offset))
@@ -375,10 +382,11 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
 
     fn submit_at(
         &self,
+        when_full: WhenFull,
         first: Option<Sequence>,
         stage: &mut dyn FnMut(&mut dyn EngineTx) -> Result<u32>,
     ) -> Result<Submitted> {
-        self.when_full.patiently(&*self.engine, self.topic, || self.try_submit_at(first, stage))
+        when_full.patiently(&*self.engine, self.topic, || self.try_submit_at(first, stage))
     }
 
     fn try_submit_at(

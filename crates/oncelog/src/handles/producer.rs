@@ -262,10 +262,6 @@ impl<K: Codec, V: Codec> Producer<K, V> {
         Producer { when_full, ..self }
     }
 
-    fn patiently<T>(&self, attempt: impl FnMut() -> Result<T>) -> Result<T> {
-        self.when_full.patiently(&*self.engine, self.topic, attempt)
-    }
-
     fn prepared(self) -> Self {
         // What is wrong here is told by the append.
         let appender = self.make_appender().and_then(Result::ok);
@@ -313,7 +309,7 @@ impl<K: Codec, V: Codec> Producer<K, V> {
     /// As [`Producer::append`], but for `InDoubt`, which [`Pending::wait`] tells.
     pub fn submit(&self, key: &K::Value, value: &V::Value) -> Result<Pending<LogOffset>> {
         let record = Given::<K, V>::pair(key, value);
-        let pending = record.encoded(|record| self.submit_record(None, record))?;
+        let pending = record.encoded(|record| self.submit_record(self.when_full, None, record))?;
         pending.hand_over();
         Ok(Pending::new(pending, first_offset))
     }
@@ -323,7 +319,9 @@ impl<K: Codec, V: Codec> Producer<K, V> {
     /// So the future borrows nothing.
     ///
     /// The call encodes, and may wait as any append does when too much is on its way already; with
-    /// [`Producer::linger`] and [`SyncPolicy::Bytes`], the append that makes a sync due waits for it.
+    /// [`Producer::linger`] and [`SyncPolicy::Bytes`], the append that makes a sync due waits for it. For room in a full
+    /// topic it never waits, whatever [`Producer::when_full`] says: who would make it may need this very thread. The
+    /// answer is `TopicFull`, and nothing was written.
     ///
     /// ```
     /// # use oncelog::{Store, TopicDef, U64, Utf8};
@@ -338,10 +336,18 @@ impl<K: Codec, V: Codec> Producer<K, V> {
     /// ```
     #[cfg(feature = "async")]
     pub fn append_async(&self, key: &K::Value, value: &V::Value) -> Pending<LogOffset> {
+        let given = Given::<K, V>::pair(key, value);
         if self.linger.is_some() {
-            return Pending::there(self.append(key, value));
+            return Pending::there(given.encoded(|record| self.gather(WhenFull::Fail, None, record)));
         }
-        self.submit(key, value).unwrap_or_else(|error| Pending::there(Err(error)))
+        let submitted = given.encoded(|record| self.submit_record(WhenFull::Fail, None, record));
+        submitted.map_or_else(
+            |error| Pending::there(Err(error)),
+            |pending| {
+                pending.hand_over();
+                Pending::new(pending, first_offset)
+            },
+        )
     }
 
     /// As [`Producer::append_batch`], with a future for the answer, as [`Producer::append_async`].
@@ -369,7 +375,7 @@ impl<K: Codec, V: Codec> Producer<K, V> {
     {
         let encoded = |(key, value)| Ok((encode::<K>(key)?, encode::<V>(value)?));
         let encoded = records.into_iter().map(encoded).collect::<Result<Vec<_>>>()?;
-        let pending = self.submit_encoded(&encoded)?;
+        let pending = self.submit_encoded(WhenFull::Fail, &encoded)?;
         pending.hand_over();
         Ok(Pending::new(pending, |committed| committed))
     }
@@ -387,7 +393,8 @@ impl<K: Codec, V: Codec> Producer<K, V> {
         if self.engine.may_be_full(self.topic) {
             // What is refused is sent again, so it is kept.
             let encoded = |(key, value)| Ok((encode::<K>(key)?, encode::<V>(value)?));
-            return self.submit_encoded(&records.into_iter().map(encoded).collect::<Result<Vec<_>>>()?)?.wait();
+            let encoded = records.into_iter().map(encoded).collect::<Result<Vec<_>>>()?;
+            return self.submit_encoded(self.when_full, &encoded)?.wait();
         }
         let mut tx = self.sync_policy.begin(&*self.engine, &self.unsynced, 0)?;
         if let Some(bytes) = self.batch_bytes {
@@ -400,9 +407,9 @@ impl<K: Codec, V: Codec> Producer<K, V> {
         Ok(committed)
     }
 
-    fn submit_encoded(&self, records: &[EncodedPair<'_>]) -> Result<Box<dyn PendingCommit>> {
+    fn submit_encoded(&self, when_full: WhenFull, records: &[EncodedPair<'_>]) -> Result<Box<dyn PendingCommit>> {
         let bytes = records.iter().map(|(key, value)| key.len() + value.len()).sum();
-        self.counted(bytes, |mut tx| {
+        self.counted(when_full, bytes, |mut tx| {
             if let Some(bytes) = self.batch_bytes {
                 tx.batch_bytes(bytes)?;
             }
@@ -445,7 +452,7 @@ impl<K: Codec, V: Codec> Producer<K, V> {
         value: &V::Value,
     ) -> Result<LogOffset> {
         let pending = Given::<K, V>::pair(key, value).encoded(|record| {
-            self.counted(content_bytes(&record), |mut tx| {
+            self.counted(self.when_full, content_bytes(&record), |mut tx| {
                 tx.expect_offset(self.topic, partition, expected)?;
                 tx.append(self.topic, Some(partition), record)?;
                 tx.submit()
@@ -464,13 +471,13 @@ impl<K: Codec, V: Codec> Producer<K, V> {
 
     fn put(&self, partition: Option<PartitionId>, record: NewRecord<'_>) -> Result<LogOffset> {
         if self.linger.is_some() {
-            return self.gather(partition, record);
+            return self.gather(self.when_full, partition, record);
         }
-        self.submit_record(partition, record)?.wait().map(first_offset)
+        self.submit_record(self.when_full, partition, record)?.wait().map(first_offset)
     }
 
-    fn gather(&self, partition: Option<PartitionId>, record: NewRecord<'_>) -> Result<LogOffset> {
-        let offset = self.patiently(|| match &self.appender {
+    fn gather(&self, when_full: WhenFull, partition: Option<PartitionId>, record: NewRecord<'_>) -> Result<LogOffset> {
+        let offset = when_full.patiently(&*self.engine, self.topic, || match &self.appender {
             Some(appender) => appender.append(partition, record),
             None => match self.make_appender() {
                 Some(appender) => appender?.append(partition, record),
@@ -483,8 +490,13 @@ impl<K: Codec, V: Codec> Producer<K, V> {
         Ok(offset)
     }
 
-    fn submit_record(&self, partition: Option<PartitionId>, record: NewRecord<'_>) -> Result<Box<dyn PendingCommit>> {
-        self.counted(content_bytes(&record), |mut tx| {
+    fn submit_record(
+        &self,
+        when_full: WhenFull,
+        partition: Option<PartitionId>,
+        record: NewRecord<'_>,
+    ) -> Result<Box<dyn PendingCommit>> {
+        self.counted(when_full, content_bytes(&record), |mut tx| {
             tx.append(self.topic, partition, record)?;
             tx.submit()
         })
@@ -493,10 +505,11 @@ impl<K: Codec, V: Codec> Producer<K, V> {
     /// Fills a transaction over `bytes` of content and submits it.
     fn counted(
         &self,
+        when_full: WhenFull,
         bytes: usize,
         fill: impl Fn(Box<dyn EngineTx>) -> Result<Box<dyn PendingCommit>>,
     ) -> Result<Box<dyn PendingCommit>> {
-        self.patiently(|| {
+        when_full.patiently(&*self.engine, self.topic, || {
             let tx = self.sync_policy.begin(&*self.engine, &self.unsynced, bytes)?;
             fill(tx).inspect_err(|_| self.unsynced.owe())
         })

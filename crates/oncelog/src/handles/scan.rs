@@ -57,9 +57,10 @@ impl Scan {
         Scan { direction, limit, ..self }
     }
 
-    /// Asks `shard` for the rows, shard after shard, a page at a time and no more than are wanted.
+    /// Asks `shard` of `table` for the rows, shard after shard, a page at a time and no more than are wanted.
     pub(crate) fn run<K: Codec, V: Codec>(
         mut self,
+        table: &str,
         shards: Range<u32>,
         mut shard: impl FnMut(ShardId, ScanRange<'_>) -> Result<Vec<(Vec<u8>, Bytes)>>,
     ) -> Result<Vec<(K::Owned, V::Owned)>> {
@@ -76,7 +77,7 @@ impl Scan {
                 let (direction, limit) = (self.direction, SCAN_ROWS.min(self.limit - rows.len()));
                 let page = shard(ShardId(number), ScanRange { start, end, direction, limit, ..ScanRange::ALL })?;
                 for (key, value) in &page {
-                    rows.push(decode_row::<K, V>(key, value)?);
+                    rows.push(decode_row::<K, V>(table, key, value)?);
                 }
                 let Some((last, _)) = page.into_iter().nth(limit - 1) else { break };
                 match direction {

@@ -223,7 +223,8 @@ impl Tx<'_> {
     pub fn table<K: Codec, V: Codec>(&mut self, table: TableDef<K, V>) -> Result<Table<'_, K, V>> {
         let (id, shards) = self.bindings.table(self.engine, &table, self.scope)?;
         let scratch = &mut self.bindings.scratch;
-        Ok(Table { tx: self.inner, scratch, id, shards, scope: self.scope, codecs: PhantomData })
+        let name = table.into_name();
+        Ok(Table { tx: self.inner, scratch, name, id, shards, scope: self.scope, codecs: PhantomData })
     }
 }
 
@@ -231,6 +232,7 @@ impl Tx<'_> {
 pub struct Table<'a, K, V> {
     tx: &'a mut dyn EngineTx,
     scratch: &'a mut Scratch,
+    name: Cow<'static, str>,
     id: TableId,
     shards: u32,
     scope: Option<Scope>,
@@ -249,8 +251,11 @@ impl<K: Codec, V: Codec> Table<'_, K, V> {
 
     /// The value of the row whose key is in the scratch.
     fn get_routed(&mut self, shard: ShardId) -> Result<Option<V::Owned>> {
-        let value = self.tx.get(self.id, shard, &self.scratch.key)?;
-        value.map(|bytes| V::decode_owned(&bytes).map_err(|reason| bad_row("value", reason))).transpose()
+        let Some(bytes) = self.tx.get(self.id, shard, &self.scratch.key)? else { return Ok(None) };
+        match V::decode_owned(&bytes) {
+            Ok(value) => Ok(Some(value)),
+            Err(reason) => Err(bad_row(&self.name, &self.scratch.key, "value", &V::id(), reason)),
+        }
     }
 
     /// Stages a row.
@@ -334,7 +339,7 @@ impl<K: Codec, V: Codec> Table<'_, K, V> {
             None => 0..self.shards,
         };
         let (tx, id) = (&mut *self.tx, self.id);
-        scan.run::<K, V>(shards, |shard, range| tx.scan(id, shard, range))
+        scan.run::<K, V>(&self.name, shards, |shard, range| tx.scan(id, shard, range))
     }
 
     /// Encodes the key into the scratch, and finds the shard that it belongs to.
@@ -343,8 +348,9 @@ impl<K: Codec, V: Codec> Table<'_, K, V> {
         let shard = shard_of::<K>(&self.scratch.key, self.shards);
         match self.bound()? {
             Some(bound) if bound != shard => Err(Error::invalid(format!(
-                "the key belongs to partition {shard}, the record at hand to partition {bound}: a processor's tables \
-                 are keyed like its input"
+                "table {:?}: the key belongs to partition {shard}, the record at hand to partition {bound}: a \
+                 processor's tables are keyed like its input",
+                self.name
             ))),
             _ => Ok(shard),
         }
@@ -355,9 +361,9 @@ impl<K: Codec, V: Codec> Table<'_, K, V> {
         let Some(Scope { partition, partitions }) = self.scope.filter(|_| self.shards > 1) else { return Ok(None) };
         if self.shards != partitions {
             return Err(Error::invalid(format!(
-                "the table has {} shards and the topic of the record at hand {partitions} partitions: a processor uses \
-                 tables of one shard, or of one for each partition of its input",
-                self.shards
+                "table {:?} has {} shards and the topic of the record at hand {partitions} partitions: a processor \
+                 uses tables of one shard, or of one for each partition of its input",
+                self.name, self.shards
             )));
         }
         Ok(Some(ShardId(partition.0)))
@@ -436,7 +442,8 @@ impl Transaction {
     pub fn table<K: Codec, V: Codec>(&mut self, table: TableDef<K, V>) -> Result<Table<'_, K, V>> {
         let (id, shards) = self.bindings.table(&*self.engine, &table, None)?;
         let scratch = &mut self.bindings.scratch;
-        Ok(Table { tx: &mut *self.inner, scratch, id, shards, scope: None, codecs: PhantomData })
+        let name = table.into_name();
+        Ok(Table { tx: &mut *self.inner, scratch, name, id, shards, scope: None, codecs: PhantomData })
     }
 
     /// Makes all of it happen; durable on return.
@@ -481,13 +488,22 @@ pub(crate) fn encode<C: Codec>(value: &C::Value) -> Result<Cow<'_, [u8]>> {
     Ok(Cow::Owned(out))
 }
 
-/// A row in the user's types.
-pub(crate) fn decode_row<K: Codec, V: Codec>(key: &[u8], value: &[u8]) -> Result<(K::Owned, V::Owned)> {
-    let key = K::decode_owned(key).map_err(|reason| bad_row("key", reason))?;
-    let value = V::decode_owned(value).map_err(|reason| bad_row("value", reason))?;
-    Ok((key, value))
+/// A row of `table` in the user's types.
+pub(crate) fn decode_row<K: Codec, V: Codec>(table: &str, key: &[u8], value: &[u8]) -> Result<(K::Owned, V::Owned)> {
+    let bad = |part: &str, codec: &str, reason| bad_row(table, key, part, codec, reason);
+    Ok((
+        K::decode_owned(key).map_err(|reason| bad("key", &K::id(), reason))?,
+        V::decode_owned(value).map_err(|reason| bad("value", &V::id(), reason))?,
+    ))
 }
 
-fn bad_row(part: &str, reason: crate::codec::CodecError) -> Error {
-    Error::new(ErrorKind::Invalid, format!("the {part} of a row cannot be decoded")).because(reason)
+/// Bytes of a key that an error shows.
+const KEY_BYTES_SHOWN: usize = 64;
+
+/// What is stored is whole, by its checksum: it is not what this codec writes.
+fn bad_row(table: &str, key: &[u8], part: &str, codec: &str, reason: crate::codec::CodecError) -> Error {
+    let shown = &key[..key.len().min(KEY_BYTES_SHOWN)];
+    let more = if shown.len() < key.len() { "..." } else { "" };
+    let what = format!("table {table:?}, row \"{}{more}\": the {part} is none of {codec}", shown.escape_ascii());
+    Error::new(ErrorKind::Invalid, what).because(reason)
 }

@@ -26,6 +26,7 @@ impl Core {
         self.check_open()?;
         let existing = |topic: Arc<Topic>| {
             topic.spec.admit(spec)?;
+            topic.warn_of_ignored(spec);
             topic.spec.check_built_in(ErrorKind::UnsupportedVersion).map(|()| topic.id)
         };
         if let Some(topic) = self.pipeline.topics.find(&spec.name)? {
@@ -54,7 +55,10 @@ impl Core {
             let mut new: Vec<&TopicSpec> = Vec::with_capacity(specs.len());
             for spec in specs {
                 match self.pipeline.topics.find(&spec.name)? {
-                    Some(topic) => topic.spec.admit(spec)?,
+                    Some(topic) => {
+                        topic.spec.admit(spec)?;
+                        topic.warn_of_ignored(spec);
+                    }
                     None => {
                         spec.check()?;
                         spec.check_built_in(ErrorKind::Invalid)?;

@@ -25,7 +25,7 @@ use crate::topic::{
 use crate::transaction::LoadTopics;
 use crate::transaction::system::{self, CatalogueKey};
 use crate::view::View;
-use crate::wake::{Arc, AtomicU64, Mutex, Ordering};
+use crate::wake::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 
 /// What it takes to put topics together.
 pub(super) struct TopicLoader {
@@ -82,7 +82,7 @@ impl TopicLoader {
                 board.show((id, &spec.name), partition.id, Watched { start, end })?;
             }
         }
-        Ok(Some(Topic { id, spec, partitions }))
+        Ok(Some(Topic { id, spec, partitions, warned: AtomicBool::new(false) }))
     }
 
     fn catalogue_row(&self, key: &[u8]) -> Result<Option<bytes::Bytes>> {

@@ -230,10 +230,12 @@ impl Store {
         StoreOptions::new().journal_file_bytes(1 << 20).disk(Arc::new(MemoryDisk::default())).private().open("/memory")
     }
 
-    /// Appends to `topic`, which is made if it does not exist.
+    /// Appends to `topic`, which is made if it does not exist. Of one that exists, settings that its definition gives
+    /// and the topic does not have (compression, retention, compaction) are told in the log once and have no effect:
+    /// [`Store::alter_topic`] changes them.
     ///
     /// # Errors
-    /// `Invalid`: the topic exists and differs; `Full`, `InDoubt`, `Closed`.
+    /// `Invalid`: the topic exists with other codecs or another number of partitions; `Full`, `InDoubt`, `Closed`.
     pub fn producer<K: Codec, V: Codec>(&self, topic: TopicDef<K, V>) -> Result<Producer<K, V>> {
         Producer::open(self.as_engine(), &topic)
     }
@@ -255,8 +257,8 @@ impl Store {
     /// [`ConsumerOptions`] say in more detail.
     ///
     /// # Errors
-    /// `Locked`: another handle consumes under this id, or globally. `Invalid`: the topic exists and differs, a bad
-    /// name, a partition that is not there, or a position behind the end.
+    /// `Locked`: another handle consumes under this id, or globally. `Invalid`: as by
+    /// [`Store::producer`], a bad name, a partition that is not there, or a position behind the end.
     pub fn consumer<K: Codec, V: Codec>(
         &self,
         topic: TopicDef<K, V>,
@@ -269,7 +271,7 @@ impl Store {
     /// one by one, at their first use, costs several syncs each, here they share most. Durable on return.
     ///
     /// # Errors
-    /// `Invalid`: one exists and differs, or has a bad name; `Locked`: one is another owner's; `Full`, `InDoubt`,
+    /// `Invalid`: one exists with other codecs or partitions, or has a bad name; `Locked`: one is another owner's; `Full`, `InDoubt`,
     /// `Closed`. Those before it may have been made: call again.
     pub fn create_topics(&self, topics: impl IntoIterator<Item = TopicSpec>) -> Result<()> {
         self.inner.core.create_topics(&topics.into_iter().collect::<Vec<_>>())

@@ -55,7 +55,7 @@ impl RowsAt<'_> {
         let Some((id, shards)) = self.find(table)? else { return Ok(None) };
         let key = encode::<K>(key)?;
         match self.tables.shard(id, shard_of::<K>(&key, shards)).get(&key, self.lsn)? {
-            Some(value) => Ok(Some(decode_row::<K, V>(&key, &value)?.1)),
+            Some(value) => Ok(Some(decode_row::<K, V>(table.name(), &key, &value)?.1)),
             None => Ok(None),
         }
     }
@@ -66,7 +66,7 @@ impl RowsAt<'_> {
         let page = |shard: ShardId, range: ScanRange<'_>| -> Result<Vec<(Vec<u8>, Bytes)>> {
             self.tables.shard(id, shard).scan(range, self.lsn)
         };
-        scan.run::<K, V>(0..shards, page)
+        scan.run::<K, V>(table.name(), 0..shards, page)
     }
 
     /// What is known of the place of a record that is not found: see [`Whereabouts`].

@@ -43,7 +43,7 @@ pub(crate) use usage::{Room, Usage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{self, PartitionId, TopicId};
 use crate::record::Compression;
-use crate::wake::Arc;
+use crate::wake::{Arc, AtomicBool, Ordering};
 
 /// What a topic is: stored with it, and compared when it is opened again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +108,17 @@ impl TopicSpec {
         Err(Error::new(missing, what))
     }
 
+    /// Which settings that `wanted` gives a topic that exists as `self` does not have. They were stored when it was
+    /// made, and are changed by `alter` alone: a definition that says nothing of them is no wish to change them.
+    pub(crate) fn ignored_settings(&self, wanted: &TopicSpec) -> Vec<&'static str> {
+        let settings = [
+            ("compression", wanted.compression != Compression::None && wanted.compression != self.compression),
+            ("retention", wanted.retention != Retention::default() && wanted.retention != self.retention),
+            ("compaction", wanted.compaction.is_some() && wanted.compaction != self.compaction),
+        ];
+        settings.into_iter().filter_map(|(name, ignored)| ignored.then_some(name)).collect()
+    }
+
     /// Whether a topic that exists as `self` can be used as `wanted`.
     pub(crate) fn admit(&self, wanted: &TopicSpec) -> Result<()> {
         let differ = |what: &str, is: &dyn fmt::Display, asked: &dyn fmt::Display| {
@@ -131,9 +142,21 @@ pub(crate) struct Topic {
     pub(crate) id: TopicId,
     pub(crate) spec: TopicSpec,
     pub(crate) partitions: Vec<Arc<Partition>>,
+    /// Somebody was told that settings of a definition have no effect.
+    pub(crate) warned: AtomicBool,
 }
 
 impl Topic {
+    /// Tells, once, that settings of a definition are not those of the topic.
+    pub(crate) fn warn_of_ignored(&self, wanted: &TopicSpec) {
+        let ignored = self.spec.ignored_settings(wanted);
+        if !ignored.is_empty() && !self.warned.swap(true, Ordering::Relaxed) {
+            let what =
+                "settings of a definition have no effect: the topic was made with others; alter_topic changes them";
+            tracing::warn!(topic = self.spec.name, settings = ignored.join(", "), "{what}");
+        }
+    }
+
     /// Whether a record may have no key: as the topic is now, also for those who have known it longer.
     ///
     /// # Errors
@@ -163,4 +186,24 @@ pub(crate) fn topic_dir(topics: &Path, name: &str) -> PathBuf {
 /// The directory of a partition.
 pub(crate) fn partition_dir(topic: &Path, partition: PartitionId) -> PathBuf {
     topic.join(format!("{:06}", partition.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::Bytes;
+    use crate::handles::TopicDef;
+
+    #[test]
+    fn settings_that_have_no_effect_are_named_and_those_that_nobody_gives_are_not() {
+        let plain = TopicDef::<Bytes, Bytes>::new("t").spec();
+        let limited = TopicDef::<Bytes, Bytes>::new("t").max_total_bytes(1 << 20).spec();
+        let packed = TopicDef::<Bytes, Bytes>::new("t").compression(Compression::Lz4).spec();
+        assert_eq!(plain.ignored_settings(&limited), ["retention"]);
+        assert_eq!(plain.ignored_settings(&packed), ["compression"]);
+        assert_eq!(packed.ignored_settings(&limited), ["retention"]);
+        for (is, asked) in [(&limited, &plain), (&packed, &plain), (&limited, &limited), (&plain, &plain)] {
+            assert!(is.ignored_settings(asked).is_empty(), "{is:?} {asked:?}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::TopicId;
 use crate::topic::{Topic, TopicSpec};
-use crate::wake::{Arc, Mutex, RwLock};
+use crate::wake::{Arc, AtomicBool, Mutex, RwLock};
 
 /// Where topics come from: the catalogue, and the rows of the trim point.
 pub(crate) trait LoadTopics: Send + Sync {
@@ -116,7 +116,12 @@ impl Topics {
         let mut maps = self.maps.write();
         let Some(topic) = maps.by_id.get_mut(&id) else { return };
         topic.partitions.iter().for_each(|partition| partition.write_as(spec));
-        *topic = Arc::new(Topic { id, spec: spec.clone(), partitions: topic.partitions.clone() });
+        *topic = Arc::new(Topic {
+            id,
+            spec: spec.clone(),
+            partitions: topic.partitions.clone(),
+            warned: AtomicBool::new(false),
+        });
     }
 
     /// Those that were used in this opening, by id.
