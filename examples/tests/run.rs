@@ -229,6 +229,18 @@ fn from_offset_package_goes_on_where_it_was() {
 }
 
 #[test]
+fn from_checkpoints_goes_on_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let (program, arguments) = (env!("CARGO_BIN_EXE_from-checkpoints"), [path(dir.path())]);
+    // Taken over at 500; the checkpoint at 700 is there, and 30 events behind it are done again.
+    run_to_death(program, &arguments, "230");
+    let printed = run(program, &arguments);
+    assert_eq!(printed, "goes on behind sequence 700\n333 of 1000 events lay on the second half\n");
+    let printed = run(program, &arguments);
+    assert_eq!(printed, "goes on behind sequence 1000\n333 of 1000 events lay on the second half\n");
+}
+
+#[test]
 fn from_broker_client_shares_the_old_directory() {
     let dir = tempfile::tempdir().unwrap();
     let program = env!("CARGO_BIN_EXE_from-broker-client");

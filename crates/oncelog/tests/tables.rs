@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use oncelog::disk::MemoryDisk;
-use oncelog::{Bytes, Direction, ErrorKind, Store, StoreOptions, TableDef, U64, Utf8};
+use oncelog::{Bytes, Direction, ErrorKind, Postcard, Store, StoreOptions, TableDef, U64, Utf8};
 
 const ROWS: TableDef<U64, Bytes> = TableDef::new("rows");
 const NAMES: TableDef<Utf8, U64> = TableDef::new("names");
@@ -134,4 +134,22 @@ fn what_lies_behind_a_page_may_change_and_what_is_in_it_may_not() {
 fn too_little_memory_is_refused() {
     let error = StoreOptions::new().table_memory(1000).open("/nowhere").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
+}
+
+#[test]
+fn a_row_that_another_codec_wrote_is_named() {
+    const AS_BYTES: TableDef<Utf8, Postcard<u8>> = TableDef::new("mixed");
+    const AS_TEXT: TableDef<Utf8, Postcard<String>> = TableDef::new("mixed");
+    let store = Store::in_memory().unwrap();
+    store.transact(|tx| tx.table(AS_BYTES)?.put("ann", &200)).unwrap();
+    let snapshot = store.snapshot().unwrap();
+    let told = [
+        snapshot.get(AS_TEXT, "ann").unwrap_err(),
+        snapshot.scan(AS_TEXT, ..).unwrap_err(),
+        store.transact(|tx| tx.table(AS_TEXT)?.get("ann").map(drop)).unwrap_err(),
+    ];
+    for error in told {
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains(r#"table "mixed", row "ann": the value is none of postcard"#), "{error}");
+    }
 }
