@@ -320,8 +320,8 @@ fn numbers_completions_and_manual_pages() {
     shell.ok("topic create orders --partitions 3");
     shell.ok_on("produce orders", "a\nb\n");
     let stats = shell.ok("stats --output json");
-    assert!(stats.contains(r#""topics":1,"partitions":3,"records":2"#), "{stats}");
-    assert!(shell.ok("stats").contains("records      2"));
+    assert!(stats.contains(r#""topics":1,"partitions":3,"offsets":2"#), "{stats}");
+    assert!(shell.ok("stats").contains("offsets      2"));
     for shell_name in ["bash", "zsh", "fish", "elvish", "powershell"] {
         assert!(shell.ok(&format!("completions {shell_name}")).contains("oncelog"));
     }

@@ -34,7 +34,9 @@ enum Verb {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  oncelog group list\n  oncelog group list --output json")]
+#[command(after_help = "Examples:\n  oncelog group list\n  oncelog group list --output json\n\n\
+                        LAG counts offsets that are ahead. Some may have no record: after a loss that was told, or a \
+                        compaction. What was removed does not count.")]
 struct ListArguments {
     #[command(flatten)]
     store: StoreArgument,
@@ -142,10 +144,11 @@ fn progress(reader: &StoreReader) -> Result<Vec<(String, ConsumerProgress)>, Fai
     Ok(all)
 }
 
-/// How many records are ahead of it; `None` where its topic is no longer there.
+/// The end, and how many offsets are ahead of it; `None` where its topic is no longer there. What was removed is not
+/// ahead of anybody; an offset without a record, after a loss that was told or a compaction, is.
 fn lag(reader: &StoreReader, progress: &ConsumerProgress) -> Option<(u64, u64)> {
-    let (_, end) = reader.offsets(&progress.topic, progress.partition).ok()?;
-    Some((end.0, end.0.saturating_sub(progress.next.0)))
+    let (start, end) = reader.offsets(&progress.topic, progress.partition).ok()?;
+    Some((end.0, end.0.saturating_sub(progress.next.max(start).0)))
 }
 
 #[derive(Serialize)]

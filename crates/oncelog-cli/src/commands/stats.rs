@@ -10,7 +10,9 @@ use crate::out;
 
 /// What `oncelog stats` can be told.
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  oncelog stats\n  oncelog stats --output json")]
+#[command(after_help = "Examples:\n  oncelog stats\n  oncelog stats --output json\n\n\
+                        `offsets` are those between the starts and ends of partitions. Some may have no record: \
+                        after a loss that was told, or a compaction.")]
 pub(crate) struct StatsArguments {
     #[command(flatten)]
     store: StoreArgument,
@@ -34,7 +36,8 @@ struct OwnerStats {
     openings: u64,
     topics: u64,
     partitions: u64,
-    records: u64,
+    /// Between the starts and ends of partitions: some may have no record, after a loss that was told or a compaction.
+    offsets: u64,
     /// Of records in segment files, heads included.
     record_bytes: u64,
     segments: u64,
@@ -69,7 +72,7 @@ fn count(store: &oncelog::Store) -> oncelog::Result<OwnerStats> {
         stats.topics += 1;
         for partition in store.describe_topic(&spec.name)? {
             stats.partitions += 1;
-            stats.records += partition.end.0 - partition.start.0;
+            stats.offsets += partition.end.0 - partition.start.0;
             stats.record_bytes += partition.bytes;
             stats.segments += partition.segments as u64;
         }
@@ -91,7 +94,7 @@ impl Stats {
                 ("openings", owner.openings.to_string()),
                 ("topics", owner.topics.to_string()),
                 ("partitions", owner.partitions.to_string()),
-                ("records", owner.records.to_string()),
+                ("offsets", owner.offsets.to_string()),
                 ("record bytes", owner.record_bytes.to_string()),
                 ("segments", owner.segments.to_string()),
                 ("tables", owner.tables.to_string()),

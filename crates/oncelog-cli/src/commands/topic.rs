@@ -78,7 +78,9 @@ struct CreateArguments {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  oncelog topic list\n  oncelog topic list --output json")]
+#[command(after_help = "Examples:\n  oncelog topic list\n  oncelog topic list --output json\n\n\
+                        OFFSETS are those between the starts and ends of its partitions. Some may have no record: \
+                        after a loss that was told, or a compaction.")]
 struct ListArguments {
     #[command(flatten)]
     store: StoreArgument,
@@ -248,8 +250,8 @@ struct Listed {
     partitions: u32,
     key_codec: String,
     value_codec: String,
-    /// Offsets between the first that is kept and the end, over all partitions.
-    records: u64,
+    /// Between the first that is kept and the end, over all partitions: some may have no record.
+    offsets: u64,
 }
 
 fn list(arguments: &ListArguments) -> Result<(), Failure> {
@@ -257,25 +259,25 @@ fn list(arguments: &ListArguments) -> Result<(), Failure> {
     let listed = topics(&reader)?;
     out::answer(arguments.output.output, &listed, |listed| {
         let row = |topic: &Listed| {
-            let (partitions, records) = (topic.partitions.to_string(), topic.records.to_string());
+            let (partitions, offsets) = (topic.partitions.to_string(), topic.offsets.to_string());
             let (key, value) = (topic.key_codec.clone(), topic.value_codec.clone());
-            vec![topic.topic.clone(), partitions, records, key, value, topic.owner.clone()]
+            vec![topic.topic.clone(), partitions, offsets, key, value, topic.owner.clone()]
         };
         let rows: Vec<_> = listed.iter().map(row).collect();
-        out::columns(&["TOPIC", "PARTITIONS", "RECORDS", "KEYS", "VALUES", "OWNER"], &rows)
+        out::columns(&["TOPIC", "PARTITIONS", "OFFSETS", "KEYS", "VALUES", "OWNER"], &rows)
     })
 }
 
 fn topics(reader: &StoreReader) -> Result<Vec<Listed>, Failure> {
     let mut listed = Vec::new();
     for info in reader.topics()? {
-        let mut records = 0;
+        let mut offsets = 0;
         for partition in 0..info.partitions {
             let (start, end) = reader.offsets(&info.name, oncelog::PartitionId(partition))?;
-            records += end.0 - start.0;
+            offsets += end.0 - start.0;
         }
         let oncelog::TopicInfo { name: topic, id, partitions, key_codec, value_codec, owner, .. } = info;
-        listed.push(Listed { topic, id, owner, partitions, key_codec, value_codec, records });
+        listed.push(Listed { topic, id, owner, partitions, key_codec, value_codec, offsets });
     }
     Ok(listed)
 }
