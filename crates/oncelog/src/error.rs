@@ -153,7 +153,9 @@ impl Error {
         error
     }
 
-    pub(crate) fn lost(topic: &str, partition: u32, lost: Range<LogOffset>) -> Error {
+    /// Of kind `Gap`: the records at these offsets are gone.
+    #[must_use]
+    pub fn lost(topic: &str, partition: u32, lost: Range<LogOffset>) -> Error {
         let what = format!("topic {topic}, partition {partition}: lost {}..{}", lost.start, lost.end);
         let mut error = Error::new(ErrorKind::Gap, what);
         error.0.gap = Some(lost);
@@ -197,8 +199,9 @@ impl Error {
         self
     }
 
+    /// The same with its cause, which is found again as the [`source`](StdError::source).
     #[must_use]
-    pub(crate) fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
+    pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
         self.0.source = Some(source.into());
         self
     }

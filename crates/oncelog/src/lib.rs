@@ -138,7 +138,7 @@ pub use offsets::{
     NumericOffsets, Offset, OffsetError, OffsetResetPolicy, OffsetStore, OffsetTracker, OutOfRangePolicy,
     PostCommitHook,
 };
-pub use record::{Compression, Header, Headers, Record, RecordView};
+pub use record::{Compression, Header, Headers, Record, RecordView, partition_of};
 pub use store::{
     BackupReport, BackupVerification, BatchInfo, CompactionStats, ConsumerProgress, FrameInfo, LostOffsets, Mend,
     OwnerInfo, PartitionInfo, ProducerProgress, ReaderCursor, ReaderOptions, ReaderSnapshot, RecentBatch,

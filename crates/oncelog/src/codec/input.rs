@@ -7,7 +7,7 @@ pub(crate) struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Input<'a> {
+    pub(crate) const fn new(bytes: &'a [u8]) -> Input<'a> {
         Input { rest: bytes }
     }
 

@@ -23,7 +23,7 @@ use super::worker::{End, InputName, Settings, Worker};
 use crate::codec::{Bytes, Codec};
 use crate::consumer::{FailurePolicy, GapPolicy, Outcome, RetryPolicy, Rules};
 use crate::error::{Error, Result};
-use crate::ids::{self, TopicId};
+use crate::ids::{self, TableId, TopicId};
 use crate::table::TableSpec;
 use crate::topic::TopicSpec;
 use crate::transaction::{Engine, Source, SourceSpec};
@@ -256,9 +256,7 @@ impl<K: Codec, V: Codec> Processor<K, V> {
             Ok(InputName { topic, name: spec.name.clone(), partitions: spec.partitions })
         };
         let inputs: Arc<[InputName]> = self.inputs().iter().map(open).collect::<Result<_>>()?;
-        for table in &self.tables {
-            self.open_table(engine, table)?;
-        }
+        let tables = self.tables.iter().map(|table| self.open_table(engine, table)).collect::<Result<_>>()?;
         for output in &self.outputs {
             engine.open_topic(output)?;
         }
@@ -267,6 +265,7 @@ impl<K: Codec, V: Codec> Processor<K, V> {
         Ok(Prepared {
             name: self.name.clone(),
             more: more.collect(),
+            tables,
             settings: Settings {
                 grouping: self.grouping,
                 rules: Rules { dead_letters: dead_letters.is_some(), ..self.rules },
@@ -322,7 +321,7 @@ impl<K: Codec, V: Codec> Processor<K, V> {
         }
     }
 
-    fn open_table(&self, engine: &dyn Engine, table: &NamedTable) -> Result<()> {
+    fn open_table(&self, engine: &dyn Engine, table: &NamedTable) -> Result<TableId> {
         let TableSpec { name, shards: wanted, .. } = &table.spec;
         if let Some((_, TableSpec { shards, .. })) = engine.find_table(name)?
             && shards != *wanted
@@ -334,7 +333,7 @@ impl<K: Codec, V: Codec> Processor<K, V> {
                 self.name
             )));
         }
-        engine.open_table(&table.spec).map(drop)
+        engine.open_table(&table.spec)
     }
 }
 
@@ -353,13 +352,14 @@ pub(super) fn complaint_of_dead_letters(topic: &TopicSpec, inputs: &[TopicSpec])
 struct Prepared {
     name: String,
     more: Arc<[(TopicId, Arc<RawCall>)]>,
+    tables: Vec<TableId>,
     settings: Settings,
 }
 
 impl Prepared {
     fn sources(&self, engine: &dyn Engine, count: usize) -> Result<Vec<Box<dyn Source>>> {
         let topics: Vec<TopicId> = self.settings.inputs.iter().map(|input| input.topic).collect();
-        engine.sources(&SourceSpec::new(&topics).consumer(&self.name), count)
+        engine.sources(&SourceSpec::new(&topics).consumer(&self.name).tables(&self.tables), count)
     }
 
     fn task<K, V, F>(

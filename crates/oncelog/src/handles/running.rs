@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::processor::ProcessorTask;
-use super::progress::Progress;
+use super::progress::{Positions, Progress};
 use super::record::RecordRef;
 use super::tx::Tx;
 use super::worker::{End, InputName};
@@ -20,6 +20,8 @@ use crate::wake::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering, Signal, Thread,
 
 /// Woken by appends and by stop; this only bounds the harm of a wake-up that is lost to a bug.
 const WAIT_MAX: Duration = Duration::from_secs(1);
+/// So often one looks at progress that other processes make too.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// So long nothing is tried while an output is full.
 const FULL_WAIT: Duration = Duration::from_millis(100);
 
@@ -54,6 +56,8 @@ impl PartitionProgress {
 }
 
 struct Shared {
+    /// The processor's.
+    name: String,
     engine: Arc<dyn Engine>,
     stop: AtomicBool,
     running: AtomicUsize,
@@ -79,7 +83,7 @@ where
     let inputs = tasks.first().map(ProcessorTask::inputs).unwrap_or_default();
     let progress = tasks.iter().map(ProcessorTask::progress).collect();
     let (stop, running, error) = (AtomicBool::new(false), AtomicUsize::new(tasks.len()), Mutex::new(None));
-    let shared = Arc::new(Shared { engine, stop, running, error, moved });
+    let shared = Arc::new(Shared { name: name.to_owned(), engine, stop, running, error, moved });
     // If a thread is not to be had, dropping the handle ends those that run.
     let mut handle = ProcessorHandle { shared, threads: Vec::new(), inputs, progress };
     for (number, task) in tasks.into_iter().enumerate() {
@@ -178,14 +182,14 @@ impl ProcessorHandle {
         self.progress.iter().map(|progress| progress.dead_letters()).sum()
     }
 
-    /// Where it stands in each partition of its inputs, now.
+    /// Where it stands in each partition of its inputs, now; on an engine that spreads it over processes, all of them.
     ///
     /// # Errors
-    /// `NotFound`: an input is gone.
+    /// `NotFound`: an input is gone; `Unavailable`: the cluster cannot be asked.
     pub fn progress(&self) -> Result<Vec<PartitionProgress>> {
         let ends = self.ends()?;
         let mut all = Vec::with_capacity(ends.len());
-        for (topic, partition, next) in self.positions() {
+        for (topic, partition, next) in self.positions()? {
             if let Some(input) = self.inputs.iter().find(|input| input.topic == topic)
                 && let Some(end) = ends.get(&(topic, partition))
             {
@@ -216,7 +220,8 @@ impl ProcessorHandle {
         loop {
             // Asked before the goal is looked at: what was done with before the end counts.
             let finished = self.is_finished();
-            if self.has_reached(&goal) {
+            let shared = self.shared_positions()?;
+            if shared.as_ref().map_or_else(|| self.has_reached(&goal), |all| reach(all.iter().copied(), &goal)) {
                 return Ok(true);
             }
             if finished {
@@ -227,7 +232,10 @@ impl ProcessorHandle {
                 return Ok(false);
             }
             let moved = &self.shared.moved;
-            moved.wait_until(left.min(WAIT_MAX), || self.is_finished() || self.has_reached(&goal));
+            match shared {
+                Some(_) => moved.wait_until(left.min(LOOK_EVERY), || self.is_finished()),
+                None => moved.wait_until(left.min(WAIT_MAX), || self.is_finished() || self.has_reached(&goal)),
+            }
         }
     }
 
@@ -255,7 +263,7 @@ impl ProcessorHandle {
         self.shared.error.lock().take().map_or(Ok(()), Err)
     }
 
-    fn ends(&self) -> Result<BTreeMap<(TopicId, PartitionId), LogOffset>> {
+    fn ends(&self) -> Result<Ends> {
         let mut ends = BTreeMap::new();
         for input in &*self.inputs {
             let of_topic = self.shared.engine.ends(input.topic)?;
@@ -264,13 +272,34 @@ impl ProcessorHandle {
         Ok(ends)
     }
 
-    fn positions(&self) -> impl Iterator<Item = (TopicId, PartitionId, LogOffset)> + '_ {
+    fn positions(&self) -> Result<Positions> {
+        Ok(self.shared_positions()?.unwrap_or_else(|| self.own_positions().collect()))
+    }
+
+    fn own_positions(&self) -> impl Iterator<Item = (TopicId, PartitionId, LogOffset)> + '_ {
         self.progress.iter().flat_map(|progress| progress.positions())
     }
 
-    fn has_reached(&self, goal: &BTreeMap<(TopicId, PartitionId), LogOffset>) -> bool {
-        self.positions().all(|(topic, partition, next)| goal.get(&(topic, partition)).is_none_or(|end| next >= *end))
+    /// Where all stand that run the processor, if others may.
+    fn shared_positions(&self) -> Result<Option<Positions>> {
+        let mut all = Vec::new();
+        for InputName { topic, .. } in &*self.inputs {
+            let Some(nexts) = self.shared.engine.shared_progress(&self.shared.name, *topic)? else { return Ok(None) };
+            all.extend((0..).zip(nexts).map(|(number, next)| (*topic, PartitionId(number), next)));
+        }
+        Ok(Some(all))
     }
+
+    fn has_reached(&self, goal: &Ends) -> bool {
+        reach(self.own_positions(), goal)
+    }
+}
+
+/// The offsets behind the last records, by partition.
+type Ends = BTreeMap<(TopicId, PartitionId), LogOffset>;
+
+fn reach(mut positions: impl Iterator<Item = (TopicId, PartitionId, LogOffset)>, goal: &Ends) -> bool {
+    positions.all(|(topic, partition, next)| goal.get(&(topic, partition)).is_none_or(|end| next >= *end))
 }
 
 impl Drop for ProcessorHandle {

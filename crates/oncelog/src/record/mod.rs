@@ -38,7 +38,7 @@ pub use compress::Compression;
 pub(crate) use compress::Inflated;
 pub(crate) use head::{BATCH_HEAD_BYTES, BatchHead, place_checksum, place_of, set_base_offset, set_place};
 pub use owned::Record;
-pub(crate) use partition::partition_of;
+pub use partition::partition_of;
 pub(crate) use thin::Verdict;
 pub(crate) use view::{Batch, Records};
 pub use view::{Headers, RecordView};

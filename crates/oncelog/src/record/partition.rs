@@ -3,11 +3,12 @@
 
 use crate::ids::PartitionId;
 
-/// The partition of `key` in a topic of `partitions`, which are 1 at least. The same for ever: changing it would tear
+/// The partition of `key` in a topic of `partitions`, 1 at least. The same for ever: changing it would tear
 /// the records of a key apart.
-pub(crate) fn partition_of(key: &[u8], partitions: u32) -> PartitionId {
+#[must_use]
+pub fn partition_of(key: &[u8], partitions: u32) -> PartitionId {
     // Kafka clears the sign where one would expect an absolute value.
-    PartitionId((murmur2(key) & 0x7FFF_FFFF) % partitions)
+    PartitionId((murmur2(key) & 0x7FFF_FFFF) % partitions.max(1))
 }
 
 /// MurmurHash2 of 32 bits (A. Appleby, 2008) with Kafka's seed, reading little-endian words.

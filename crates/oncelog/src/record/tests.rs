@@ -391,3 +391,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn headers_can_be_encoded_apart() {
+    let given = [
+        Header { name: "a", value: Some(b"1") },
+        Header { name: "", value: None },
+        Header { name: "a", value: Some(b"") },
+    ];
+    let mut bytes = Vec::new();
+    Headers::encode(given.into_iter(), &mut bytes);
+    assert_eq!(Headers::decode(&bytes).map(|headers| headers.collect::<Vec<_>>()), Some(given.to_vec()));
+    assert!(Headers::decode(&bytes[..bytes.len() - 1]).is_none());
+    assert_eq!(Headers::NONE.count(), 0);
+}

@@ -5,7 +5,7 @@ use std::iter::FusedIterator;
 use super::compress::{Compression, Inflated};
 use super::head::{ATTRIBUTES_AT, BATCH_HEAD_BYTES, CRC_AT, HORIZON, RECORD_BYTES_MIN, field};
 use super::{BatchError, BatchHead, Header};
-use crate::codec::{CheckSite, Input, crc32c, same, zigzag_back};
+use crate::codec::{CheckSite, Input, crc32c, put_varint, same, zigzag, zigzag_back};
 use crate::ids::LogOffset;
 
 /// A batch whose checksum was right.
@@ -184,6 +184,18 @@ pub struct RecordView<'a> {
 }
 
 impl<'a> RecordView<'a> {
+    /// A record that comes from elsewhere than a batch of ours, for engines.
+    #[must_use]
+    pub fn new(
+        offset: LogOffset,
+        timestamp_ms: i64,
+        key: Option<&'a [u8]>,
+        value: Option<&'a [u8]>,
+        headers: Headers<'a>,
+    ) -> RecordView<'a> {
+        RecordView { offset, timestamp_ms, key, value, headers }
+    }
+
     /// The headers in the order they were written.
     #[must_use]
     pub fn headers(&self) -> Headers<'a> {
@@ -200,6 +212,30 @@ pub struct Headers<'a> {
 }
 
 impl<'a> Headers<'a> {
+    /// No headers.
+    pub const NONE: Headers<'static> = Headers { rest: Input::new(&[]), left: 0 };
+
+    /// The headers of [`Headers::encode`]; `None` for any other bytes.
+    #[must_use]
+    pub fn decode(bytes: &'a [u8]) -> Option<Headers<'a>> {
+        Headers::check(Input::new(bytes)).ok()
+    }
+
+    /// Appends the bytes of these headers to `out`, as they are in a record, for engines.
+    pub fn encode<'h>(headers: impl ExactSizeIterator<Item = Header<'h>>, out: &mut Vec<u8>) {
+        // No slice is longer than what the signed type holds.
+        let number = |count: usize| zigzag(i64::try_from(count).unwrap_or(i64::MAX));
+        put_varint(out, number(headers.len()));
+        let mut put = |bytes: Option<&[u8]>| {
+            put_varint(out, bytes.map_or(zigzag(-1), |bytes| number(bytes.len())));
+            out.extend_from_slice(bytes.unwrap_or_default());
+        };
+        headers.for_each(|header| {
+            put(Some(header.name.as_bytes()));
+            put(header.value);
+        });
+    }
+
     /// The headers that fill the rest of a record, count first. Parses all of them, so that iterating cannot fail.
     #[inline(always)]
     fn check(rest: Input<'a>) -> Result<Headers<'a>, BatchError> {

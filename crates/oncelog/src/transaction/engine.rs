@@ -179,6 +179,15 @@ pub trait Engine: Send + Sync {
     /// `NotFound`: no such topic.
     fn ends(&self, topic: TopicId) -> Result<Vec<LogOffset>>;
 
+    /// Where the consumer stands in each partition, if more than the sources of this engine consume under its id;
+    /// `None` if nobody else does, and whoever has the sources knows.
+    ///
+    /// # Errors
+    /// `NotFound`: no such topic; `Unavailable`.
+    fn shared_progress(&self, _consumer: &str, _topic: TopicId) -> Result<Option<Vec<LogOffset>>> {
+        Ok(None)
+    }
+
     /// The engine's clock: milliseconds since the Unix epoch.
     fn now_ms(&self) -> i64;
 
@@ -214,6 +223,9 @@ pub struct SourceSpec<'a> {
     pub visibility: Visibility,
     /// What happens when the next records are gone.
     pub gaps: GapPolicy,
+    /// The tables whose shards go with the partitions: an engine that gives a partition to another process, gives the
+    /// shards as well.
+    pub tables: &'a [TableId],
 }
 
 impl<'a> SourceSpec<'a> {
@@ -227,6 +239,7 @@ impl<'a> SourceSpec<'a> {
             whence: Whence::default(),
             visibility: Visibility::default(),
             gaps: GapPolicy::default(),
+            tables: &[],
         }
     }
 
@@ -258,6 +271,12 @@ impl<'a> SourceSpec<'a> {
     #[must_use]
     pub fn gaps(self, gaps: GapPolicy) -> SourceSpec<'a> {
         SourceSpec { gaps, ..self }
+    }
+
+    /// Names the tables whose shards go with the partitions.
+    #[must_use]
+    pub fn tables(self, tables: &'a [TableId]) -> SourceSpec<'a> {
+        SourceSpec { tables, ..self }
     }
 }
 
