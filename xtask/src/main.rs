@@ -2,6 +2,7 @@
 //!
 //! * [`mod@fuzz`]: any bytes to everything that reads bytes, under libFuzzer.
 //! * [`mod@test`]: every test there is, as a table of steps, and a count at the end.
+//! * [`mod@kafka`]: a real Apache Kafka on this machine.
 //! * `man`: the manual pages of the command;
 //! * [`mod@tidy`]: what the compiler does not check about the repository, one file per rule.
 //!
@@ -11,6 +12,7 @@
 #![allow(clippy::disallowed_methods, reason = "chores use the real disk and clock; nothing here is simulated")]
 
 mod fuzz;
+mod kafka;
 mod test;
 mod tidy;
 
@@ -25,6 +27,10 @@ usage: cargo xtask <command>
     test [--quick]   run all tests, with all the set-up they need; --quick simulates fewer crashes
     fuzz [--seconds N] [TARGET ...]
                      run each fuzz target, or those named, for 60 or so many seconds each
+    kafka up [--brokers 1|3] | down | status
+                     start an Apache Kafka on loopback, end it and remove its data, or say where it is
+    kafka test [ARGUMENT ...]
+                     run the tests of oncelog-kafka on a broker of their own
     man              write the manual pages of the command to target/man
     tidy             check what the compiler does not: floors, docs, leftovers, layout, dependencies
     help             print this
@@ -36,6 +42,7 @@ enum Command {
     Test(Size),
     Man,
     Fuzz(fuzz::Options),
+    Kafka(kafka::Action),
     Tidy,
     Help,
 }
@@ -46,6 +53,7 @@ fn main() -> ExitCode {
     match parse(&words) {
         Ok(Command::Test(size)) => test::run(&root(), size),
         Ok(Command::Fuzz(options)) => fuzz::run(&root(), &options),
+        Ok(Command::Kafka(action)) => kafka::run(&root(), &action),
         Ok(Command::Man) => man(&root()),
         Ok(Command::Tidy) => tidy::run(&root()),
         Ok(Command::Help) => {
@@ -64,6 +72,7 @@ fn parse(words: &[&str]) -> Result<Command, String> {
         ["test"] => Ok(Command::Test(Size::Full)),
         ["test", "--quick"] => Ok(Command::Test(Size::Quick)),
         ["fuzz", rest @ ..] => fuzz::parse(rest).map(Command::Fuzz),
+        ["kafka", rest @ ..] => kafka::parse(rest).map(Command::Kafka),
         ["man"] => Ok(Command::Man),
         ["tidy"] => Ok(Command::Tidy),
         ["help" | "--help" | "-h"] => Ok(Command::Help),
