@@ -64,9 +64,12 @@ pub(super) fn steps(root: &Path, size: Size) -> Vec<Step> {
     vec![
         Step::new(
             "tests",
-            "test --workspace --features oncelog/async,oncelog-cli/zstd --locked --no-fail-fast",
+            "test --workspace --exclude oncelog-kafka --features oncelog/async,oncelog-cli/zstd --locked \
+             --no-fail-fast",
             Proof::TestResults,
         ),
+        // On a broker that it starts and ends itself.
+        Step::new("Apache Kafka", "xtask kafka test", Proof::TestResults),
         Step::new("simulation", &simulate, Proof::Crashes(crashes)),
         Step::new("short histories", &exhaust, Proof::Crashes(1000)),
         Step::new("failing calls", &failures, Proof::Checked),
