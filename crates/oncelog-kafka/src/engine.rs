@@ -354,8 +354,8 @@ impl Engine for KafkaEngine {
         self.0.home.local.now_ms()
     }
 
-    fn now_for_ages(&self) -> i64 {
-        self.0.home.local.now_for_ages()
+    fn next_arrival(&self) -> u64 {
+        self.0.home.local.next_arrival()
     }
 
     fn monotonic(&self) -> Duration {

@@ -6,37 +6,16 @@
 
 mod common;
 
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{LONG, WordCount, Writer, broker};
+use common::{LONG, WordCount, Writer, be_child, broker, start_child};
 
 const KILLS: u64 = 12;
 
 /// What the killed process does; a test only so that this binary can be run as one.
 #[test]
 fn child() {
-    let (Ok(dir), Ok(servers), Ok(application)) =
-        (std::env::var("CHILD_DIR"), std::env::var("CHILD_SERVERS"), std::env::var("CHILD_APPLICATION"))
-    else {
-        return;
-    };
-    let job = WordCount { servers, application };
-    let kafka = job.options().open(dir).unwrap();
-    // Small groups, so that there are many commits to be killed in.
-    let run = job.processor().threads(2).commit_records(20).start(&kafka, job.count()).unwrap();
-    let began = Instant::now();
-    while !run.is_finished() && began.elapsed() < LONG {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    run.stop().unwrap();
-}
-
-fn start(job: &WordCount, dir: &std::path::Path) -> Child {
-    let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["child", "--exact", "--nocapture"]).env("CHILD_DIR", dir);
-    child.env("CHILD_SERVERS", &job.servers).env("CHILD_APPLICATION", &job.application);
-    child.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
+    be_child();
 }
 
 #[test]
@@ -52,7 +31,7 @@ fn a_killed_process_leaves_nothing_out_and_nothing_twice() {
     let mut writer = Writer::new(&servers, job.words().name());
     let mut random = 0x9E37_79B9_7F4A_7C15_u64;
     for _ in 0..KILLS {
-        let mut child = start(&job, dir.path());
+        let mut child = start_child(&job, dir.path());
         // It takes its time to join; then it is killed at some place of its work.
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let alive = Duration::from_millis(300 + (random >> 33) % 2500);

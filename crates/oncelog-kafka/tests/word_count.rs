@@ -152,6 +152,41 @@ fn an_error_stops_it_and_what_came_before_is_committed() {
 }
 
 #[test]
+fn a_group_that_is_refused_is_done_again_without_what_was_refused() {
+    let Some(servers) = broker() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let job = WordCount::new(&servers);
+    let large: TopicDef<Utf8, Utf8> = TopicDef::named(unique("large"));
+    let kafka = job.options().open(dir.path()).unwrap();
+    let mut writer = Writer::new(&servers, job.words().name());
+    let start = |text: String| {
+        let (count, large) = (job.count(), large.clone());
+        let processor = job.processor().output(large.clone()).threads(1);
+        let started = processor.start(&kafka, move |word, tx| {
+            // Of all that share a transaction only this one is too much for the cluster.
+            if word.value()? == 150 {
+                tx.append(large.clone(), "large", &text)?;
+            }
+            count(word, tx)
+        });
+        started.unwrap()
+    };
+    start(String::new()).stop().unwrap();
+    writer.write(200);
+    let run = start("x".repeat(3 << 20));
+    let error = run.wait_caught_up(LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.to_string().contains(large.name()), "{error}");
+    drop(run);
+    let run = start("x".repeat(1000));
+    assert!(run.wait_caught_up(LONG).unwrap());
+    run.stop().unwrap();
+    job.assert_totals(&kafka, &writer.written);
+    job.assert_told(&writer.written);
+    assert_eq!(read_all(&servers, large.name(), 1).len(), 1);
+}
+
+#[test]
 fn what_kafka_cannot_do_is_refused_and_says_so() {
     let Some(servers) = broker() else { return };
     let dir = tempfile::tempdir().unwrap();

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -63,7 +65,7 @@ impl WordCount {
     }
 
     pub(crate) fn options(&self) -> KafkaOptions {
-        Kafka::options(&self.servers).application(&self.application).session_timeout(Duration::from_secs(6))
+        Kafka::options(&self.servers).application(&self.application).session_timeout(Duration::from_secs(3))
     }
 
     pub(crate) fn processor(&self) -> Processor<Utf8, U64> {
@@ -104,6 +106,32 @@ impl WordCount {
         let rows: BTreeMap<String, u64> = snapshot.scan(self.totals(), ..).unwrap().into_iter().collect();
         assert_eq!(&rows, written);
     }
+}
+
+/// What a process does that is killed, or stopped for a while, from outside: it counts until it is.
+pub(crate) fn be_child() {
+    let (Ok(dir), Ok(servers), Ok(application)) =
+        (std::env::var("CHILD_DIR"), std::env::var("CHILD_SERVERS"), std::env::var("CHILD_APPLICATION"))
+    else {
+        return;
+    };
+    let job = WordCount { servers, application };
+    let kafka = job.options().open(dir).unwrap();
+    // Small groups, so that there are many commits to be killed in.
+    let run = job.processor().threads(2).commit_records(20).start(&kafka, job.count()).unwrap();
+    let began = Instant::now();
+    while !run.is_finished() && began.elapsed() < LONG {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    run.stop().unwrap();
+}
+
+/// A process that does so; the binary has a test `child` that calls [`be_child`].
+pub(crate) fn start_child(job: &WordCount, dir: &Path) -> Child {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["child", "--exact", "--nocapture"]).env("CHILD_DIR", dir);
+    child.env("CHILD_SERVERS", &job.servers).env("CHILD_APPLICATION", &job.application);
+    child.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
 }
 
 /// Writes words from outside, and knows how often each was.
