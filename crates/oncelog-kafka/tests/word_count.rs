@@ -158,27 +158,29 @@ fn a_group_that_is_refused_is_done_again_without_what_was_refused() {
     let job = WordCount::new(&servers);
     let large: TopicDef<Utf8, Utf8> = TopicDef::named(unique("large"));
     let kafka = job.options().open(dir.path()).unwrap();
-    let mut writer = Writer::new(&servers, job.words().name());
-    let start = |text: String| {
+    let start = |tries: AtomicU64| {
         let (count, large) = (job.count(), large.clone());
         let processor = job.processor().output(large.clone()).threads(1);
         let started = processor.start(&kafka, move |word, tx| {
-            // Of all that share a transaction only this one is too much for the cluster.
             if word.value()? == 150 {
-                tx.append(large.clone(), "large", &text)?;
+                // More than the cluster takes in one record, at first.
+                let bytes = if tries.fetch_sub(1, Ordering::SeqCst) > 0 { 3 << 20 } else { 1000 };
+                tx.append(large.clone(), "large", &"x".repeat(bytes))?;
             }
             count(word, tx)
         });
         started.unwrap()
     };
-    start(String::new()).stop().unwrap();
+    start(AtomicU64::new(0)).stop().unwrap();
+    let mut writer = Writer::new(&servers, job.words().name());
     writer.write(200);
-    let run = start("x".repeat(3 << 20));
+    // Refused with those that came before it, fewer each time, until it is alone and nobody else is to blame.
+    let run = start(AtomicU64::new(1000));
     let error = run.wait_caught_up(LONG).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(error.to_string().contains(large.name()), "{error}");
     drop(run);
-    let run = start("x".repeat(1000));
+    let run = start(AtomicU64::new(1));
     assert!(run.wait_caught_up(LONG).unwrap());
     run.stop().unwrap();
     job.assert_totals(&kafka, &writer.written);
