@@ -252,3 +252,22 @@ pub(crate) fn shard_of<K: Codec>(key: &[u8], shards: u32) -> ShardId {
     let PartitionId(partition) = partition_of(&K::route(key), shards);
     ShardId(partition)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::Bytes;
+
+    #[test]
+    fn settings_that_have_no_effect_are_named_and_those_that_nobody_gives_are_not() {
+        let plain = TopicDef::<Bytes, Bytes>::new("t").spec();
+        let limited = TopicDef::<Bytes, Bytes>::new("t").max_total_bytes(1 << 20).spec();
+        let packed = TopicDef::<Bytes, Bytes>::new("t").compression(Compression::Lz4).spec();
+        assert_eq!(plain.ignored_settings(&limited), ["retention"]);
+        assert_eq!(plain.ignored_settings(&packed), ["compression"]);
+        assert_eq!(packed.ignored_settings(&limited), ["retention"]);
+        for (is, asked) in [(&limited, &plain), (&packed, &plain), (&limited, &limited), (&plain, &plain)] {
+            assert!(is.ignored_settings(asked).is_empty(), "{is:?} {asked:?}");
+        }
+    }
+}

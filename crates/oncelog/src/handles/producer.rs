@@ -319,9 +319,9 @@ impl<K: Codec, V: Codec> Producer<K, V> {
     /// So the future borrows nothing.
     ///
     /// The call encodes, and may wait as any append does when too much is on its way already; with
-    /// [`Producer::linger`] and [`SyncPolicy::Bytes`], the append that makes a sync due waits for it. For room in a full
-    /// topic it never waits, whatever [`Producer::when_full`] says: who would make it may need this very thread. The
-    /// answer is `TopicFull`, and nothing was written.
+    /// [`Producer::linger`] and [`SyncPolicy::Bytes`], the append that makes a sync due waits for it. For room in a
+    /// full topic it never waits, whatever [`Producer::when_full`] says: who would make it may need this very thread.
+    /// The answer is `TopicFull`, and nothing was written.
     ///
     /// ```
     /// # use oncelog::{Store, TopicDef, U64, Utf8};

@@ -271,8 +271,8 @@ impl Store {
     /// one by one, at their first use, costs several syncs each, here they share most. Durable on return.
     ///
     /// # Errors
-    /// `Invalid`: one exists with other codecs or partitions, or has a bad name; `Locked`: one is another owner's; `Full`, `InDoubt`,
-    /// `Closed`. Those before it may have been made: call again.
+    /// `Invalid`: one exists with other codecs or partitions, or has a bad name; `Locked`: one is another owner's;
+    /// `Full`, `InDoubt`, `Closed`. Those before it may have been made: call again.
     pub fn create_topics(&self, topics: impl IntoIterator<Item = TopicSpec>) -> Result<()> {
         self.inner.core.create_topics(&topics.into_iter().collect::<Vec<_>>())
     }
