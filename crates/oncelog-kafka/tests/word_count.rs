@@ -158,34 +158,41 @@ fn a_group_that_is_refused_is_done_again_without_what_was_refused() {
     let job = WordCount::new(&servers);
     let large: TopicDef<Utf8, Utf8> = TopicDef::named(unique("large"));
     let kafka = job.options().open(dir.path()).unwrap();
-    let start = |tries: AtomicU64| {
-        let (count, large) = (job.count(), large.clone());
-        let processor = job.processor().output(large.clone()).threads(1);
+    let start = |at: u64, tries: u64| {
+        let (count, large, tries) = (job.count(), large.clone(), AtomicU64::new(tries));
+        let processor = job.processor().output(large.clone()).threads(1).commit_interval(LONG);
         let started = processor.start(&kafka, move |word, tx| {
-            if word.value()? == 150 {
-                // More than the cluster takes in one record, at first.
-                let bytes = if tries.fetch_sub(1, Ordering::SeqCst) > 0 { 3 << 20 } else { 1000 };
-                tx.append(large.clone(), "large", &"x".repeat(bytes))?;
+            if word.value()? == at {
+                let is_refused = tries.load(Ordering::SeqCst) > 0;
+                tries.store(tries.load(Ordering::SeqCst).saturating_sub(1), Ordering::SeqCst);
+                // More than the cluster takes in one record, or not.
+                tx.append(large.clone(), "large", &"x".repeat(if is_refused { 3 << 20 } else { 1000 }))?;
             }
             count(word, tx)
         });
         started.unwrap()
     };
-    start(AtomicU64::new(0)).stop().unwrap();
+    start(0, 0).stop().unwrap();
     let mut writer = Writer::new(&servers, job.words().name());
     writer.write(200);
-    // Refused with those that came before it, fewer each time, until it is alone and nobody else is to blame.
-    let run = start(AtomicU64::new(1000));
+    // Refused once, with those that came before it.
+    let run = start(150, 1);
+    assert!(run.wait_caught_up(LONG).unwrap());
+    run.stop().unwrap();
+    job.assert_told(&writer.written);
+    writer.write(200);
+    // Refused until it is alone: nobody else is to blame then.
+    let run = start(350, 1000);
     let error = run.wait_caught_up(LONG).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(error.to_string().contains(large.name()), "{error}");
     drop(run);
-    let run = start(AtomicU64::new(1));
+    let run = start(350, 0);
     assert!(run.wait_caught_up(LONG).unwrap());
     run.stop().unwrap();
     job.assert_totals(&kafka, &writer.written);
     job.assert_told(&writer.written);
-    assert_eq!(read_all(&servers, large.name(), 1).len(), 1);
+    assert_eq!(read_all(&servers, large.name(), 1).len(), 2);
 }
 
 #[test]
