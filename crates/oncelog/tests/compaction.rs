@@ -296,6 +296,39 @@ fn a_tombstone_stays_for_its_time_and_goes_then() -> Result<()> {
     store.close()
 }
 
+/// Files that become one again and again would have the age of the youngest for ever.
+#[test]
+fn records_go_for_their_age_however_often_they_are_written_anew() -> Result<()> {
+    const AGE: u64 = 100;
+    let home = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock::default());
+    let store = manual(&clock).open(home.path())?;
+    let aging = PRICES.max_file_age(Duration::from_secs(AGE));
+    let producer = store.producer(aging)?.sync_policy(SyncPolicy::Os);
+    let mut appended = BTreeMap::new();
+    for now in (0..600).step_by(10) {
+        // Ends a file, of which one small record stays.
+        let at = producer.append(format!("once {now}").as_bytes(), b"stays")?;
+        appended.insert(at.0, now);
+        (0..9).try_for_each(|_| producer.append(b"hot", &[7; 480]).map(drop))?;
+        store.flush()?;
+        clock.pass(10);
+        (0..12).try_for_each(|_| store.run_duties())?;
+        let left: Vec<_> =
+            read(&store, Whence::Oldest).iter().filter_map(|row| appended.get(&row.0)).copied().collect();
+        // The time of the look that seals a file, and of the one that removes it, come on top.
+        assert!(left.iter().all(|then| now - then <= 2 * AGE + 20), "{now}: {left:?}");
+        assert!(appended.values().filter(|then| now - **then < AGE).all(|then| left.contains(then)), "{now}: {left:?}");
+    }
+    // And still some become one.
+    let files = files(home.path()).iter().filter(|name| name.ends_with(".segment")).count();
+    assert!(files < 10, "{files}");
+    assert!(store.compaction_stats("prices")?.rounds > 20);
+    is_sound(home.path());
+    drop(producer);
+    store.close()
+}
+
 #[test]
 fn a_topic_whose_records_are_all_gone_goes_on() -> Result<()> {
     let home = tempfile::tempdir().unwrap();
@@ -389,6 +422,49 @@ fn every_record_needs_a_key_and_old_ones_without_stay() -> Result<()> {
     store.alter_topic("prices", &TopicChange::default().compaction(None))?;
     assert!(keyless(&old).is_ok());
     assert_eq!(store.compact("prices").unwrap_err().kind(), ErrorKind::Invalid);
+    store.close()
+}
+
+/// Letters of one key would take each other's place, and whoever buries one without a key could go no further.
+#[test]
+fn a_topic_of_dead_letters_is_never_a_compacted_one() -> Result<()> {
+    let store = Store::in_memory()?;
+    let input: TopicDef<Bytes, Bytes> = TopicDef::new("input");
+    let compacted: TopicDef<Bytes, Bytes> = TopicDef::new("dead").compaction(Compaction::new());
+    let plain: TopicDef<Bytes, Bytes> = TopicDef::new("dead");
+    store.producer(input.clone())?.append_record(Some(ZERO), None, Some(b"no key"), &[], None)?;
+    let bury = |dead: TopicDef<Bytes, Bytes>| {
+        let how = ConsumerOptions::new(ConsumerStyle::ClientTx("c".into())).dead_letter(dead);
+        store.consumer(input.clone(), how)
+    };
+    let process = |dead: TopicDef<Bytes, Bytes>| {
+        oncelog::Processor::new("p", input.clone())
+            .dead_letter(dead)
+            .start(&store, |_, _| Ok(oncelog::Outcome::DeadLetter))
+            .map(drop)
+    };
+    // By what is said of it; nothing was made.
+    let refused = |refused: oncelog::Error| {
+        assert_eq!(refused.kind(), ErrorKind::Invalid, "{refused}");
+        assert!(refused.to_string().contains("compacted by key"), "{refused}");
+    };
+    refused(bury(compacted.clone()).map(drop).unwrap_err());
+    refused(process(compacted.clone()).unwrap_err());
+    assert_eq!(store.compact("dead").unwrap_err().kind(), ErrorKind::NotFound);
+    // By what it is.
+    store.producer(compacted)?;
+    refused(bury(plain.clone()).map(drop).unwrap_err());
+    refused(process(plain.clone()).unwrap_err());
+    store.alter_topic("dead", &TopicChange::default().compaction(None))?;
+    let mut consumer = bury(plain.clone())?;
+    // And it stays so.
+    let change = TopicChange::default().compaction(Some(Compaction::new()));
+    let kept = store.alter_topic("dead", &change).unwrap_err();
+    assert!(kept.kind() == ErrorKind::Invalid && kept.to_string().contains("dead letters"), "{kept}");
+    assert_eq!(consumer.try_process(None, |_, _| Ok(oncelog::Outcome::DeadLetter))?, 1);
+    let letters = store.consumer(plain, ConsumerStyle::NonTx(Whence::Oldest))?;
+    assert_eq!(letters.map(|letter| letter.map(|letter| letter.key)).collect::<Result<Vec<_>>>()?, [None]);
+    drop(consumer);
     store.close()
 }
 
@@ -975,6 +1051,67 @@ fn a_backup_holds_what_is_left_and_comes_back_so() -> Result<()> {
     restored.compact("prices")?;
     is_sound(&home.path().join("r"));
     restored.close()
+}
+
+/// What is left of a damaged file is as old as it was, and its tombstones go when they were to go: neither earlier nor
+/// never.
+#[test]
+fn a_repair_keeps_ages_and_the_time_of_tombstones() -> Result<()> {
+    for at_front in [true, false] {
+        let (disk, slow) = (Arc::new(MemoryDisk::default()), Arc::new(AtomicBool::new(true)));
+        let clock = Arc::new(SetClock::default());
+        let (their_slow, their_clock) = (Arc::clone(&slow), Arc::clone(&clock));
+        let hook = move |event: Event<'_>| {
+            let is_naming = matches!(event, Event::SyncDir(_, SyncSite::CompactedDir));
+            if is_naming && their_slow.swap(false, Ordering::SeqCst) {
+                their_clock.pass(50);
+            }
+            Ok(())
+        };
+        let aging =
+            PRICES.compaction(Compaction::new().min_dirty_percent(0).tombstone_retention(Duration::from_secs(100)));
+        let aging = aging.max_file_age(Duration::from_secs(1000));
+        let opened = |disk: Arc<dyn oncelog::disk::Disk>| manual(&clock).disk(disk).open("/s");
+        let store = opened(hooked_disk::over(Arc::clone(&disk) as _, hook))?;
+        let producer = store.producer(aging)?;
+        producer.append(b"a", b"stays")?;
+        producer.append(b"dead", b"1")?;
+        producer.append_record(Some(ZERO), Some(b"dead"), None, &[], None)?;
+        (0..6u8).try_for_each(|key| producer.append(&[key], &[key; 900]).map(drop))?;
+        drop(producer);
+        store.compact("prices")?;
+        assert!(!slow.load(Ordering::SeqCst));
+        store.close()?;
+        // The first file is what was compacted: `a`, the tombstone, and others. One batch of it rots.
+        let path = Path::new("/s/topics/prices/000000").join(&names_on(&disk)[0]);
+        let file = oncelog::disk::Disk::open(&*disk, &path, OpenMode::Write).unwrap();
+        let bytes = file.read_whole(1 << 20).unwrap();
+        let rots = if at_front { b"stays".to_vec() } else { vec![2; 900] };
+        let at = bytes.windows(rots.len()).position(|part| part == rots).unwrap();
+        file.write_all_at(b"x", at as u64).unwrap();
+        drop(file);
+        let done = manual(&clock).disk(Arc::clone(&disk) as _).repair("/s")?.done;
+        assert!(done.lost.len() == 1 && done.left.is_empty(), "{done:?}");
+        let store = opened(Arc::clone(&disk) as _)?;
+        let work = |seconds: u64| -> Result<Vec<u64>> {
+            clock.pass(seconds);
+            (0..30).try_for_each(|_| store.run_duties())?;
+            let how = ConsumerOptions::new(ConsumerStyle::NonTx(Whence::Oldest)).on_gap(GapPolicy::Skip);
+            let all = store.consumer(PRICES, how)?.map(|record| record.map(|record| owned(&record)));
+            Ok(all.collect::<Result<Rows>>()?.iter().filter(|row| row.1 == b"dead").map(|row| row.0).collect())
+        };
+        assert_eq!(work(99)?, [2], "{at_front}");
+        // Nothing is written any more: only that its time has come brings somebody here.
+        assert_eq!(work(7)?, [0u64; 0], "{at_front}");
+        assert!(store.describe_topic("prices")?[0].start < LogOffset(3));
+        // Sealed 50 s before the exchange was durable; a look comes every 5 s.
+        work(1000 - 156 - 5)?;
+        assert!(store.describe_topic("prices")?[0].start < LogOffset(3), "{at_front}");
+        work(11)?;
+        assert!(store.describe_topic("prices")?[0].start > LogOffset(3), "{at_front}");
+        store.close()?;
+    }
+    Ok(())
 }
 
 #[test]

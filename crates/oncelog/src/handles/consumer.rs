@@ -105,7 +105,8 @@ impl ConsumerOptions {
     /// The topic that records go to which are given up: after the last attempt, by [`FailurePolicy::DeadLetter`], or
     /// because the function answers [`Outcome::DeadLetter`]. It is made when the consumer is opened. Key, value and
     /// headers are as they were, and the key decides the partition; headers of ours say where the record was and why it
-    /// is there. In the styles that remember, the step past the record is in the same commit.
+    /// is there. In the styles that remember, the step past the record is in the same commit. Never a compacted topic
+    /// (`Invalid` when the consumer is opened), since letters of one key would take each other's place.
     pub fn dead_letter<DK: Codec, DV: Codec>(self, topic: TopicDef<DK, DV>) -> ConsumerOptions {
         let rules = Rules { dead_letters: true, ..self.rules };
         ConsumerOptions { rules, dead_letters: Some(DeadLetterTopic::of(&topic)), ..self }

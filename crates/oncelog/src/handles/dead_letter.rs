@@ -49,8 +49,11 @@ impl DeadLetterTopic {
     }
 
     /// Makes it if there is none.
+    ///
+    /// # Errors
+    /// `Invalid`: it is compacted by key, or differs from what was named.
     pub(super) fn open(&self, engine: &dyn Engine) -> Result<DeadLetters> {
-        Ok(DeadLetters { topic: engine.open_topic(&self.spec)?, route: self.route })
+        Ok(DeadLetters { topic: engine.open_dead_letters(&self.spec)?, route: self.route })
     }
 }
 

@@ -146,7 +146,9 @@ impl<K: Codec, V: Codec> Processor<K, V> {
     /// because the function answers [`Outcome::DeadLetter`]. Made at the start. Key, value and headers are those of the
     /// record, byte for byte, with headers behind them that say where it was and why it is here
     /// (`oncelog.dead.topic`, `.partition`, `.offset`, `.timestamp`, `.consumer`, `.attempts`, `.reason`). Its codecs
-    /// are [`Bytes`], or those that all inputs have; the key decides the partition, as it does for a producer.
+    /// are [`Bytes`], or those that all inputs have; the key decides the partition, as it does for a producer. Never a
+    /// compacted topic (`Invalid` at the start): letters of one key would take each other's place, and one without a
+    /// key has none there.
     pub fn dead_letter<DK: Codec, DV: Codec>(mut self, topic: TopicDef<DK, DV>) -> Self {
         self.dead_letters = Some(DeadLetterTopic::of(&topic));
         self
@@ -341,6 +343,9 @@ impl<K: Codec, V: Codec> Processor<K, V> {
 pub(super) fn complaint_of_dead_letters(topic: &TopicSpec, inputs: &[TopicSpec]) -> Option<&'static str> {
     if inputs.iter().any(|input| input.name == topic.name) {
         return Some("it is an input too, so records would come round for ever");
+    }
+    if topic.compaction.is_some() {
+        return Some("it is compacted by key, so one letter would take the place of another");
     }
     let fits = |codec: &str, of: fn(&TopicSpec) -> &str| codec == Bytes::ID || inputs.iter().all(|i| of(i) == codec);
     let keys_fit = fits(&topic.key_codec, |input| &input.key_codec);

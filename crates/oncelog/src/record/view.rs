@@ -80,6 +80,11 @@ impl<'a> Batch<'a> {
         self.head.next_offset()
     }
 
+    /// How many bytes its records take, not compressed.
+    pub(crate) fn records_bytes(&self) -> usize {
+        self.records.len()
+    }
+
     /// How many records there are.
     #[cfg(test)]
     pub(crate) fn count(&self) -> u32 {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::{Core, Store};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ids::TopicId;
 use crate::record::Compression;
 use crate::topic::{Compaction, MinimumRetention, Retention, TopicSpec};
 use crate::transaction::EngineTx;
@@ -105,14 +106,35 @@ impl Store {
     /// stays as it is.
     ///
     /// # Errors
-    /// `NotFound`: no such topic, or none of this owner; `Invalid`: no topic can be so, or not in this build, or
-    /// another number of partitions; nothing has changed. `Full`, `InDoubt`, `Closed`.
+    /// `NotFound`: no such topic, or none of this owner; `Invalid`: no topic can be so, or not in this build,
+    /// another number of partitions, or compaction of one that a processor or consumer of this store puts dead letters
+    /// into; nothing has changed. `Full`, `InDoubt`, `Closed`.
     pub fn alter_topic(&self, topic: &str, change: &TopicChange) -> Result<()> {
         self.core().alter_topic(topic, change)
     }
 }
 
+fn compacts_dead_letters(name: &str) -> Error {
+    let what = format!("topic {name:?} takes dead letters, and one that is compacted by key would lose some of them");
+    Error::invalid(what)
+}
+
 impl Core {
+    /// A topic for dead letters, made if there is none. From now on it cannot be made a compacted one, as long as the
+    /// store is open.
+    ///
+    /// # Errors
+    /// `Invalid`: it is compacted; and what else opening a topic fails with.
+    pub(super) fn open_dead_letters(&self, spec: &TopicSpec) -> Result<TopicId> {
+        let id = self.open_topic(spec)?;
+        let _one_at_a_time = self.creating.lock();
+        if self.pipeline.topics.get(id)?.spec.compaction.is_some() {
+            return Err(compacts_dead_letters(&spec.name));
+        }
+        self.dead_letters.lock().insert(id);
+        Ok(id)
+    }
+
     fn alter_topic(&self, name: &str, change: &TopicChange) -> Result<()> {
         self.check_open()?;
         let _one_at_a_time = self.creating.lock();
@@ -120,6 +142,9 @@ impl Core {
         let spec = change.apply(&topic.spec)?;
         spec.check()?;
         spec.check_built_in(ErrorKind::Invalid)?;
+        if spec.compaction.is_some() && self.dead_letters.lock().contains(&topic.id) {
+            return Err(compacts_dead_letters(name));
+        }
         let mut tx = self.begin();
         let (key, row) = (CatalogueKey::Topic(topic.id).encode(), system::encode_row(&spec)?);
         tx.put(system::CATALOGUE, system::SHARD, &key, Some(row.into()))?;

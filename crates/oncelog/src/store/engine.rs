@@ -34,6 +34,10 @@ impl Engine for StoreEngine {
         self.0.inner.core.open_topic(spec)
     }
 
+    fn open_dead_letters(&self, spec: &TopicSpec) -> Result<TopicId> {
+        self.0.inner.core.open_dead_letters(spec)
+    }
+
     fn may_be_full(&self, topic: TopicId) -> bool {
         self.0.inner.core.may_be_full(topic)
     }

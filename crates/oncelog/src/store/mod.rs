@@ -83,7 +83,7 @@ use crate::handles::{
     AsEngine, Consumer, ConsumerOptions, IdempotentProducer, IdempotentProducerConfig, Producer, TopicDef, Transaction,
     Tx,
 };
-use crate::ids::{Epoch, LogOffset, OwnerId, PartitionId, StoreId};
+use crate::ids::{Epoch, LogOffset, OwnerId, PartitionId, StoreId, TopicId};
 use crate::page::PageState;
 use crate::segment::OpenFiles;
 use crate::table::{TableStore, Tables};
@@ -134,6 +134,8 @@ pub(crate) struct Core {
     foreign: input::ForeignTopics,
     /// Creating topics and tables goes one at a time.
     creating: Mutex<()>,
+    /// Topics that somebody puts dead letters into: they are never compacted. Asked and changed under `creating`.
+    dead_letters: Mutex<BTreeSet<TopicId>>,
     /// Consumers that a handle of this store is at work for.
     consumers: Mutex<BTreeSet<source::Claimed>>,
     /// Transactions of coordinators.

@@ -440,6 +440,7 @@ impl Opening {
             page: self.page,
             foreign: ForeignTopics::default(),
             creating: Mutex::new(()),
+            dead_letters: Mutex::default(),
             consumers: Mutex::default(),
             coordinated: Coordinated::default(),
             remembering: Remembering::default(),

@@ -163,8 +163,9 @@ impl StoreOptions {
         StoreOptions { retention_interval: interval, ..self }
     }
 
-    /// Sets about how much memory a compaction takes for keys: 64 MiB unless set. A key takes its own bytes and about
-    /// 25 more. Where a partition has more keys than that, it is compacted piece by piece, each over all before it.
+    /// Sets the most memory that a compaction takes for keys: 64 MiB unless set. A key takes its own bytes and about 25
+    /// more, and half of these again for the moment in which the map grows. Where a partition has more keys than that,
+    /// it is compacted piece by piece, each over all before it. The keys of one batch are taken whatever they need.
     pub fn compaction_memory(self, bytes: usize) -> StoreOptions {
         StoreOptions { compaction_memory: bytes, ..self }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::retention::elapsed;
 use crate::ids::LogOffset;
 
 /// How a topic is compacted: of each key only the last record is kept, in its place and with its offset. A record
@@ -107,23 +108,49 @@ impl Dirt {
 
 /// So many segments become one at most, however small: files are opened, and go, one by one.
 const TOGETHER_MAX: usize = 256;
+/// Of what `max_file_age` allows, the time from the first record of a file that is made of several to its last one
+/// takes at most one part in so many.
+const SPANS_IN_AGE: u32 = 4;
 
-/// Which of these segments, given by their bytes and offsets, become one: those side by side that fit into
-/// `roll_size`. None that begins at `stop` or behind it takes part. Records are lost between two that do not meet, and
-/// that must not be hidden: these stay apart.
-pub(crate) fn groups(segments: &[(u64, Range<LogOffset>)], stop: LogOffset, roll_size: u64) -> Vec<Range<usize>> {
+/// What there is to know of a segment before it becomes one with others.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    pub(crate) bytes: u64,
+    pub(crate) offsets: Range<LogOffset>,
+    /// When it was first seen to hold a record, and to get no more, by the store's clock.
+    pub(crate) filled_ms: i64,
+    pub(crate) sealed_ms: i64,
+}
+
+/// Which of these segments become one: those side by side that fit into `roll_size`. None that begins at `stop` or
+/// behind it takes part. Records are lost between two that do not meet, and that must not be hidden: these stay apart.
+///
+/// A file goes for its age when its last record is old enough. So where files have a greatest age, those stay apart
+/// whose records came too long after each other: else a small topic would be one file that is never old.
+pub(crate) fn groups(
+    segments: &[Part],
+    stop: LogOffset,
+    roll_size: u64,
+    max_file_age: Option<Duration>,
+) -> Vec<Range<usize>> {
     let (mut groups, mut bytes): (Vec<Range<usize>>, u64) = (Vec::new(), 0);
-    let taking_part = segments.iter().take_while(|(_, offsets)| offsets.start < stop);
-    for (at, (more, offsets)) in taking_part.enumerate() {
-        let meets = at > 0 && segments[at - 1].1.end == offsets.start;
+    let taking_part = segments.iter().take_while(|part| part.offsets.start < stop);
+    for (at, part) in taking_part.enumerate() {
+        let joins = |group: &Range<usize>| {
+            let others = &segments[group.clone()];
+            let since = others.iter().map(|other| other.filled_ms).min().unwrap_or(part.filled_ms);
+            let spans_little = max_file_age.is_none_or(|age| elapsed(since, part.sealed_ms) <= age / SPANS_IN_AGE);
+            let meets = others.last().is_some_and(|last| last.offsets.end == part.offsets.start);
+            meets && spans_little && group.len() < TOGETHER_MAX && bytes.saturating_add(part.bytes) <= roll_size
+        };
         match groups.last_mut() {
-            Some(last) if meets && last.len() < TOGETHER_MAX && bytes.saturating_add(*more) <= roll_size => {
+            Some(last) if joins(last) => {
                 last.end = at + 1;
-                bytes += more;
+                bytes += part.bytes;
             }
             _ => {
                 groups.push(at..at + 1);
-                bytes = *more;
+                bytes = part.bytes;
             }
         }
     }
@@ -148,9 +175,15 @@ mod tests {
     #[test]
     fn small_segments_become_one_and_losses_stay_between() {
         let at = |segments: &[(u64, u64, u64)], stop, roll| {
-            let segments: Vec<_> =
-                segments.iter().map(|(bytes, from, to)| (*bytes, LogOffset(*from)..LogOffset(*to))).collect();
-            groups(&segments, LogOffset(stop), roll).iter().map(|group| (group.start, group.end)).collect::<Vec<_>>()
+            let part = |(bytes, from, to): &(u64, u64, u64)| Part {
+                bytes: *bytes,
+                offsets: LogOffset(*from)..LogOffset(*to),
+                filled_ms: 0,
+                sealed_ms: i64::MAX,
+            };
+            let segments: Vec<_> = segments.iter().map(part).collect();
+            let found = groups(&segments, LogOffset(stop), roll, None);
+            found.iter().map(|group| (group.start, group.end)).collect::<Vec<_>>()
         };
         let three = [(10, 0, 5), (20, 5, 9), (30, 9, 12)];
         assert_eq!(at(&three, 12, 60), [(0, 3)]);
@@ -160,6 +193,26 @@ mod tests {
         assert_eq!(at(&three, 6, 60), [(0, 2)], "it may stop within one");
         assert_eq!(at(&three, 0, 60), []);
         assert_eq!(at(&[(10, 0, 5), (20, 6, 9), (30, 9, 12)], 12, 60), [(0, 1), (1, 3)]);
+    }
+
+    #[test]
+    fn what_came_long_after_each_other_stays_apart_where_files_have_an_age() {
+        let part = |(at, (filled_ms, sealed_ms)): (usize, &(i64, i64))| {
+            let from = at as u64 * 10;
+            let (filled_ms, sealed_ms) = (filled_ms * 1000, sealed_ms * 1000);
+            Part { bytes: 1, offsets: LogOffset(from)..LogOffset(from + 10), filled_ms, sealed_ms }
+        };
+        let at = |times: &[(i64, i64)], age| {
+            let segments: Vec<_> = times.iter().enumerate().map(part).collect();
+            let found = groups(&segments, LogOffset(1000), 1000, Some(Duration::from_secs(age)));
+            found.iter().map(|group| (group.start, group.end)).collect::<Vec<_>>()
+        };
+        let five = [(0, 10), (10, 20), (20, 30), (30, 40), (40, 50)];
+        assert_eq!(at(&five, 200), [(0, 5)]);
+        assert_eq!(at(&five, 199), [(0, 4), (4, 5)]);
+        assert_eq!(at(&five, 100), [(0, 2), (2, 4), (4, 5)]);
+        assert_eq!(at(&five, 0), [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]);
+        assert_eq!(at(&[(0, 25), (25, 30), (30, 31)], 100), [(0, 1), (1, 3)], "made of some before");
     }
 
     #[test]

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use claim::{Claim, find_claim, read_claim, write_claims};
 pub use compaction::Compaction;
-pub(crate) use compaction::{Dirt, groups};
+pub(crate) use compaction::{Dirt, Part, groups};
 pub(crate) use exchange::{Compactable, Exchange};
 pub(crate) use keys::LastOffsets;
 pub(crate) use partition::{

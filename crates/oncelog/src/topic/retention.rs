@@ -23,7 +23,7 @@ pub struct Retention {
     pub max_total_bytes: Option<u64>,
     /// The longest that a segment file is kept after its last record was appended, by a clock that never goes back. A
     /// file that is that old and still open to records is ended, so a record of a quiet topic lives twice as long at
-    /// most.
+    /// most. Compaction makes one file of several only where all their records came within a quarter of it.
     pub max_file_age: Option<Duration>,
     /// What neither limit removes.
     pub blocking_minimum: MinimumRetention,

@@ -101,6 +101,15 @@ pub trait Engine: Send + Sync {
         self.open_topic(spec)
     }
 
+    /// As [`Engine::open_topic`], for records that nobody could process: none of them may go because another of its key
+    /// came.
+    ///
+    /// # Errors
+    /// As [`Engine::open_topic`]; `Invalid` too: it is compacted by key.
+    fn open_dead_letters(&self, spec: &TopicSpec) -> Result<TopicId> {
+        self.open_topic(spec)
+    }
+
     /// The topic of that name, if there is one, whoever appends to it.
     fn find_topic(&self, name: &str) -> Result<Option<(TopicId, TopicSpec)>>;
 

@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::LogOffset;
 use crate::record::{Batch, BatchError, RecordView, Verdict};
 use crate::segment::{BatchReader, Generation, Rewriter, Segment, SegmentHead, TombstoneTime};
-use crate::topic::{Compaction, LastOffsets, Partition, Topic, groups};
+use crate::topic::{Compaction, LastOffsets, Part, Partition, Topic, groups};
 use crate::wake::Arc;
 
 /// A step reads so much, or one batch if it is larger.
@@ -223,30 +223,53 @@ impl Round {
         }
         let Some(reader) = &self.reader else { return Err(Error::closed()) };
         let batch = reader.current()?;
+        let has_room = || self.has_room_for(&batch, compacted).map_err(|error| self.malformed(&error));
+        // One is always taken, so that there is an end.
+        if !self.keys.is_empty() && !has_room()? {
+            self.stop = batch.base_offset().min(self.stop);
+            self.plan();
+            return Ok(FILE_COST);
+        }
         for record in batch.records() {
             let record = record.map_err(|error| self.malformed(&error))?;
             if let Some(key) = record.key.filter(|_| record.offset >= compacted) {
                 self.keys.note(key, record.offset);
             }
         }
-        let (bytes, behind) = (reader.current_bytes().len(), batch.next_offset());
-        if self.keys.bytes() >= self.limits.memory {
-            self.stop = behind.min(self.stop);
-            self.plan();
-        } else {
-            self.phase = Phase::Keys;
-        }
+        let bytes = reader.current_bytes().len();
+        self.phase = Phase::Keys;
         Ok(bytes.max(BATCH_COST))
+    }
+
+    /// Whether there is memory for the keys of a batch that are new.
+    fn has_room_for(&self, batch: &Batch<'_>, from: LogOffset) -> std::result::Result<bool, BatchError> {
+        let mut new = Vec::new();
+        let most = self.keys.bytes() + batch.records_bytes() + batch.head().count as usize * 16;
+        if most.saturating_mul(8) <= self.limits.memory {
+            // Whatever they are.
+            return Ok(true);
+        }
+        for record in batch.records() {
+            let record = record?;
+            let Some(key) = record.key.filter(|_| record.offset >= from) else { continue };
+            if self.keys.last(key).is_none() {
+                new.push(key.len());
+            }
+        }
+        Ok(self.keys.peak_with(new) <= self.limits.memory)
     }
 
     /// All keys are known that there is memory for.
     fn plan(&mut self) {
-        let parts = self.segments.iter().map(|segment| {
+        let part = |segment: &Arc<Segment>| {
             let end = segment.end();
-            (end.position, segment.head.base_offset..end.offset)
-        });
-        let parts: Vec<_> = parts.collect();
-        self.groups = groups(&parts, self.stop, self.topic.spec.roll_size()).into();
+            let sealed_ms = end.sealed_ms.unwrap_or(self.now_ms);
+            let filled_ms = end.filled_ms.unwrap_or(sealed_ms);
+            Part { bytes: end.position, offsets: segment.head.base_offset..end.offset, filled_ms, sealed_ms }
+        };
+        let parts: Vec<_> = self.segments.iter().map(part).collect();
+        let spec = &self.topic.spec;
+        self.groups = groups(&parts, self.stop, spec.roll_size(), spec.retention.max_file_age).into();
         self.next_group();
     }
 
@@ -302,7 +325,8 @@ impl Round {
             let segments = &self.segments[made.of.clone()];
             let ends = || segments.iter().map(|segment| segment.end());
             let end = ends().next_back().map_or(LogOffset(0), |end| end.offset);
-            let (sealed, filled) = (ends().filter_map(|end| end.sealed_ms).max(), ends().find_map(|end| end.filled_ms));
+            let (sealed, filled) =
+                (ends().filter_map(|end| end.sealed_ms).max(), ends().filter_map(|end| end.filled_ms).min());
             made.file.finish(end, sealed, filled)?;
             self.made.push(*made);
             self.next_group();
