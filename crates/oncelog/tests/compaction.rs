@@ -1114,6 +1114,77 @@ fn a_repair_keeps_ages_and_the_time_of_tombstones() -> Result<()> {
     Ok(())
 }
 
+/// What a fenced opening named, and what could not be removed, lies beside what counts. A reader in another process
+/// goes by what the owner's trim point names: it sees no record that is gone, and misses none.
+#[test]
+fn a_reader_beside_believes_no_file_that_should_not_be_there() -> Result<()> {
+    use oncelog::disk::Disk as _;
+    let dir = Path::new("/s/topics/prices/000000");
+    let whole = |disk: &MemoryDisk| -> BTreeMap<std::path::PathBuf, Vec<u8>> {
+        let names = disk.list(dir).unwrap().into_iter().filter(|name| name.extension().is_some_and(|k| k == "segment"));
+        let bytes = |name: &Path| disk.open(name, OpenMode::Read).unwrap().read_whole(1 << 20).unwrap();
+        names.map(|name| (name.clone(), bytes(&name))).collect()
+    };
+    let (disk, clock) = (Arc::new(MemoryDisk::default()), Arc::new(SetClock::default()));
+    let store = manual(&clock).disk(Arc::clone(&disk) as _).open("/s")?;
+    let topic = || PRICES.compaction(Compaction::new().min_dirty_percent(0).tombstone_retention(Duration::ZERO));
+    let mut written = append(&store, topic(), 0, 200, 300);
+    let mut strays = whole(&disk);
+    store.compact("prices")?;
+    strays.extend(whole(&disk));
+    // Tombstones of all of them, which are gone in the end with what they ended.
+    let producer = store.producer(topic())?.sync_policy(SyncPolicy::Os);
+    for key in 0..150u64 {
+        let key = format!("key {}", key * 7 % 300).into_bytes();
+        let at = producer.append_record(Some(ZERO), Some(&key), None, &[], None)?;
+        written.push((at.0, key, None));
+    }
+    drop(producer);
+    written.extend(append(&store, topic(), 350, 80, 300));
+    store.alter_topic("prices", &TopicChange::default().file_roll_size(1 << 20))?;
+    for _ in 0..3 {
+        clock.pass(1);
+        store.compact("prices")?;
+    }
+    let here = read(&store, Whence::Oldest);
+    let count = whole(&disk);
+    strays.retain(|name, _| !count.contains_key(name));
+    assert!(strays.len() > 10, "{}", strays.len());
+    let put = |name: &Path, bytes: &[u8]| {
+        disk.open(name, OpenMode::Create).and_then(|file| file.write_all_at(bytes, 0)).unwrap();
+    };
+    let beside = || -> Result<Rows> {
+        let reader = StoreReader::options().disk(Arc::clone(&disk) as _).open("/s")?;
+        reader.cursor("prices", Whence::Oldest)?.map(|record| record.map(|record| owned(&record))).collect()
+    };
+    // Each alone, so that what would follow it is missing; then all; then with rot in them.
+    for (name, bytes) in &strays {
+        put(name, bytes);
+        same(&beside()?, &here);
+        disk.remove(name).unwrap();
+    }
+    strays.iter().for_each(|(name, bytes)| put(name, bytes));
+    same(&beside()?, &here);
+    for (name, bytes) in &strays {
+        put(name, &vec![0xa5; bytes.len()]);
+    }
+    same(&beside()?, &here);
+    // From any place too.
+    let reader = StoreReader::options().disk(Arc::clone(&disk) as _).open("/s")?;
+    for from in (0..430).step_by(7) {
+        let first = reader.cursor("prices", Whence::Position(LogOffset(from)))?.next().transpose()?;
+        let expected = here.iter().find(|row| row.0 >= from).cloned();
+        assert_eq!(first.as_ref().map(owned), expected, "{from}");
+    }
+    drop(reader);
+    // The next opening sweeps them.
+    store.close()?;
+    let store = manual(&clock).disk(Arc::clone(&disk) as _).open("/s")?;
+    same(&read(&store, Whence::Oldest), &here);
+    assert!(strays.keys().all(|name| !whole(&disk).contains_key(name)), "{:?}", names_on(&disk));
+    store.close()
+}
+
 #[test]
 fn a_topic_that_waits_for_its_consumer_keeps_no_other_waiting() -> Result<()> {
     let clock = Arc::new(SetClock::default());

@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId};
 use crate::record::{Batch, Record, RecordView};
 use crate::segment::segment_path;
-use crate::topic::{PartitionReader, Polled, partition_dir, topic_dir};
+use crate::topic::{PartitionReader, Polled, SegmentRow, partition_dir, topic_dir};
 use crate::transaction::Step;
 use crate::wake::Arc;
 
@@ -63,8 +63,10 @@ pub(super) enum Stopped {
 /// What the owner's trim point says of the next record.
 enum Judged {
     Lost(Range<LogOffset>),
-    /// It must be in this file, or somewhere in this directory.
-    There(PathBuf),
+    /// It is where the trail stands.
+    Here,
+    /// It is in the segment that the trail goes by now: read on.
+    Elsewhere,
     /// The owner has come or gone: look again.
     Moved,
 }
@@ -131,6 +133,8 @@ impl PartitionCursor {
 
     /// Finds the batch with the next record, below `limit`, which must be visible. `next` stays as it is.
     pub(in crate::store) fn advance(&mut self, limit: LogOffset) -> Result<Polled> {
+        // The file that the trim point has named for the record, and in which it was not.
+        let mut named = None;
         while self.next < limit {
             let view = self.owner.view()?;
             if let View::Live(live) = &view
@@ -143,37 +147,53 @@ impl PartitionCursor {
                 Some((of, reading)) if of.is(&view) => Ok(reading),
                 _ => self.reading(&view),
             };
-            let polled = reading.and_then(|mut reading| Ok((reading.poll(self.next, limit)?, reading)));
-            match polled {
+            let (polled, reading) = match reading {
+                Ok(mut reading) => (reading.poll(self.next, limit), Some(reading)),
+                Err(error) => (Err(error), None),
+            };
+            let judged = match (polled, reading) {
                 // An owner that comes or goes moves files: then nothing is lost, and nothing wrong.
-                Ok((Polled::Gap(_), _)) | Err(_) if self.owner.is_spoilt(&view)? => self.owner.look_again()?,
+                (Ok(Polled::Gap(_)) | Err(_), _) if self.owner.is_spoilt(&view)? => Judged::Moved,
                 // What is deleted is not lost.
-                Ok((Polled::Gap(_), _)) | Err(_) if self.owner.partition(self.info.id, self.partition)?.is_none() => {
+                (Ok(Polled::Gap(_)) | Err(_), _) if self.owner.partition(self.info.id, self.partition)?.is_none() => {
                     return Err(deleted(&self.info));
                 }
-                Err(error) => return Err(error),
-                Ok((Polled::Gap(_), _)) if matches!(view, View::Live(_)) => match self.judge_gap(limit)? {
-                    Judged::Lost(lost) => return Ok(Polled::Gap(lost)),
-                    Judged::There(file) => return Err(self.missing(&file)),
-                    Judged::Moved => self.owner.look_again()?,
-                },
-                Ok((Polled::Batch, Reading::Trail(mut trail))) if trail.is_doubted(self.next, &view) => {
-                    match self.judge_batch(&mut trail, limit)? {
-                        Judged::Lost(lost) => return Ok(Polled::Gap(lost)),
-                        Judged::There(_) => {
-                            self.reading = Some((view, Reading::Trail(trail)));
-                            return Ok(Polled::Batch);
-                        }
-                        Judged::Moved => self.owner.look_again()?,
+                (Err(error), Some(Reading::Trail(mut trail))) if error.kind() == ErrorKind::Corrupt => {
+                    match self.judge_damage(&mut trail, &mut named, limit)? {
+                        Judged::Here => return Err(error),
+                        judged => self.keep(&view, trail, judged),
                     }
                 }
-                Ok((polled, reading)) => {
-                    self.reading = Some((view, reading));
+                (Err(error), _) => return Err(error),
+                (Ok(Polled::Gap(_)), Some(Reading::Trail(mut trail))) => {
+                    let judged = self.judge_gap(&mut trail, &mut named, limit)?;
+                    self.keep(&view, trail, judged)
+                }
+                (Ok(Polled::Batch), Some(Reading::Trail(mut trail))) if trail.is_doubted(self.next, &view) => {
+                    let judged = self.judge_batch(&mut trail, &mut named, limit)?;
+                    self.keep(&view, trail, judged)
+                }
+                (Ok(polled), reading) => {
+                    self.reading = reading.map(|reading| (view, reading));
                     return Ok(polled);
                 }
+            };
+            match judged {
+                Judged::Lost(lost) => return Ok(Polled::Gap(lost)),
+                Judged::Here => return Ok(Polled::Batch),
+                Judged::Elsewhere => {}
+                Judged::Moved => self.owner.look_again()?,
             }
         }
         Ok(Polled::End)
+    }
+
+    /// The trail is read on, unless another owner moves its files.
+    fn keep(&mut self, view: &View, trail: Box<Trail>, judged: Judged) -> Judged {
+        if matches!(judged, Judged::Here | Judged::Elsewhere) {
+            self.reading = Some((view.clone(), Reading::Trail(trail)));
+        }
+        judged
     }
 
     /// Gives the buffers back: nothing more comes for now.
@@ -185,40 +205,73 @@ impl PartitionCursor {
         }
     }
 
-    /// The files of a living owner do not hold the next record. Whether it is lost, or somebody has cut or taken away a
-    /// segment, is what the owner's trim point says.
-    fn judge_gap(&self, limit: LogOffset) -> Result<Judged> {
+    /// The files of a living owner do not hold the next record. Whether it is lost, or in another file than that of the
+    /// names, or somebody has cut or taken away a segment, is what the owner's trim point says.
+    fn judge_gap(&self, trail: &mut Trail, named: &mut Option<PathBuf>, limit: LogOffset) -> Result<Judged> {
         let (topic, next) = (self.info.id, self.next);
         let start = self.owner.partition(topic, self.partition)?.map_or(next, |watched| watched.start);
         if next < start {
             return Ok(Judged::Lost(next..start));
         }
-        let dir = partition_dir(&topic_dir(&self.owner.layout.topics, &self.info.name), self.partition);
-        Ok(match self.whereabouts()? {
-            None => Judged::Moved,
-            Some(Whereabouts::Nowhere { until }) => Judged::Lost(next..until.min(limit)),
-            Some(Whereabouts::In(row)) => Judged::There(segment_path(&dir, row.base_offset, row.epoch, row.generation)),
-            Some(Whereabouts::Later) => Judged::There(dir),
-        })
+        match self.whereabouts()? {
+            None => Ok(Judged::Moved),
+            Some(Whereabouts::Nowhere { until }) => Ok(Judged::Lost(next..until.min(limit))),
+            Some(Whereabouts::In(row)) => self.go_by(trail, &row, named, limit),
+            Some(Whereabouts::Later) => Err(self.missing(&self.dir())),
+        }
     }
 
-    /// The file of an earlier opening holds the next record at its end. A recovery may have told it as lost, and cut it
-    /// off, and the power that failed after that may have brought it back: what counts of such a file is what the
-    /// owner's trim point says. The trail keeps the answer.
-    fn judge_batch(&self, trail: &mut Trail, limit: LogOffset) -> Result<Judged> {
-        Ok(match self.whereabouts()? {
-            None => Judged::Moved,
-            Some(Whereabouts::Nowhere { until }) => Judged::Lost(self.next..until.min(limit)),
-            Some(Whereabouts::In(row)) => {
+    /// The record that was found may be none that counts. At the end of what an opening wrote: a recovery may have told
+    /// it as lost, and cut it off, and the power that failed after that may have brought it back. Or in a file that
+    /// could not be removed, or that a fenced opening has named. What counts is what the owner's trim point says. The
+    /// trail keeps the answer.
+    fn judge_batch(&self, trail: &mut Trail, named: &mut Option<PathBuf>, limit: LogOffset) -> Result<Judged> {
+        match self.whereabouts()? {
+            None => Ok(Judged::Moved),
+            Some(Whereabouts::Nowhere { until }) => Ok(Judged::Lost(self.next..until.min(limit))),
+            Some(Whereabouts::In(row)) if trail.reads(&row) => {
                 trail.trust(row.end_offset);
-                Judged::There(trail.path())
+                Ok(Judged::Here)
             }
+            Some(Whereabouts::In(row)) => self.go_by(trail, &row, named, limit),
             // Of this opening, which writes on behind the end of the one before.
             Some(Whereabouts::Later) => {
                 trail.trust(LogOffset(u64::MAX));
-                Judged::There(trail.path())
+                Ok(Judged::Here)
             }
-        })
+        }
+    }
+
+    /// What was read is damaged: only if it counts.
+    fn judge_damage(&self, trail: &mut Trail, named: &mut Option<PathBuf>, limit: LogOffset) -> Result<Judged> {
+        match self.whereabouts()? {
+            None => Ok(Judged::Moved),
+            Some(Whereabouts::In(row)) if !trail.reads(&row) && named.is_none() => {
+                self.go_by(trail, &row, named, limit)
+            }
+            _ => Ok(Judged::Here),
+        }
+    }
+
+    /// The trail goes by the file of `row`, unless that is where it was sent for this record before.
+    fn go_by(
+        &self,
+        trail: &mut Trail,
+        row: &SegmentRow,
+        named: &mut Option<PathBuf>,
+        limit: LogOffset,
+    ) -> Result<Judged> {
+        let path = segment_path(&self.dir(), row.base_offset, row.epoch, row.generation);
+        if named.as_ref() == Some(&path) {
+            return Err(self.missing(&path));
+        }
+        trail.go_by(row, limit)?;
+        *named = Some(path);
+        Ok(Judged::Elsewhere)
+    }
+
+    fn dir(&self) -> PathBuf {
+        partition_dir(&topic_dir(&self.owner.layout.topics, &self.info.name), self.partition)
     }
 
     /// What the trim point of a living owner says of the next record; `None`: the owner was another one meanwhile.

@@ -10,8 +10,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, LogOffset, PartitionId, StoreId, TopicId};
 use crate::page::{PageState, Watch, file_words};
 use crate::record::Batch;
-use crate::segment::Follower;
-use crate::topic::{Piece, Polled, partition_dir, pieces, topic_dir};
+use crate::segment::{Follower, Generation, segment_path};
+use crate::topic::{Piece, Polled, SegmentRow, partition_dir, pieces, topic_dir};
 use crate::wake::Arc;
 
 /// The page of an opening, and the file whose lock shows that its owner lives.
@@ -93,6 +93,10 @@ fn open_watch(disk: &Arc<dyn Disk>, layout: &Layout, epoch: Epoch) -> Result<Opt
 }
 
 /// A cursor in a partition that a living owner writes.
+///
+/// It goes by names, which tell no file that counts from one that should be gone: what retention or a compaction could
+/// not remove, or what a compaction of a fenced opening has named. So it says what it doubts
+/// ([`Trail::is_doubted`]); its owner's trim point knows, and then it is told ([`Trail::trust`], [`Trail::go_by`]).
 pub(super) struct Trail {
     disk: Arc<dyn Disk>,
     layout: Layout,
@@ -112,6 +116,8 @@ struct Place {
     until: Option<LogOffset>,
     /// The last one that its opening wrote: there may be records behind its end that a later opening knows as lost.
     is_last: bool,
+    /// Something in this directory was compacted: it may be a file that should be gone, or that came to nothing.
+    may_be_stray: bool,
     /// Records below it are known to count.
     trusted: LogOffset,
 }
@@ -181,7 +187,8 @@ impl Trail {
             looks += 1;
             match here {
                 Some(piece) if !same && looks < 2 * LOOKS => {
-                    self.enter(piece.clone(), (until, is_last), limit)?;
+                    let may_be_stray = found.iter().any(|piece| piece.generation != Generation(0));
+                    self.enter(piece.clone(), (until, is_last), may_be_stray, limit)?;
                 }
                 _ if looks < LOOKS => self.at = None,
                 _ => {
@@ -197,7 +204,13 @@ impl Trail {
         partition_dir(&topic_dir(&self.layout.topics, &self.name), self.partition)
     }
 
-    fn enter(&mut self, piece: Piece, (until, is_last): (Option<LogOffset>, bool), limit: LogOffset) -> Result<()> {
+    fn enter(
+        &mut self,
+        piece: Piece,
+        (until, is_last): (Option<LogOffset>, bool),
+        may_be_stray: bool,
+        limit: LogOffset,
+    ) -> Result<()> {
         let (store, topic, partition) = (self.store, self.topic, self.partition);
         let ours = move |head: &crate::segment::SegmentHead| {
             (head.store, head.topic, head.partition) == (store, topic, partition)
@@ -205,7 +218,7 @@ impl Trail {
         self.at = match Follower::open(&*self.disk, &piece.path, ours)? {
             Some(mut follower) => {
                 follower.seek(self.next, limit)?;
-                Some(Place { piece, follower, until, is_last, trusted: LogOffset(0) })
+                Some(Place { piece, follower, until, is_last, may_be_stray, trusted: LogOffset(0) })
             }
             None => None,
         };
@@ -227,11 +240,28 @@ impl Trail {
     }
 
     /// Whether the record that was found at `next` may be one that counts no more: at the end of what an opening before
-    /// that of `view` wrote.
+    /// that of `view` wrote, or in a file that should not be there.
     pub(super) fn is_doubted(&self, next: LogOffset, view: &View) -> bool {
         let View::Live(live) = view else { return false };
-        let doubted = |place: &Place| place.is_last && place.piece.epoch < live.epoch && next >= place.trusted;
+        let is_tail = |place: &Place| place.is_last && place.piece.epoch < live.epoch;
+        let doubted = |place: &Place| next >= place.trusted && (place.may_be_stray || is_tail(place));
         self.at.as_ref().is_some_and(doubted)
+    }
+
+    /// Whether it reads the segment of `row`.
+    pub(super) fn reads(&self, row: &SegmentRow) -> bool {
+        let named = (row.base_offset, row.epoch, row.generation);
+        self.at.as_ref().is_some_and(|place| (place.piece.base, place.piece.epoch, place.piece.generation) == named)
+    }
+
+    /// Reads the segment of `row` from here on, up to where it ends, whatever else is there; what is gone is looked for
+    /// by name again.
+    pub(super) fn go_by(&mut self, row: &SegmentRow, limit: LogOffset) -> Result<()> {
+        let path = segment_path(&self.dir(), row.base_offset, row.epoch, row.generation);
+        let piece = Piece { base: row.base_offset, epoch: row.epoch, generation: row.generation, path };
+        self.enter(piece, (Some(row.end_offset), false), true, limit)?;
+        self.trust(row.end_offset);
+        Ok(())
     }
 
     /// Records below `until` count in the segment that it reads.
@@ -239,11 +269,6 @@ impl Trail {
         if let Some(place) = &mut self.at {
             place.trusted = until;
         }
-    }
-
-    /// The segment that it reads, or else where its segments are.
-    pub(super) fn path(&self) -> PathBuf {
-        self.at.as_ref().map_or_else(|| self.dir(), |place| place.piece.path.clone())
     }
 
     /// The batch that the last poll found.
