@@ -33,7 +33,8 @@ impl Verdict {
             let record = record?;
             let kept = stays(&record);
             self.gone += u64::from(!kept);
-            self.tombstones += u64::from(kept && record.value.is_none());
+            // Without a key it ends nothing, and never goes.
+            self.tombstones += u64::from(kept && record.value.is_none() && record.key.is_some());
             self.stays.push(kept);
         }
         Ok(())

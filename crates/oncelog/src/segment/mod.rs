@@ -195,6 +195,12 @@ impl Segment {
         }
     }
 
+    /// It was read to its end, and holds no tombstone that may ever go.
+    pub(crate) fn has_no_tombstones(&self) {
+        let mut end = self.end.lock();
+        (end.tombstones_until_ms, end.fresh) = (None, None);
+    }
+
     /// The open file; its head is checked when it is opened. Not to be kept longer than a step takes.
     pub(crate) fn file(self: &Arc<Self>) -> Result<Arc<dyn DiskFile>> {
         {

@@ -86,6 +86,12 @@ impl Partition {
         }
     }
 
+    /// This one holds no tombstone that may ever go, whatever was said of it. The next trim point says so.
+    pub(crate) fn has_no_tombstones(&self, segment: &Arc<Segment>) {
+        segment.has_no_tombstones();
+        self.unsettle(segment);
+    }
+
     /// How much of what may be compacted was not, as far as that is known without waiting for anybody.
     pub(crate) fn dirt(&self) -> Dirt {
         let all = self.segments.read().clone();

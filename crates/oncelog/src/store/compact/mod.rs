@@ -208,22 +208,28 @@ impl Core {
             slot.round = self.next_round(&mut slot)?;
         }
         if slot.round.is_some() {
-            self.drive(&mut slot).or_else(|failed| self.put_off(&mut slot, &failed))?;
+            self.drive(&mut slot).map(drop).or_else(|failed| self.put_off(&mut slot, &failed))?;
         }
         self.compacting.at_work.store(slot.round.is_some() || slot.looked.is_none(), Ordering::SeqCst);
         Ok(())
     }
 
-    /// Takes the round that is under way a step on.
-    fn drive(&self, slot: &mut Slot) -> std::result::Result<(), Failed> {
-        let Some(mut round) = slot.round.take() else { return Ok(()) };
+    /// Takes the round that is under way a step on. Gives one that is over and has changed nothing.
+    fn drive(&self, slot: &mut Slot) -> std::result::Result<Option<Round>, Failed> {
+        let Some(mut round) = slot.round.take() else { return Ok(None) };
         match self.step(&mut round) {
-            // There may be more to do, here or elsewhere.
-            Ok(()) if round.is_over() => slot.looked = None,
+            Ok(()) if round.is_over() => {
+                // There may be more to do, here or elsewhere.
+                slot.looked = None;
+                if !round.has_changed() {
+                    self.leave_alone(slot, &round.topic, round.partition.id);
+                    return Ok(Some(round));
+                }
+            }
             Ok(()) => slot.round = Some(round),
             Err(error) => return Err(Failed { topic: Arc::clone(&round.topic), partition: round.partition.id, error }),
         }
-        Ok(())
+        Ok(None)
     }
 
     fn step(&self, round: &mut Round) -> Result<()> {
@@ -355,6 +361,8 @@ impl Core {
         let floor = self.compaction_floor(topic, partition, now_ms)?;
         let mut found = self.compactable(topic, partition, settings, now_ms, floor);
         if !found.is_settled && wanted(&found) {
+            // Before anything is done for it: a trim that finds no room puts off those that would make some.
+            self.check_room(partition)?;
             self.pipeline.journal.at_rest(|applier, _| applier.touch(partition));
             self.trim(State::Open)?;
             found = self.compactable(topic, partition, settings, now_ms, floor);
@@ -415,7 +423,9 @@ impl Core {
                 Err(failed) if failed.topic.id == of.id && failed.partition == partition => {
                     return self.failed_by_hand(failed);
                 }
-                driven => driven.or_else(|failed| self.put_off(&mut slot, &failed))?,
+                Err(failed) => self.put_off(&mut slot, &failed)?,
+                Ok(Some(round)) if is_mine(&round) => return Ok(()),
+                Ok(_) => {}
             }
             drop(slot);
             if !self.options.manual_duties {

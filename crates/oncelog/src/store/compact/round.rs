@@ -75,6 +75,9 @@ pub(super) struct Round {
     made: Vec<Made>,
     /// So many records are gone with what was exchanged.
     pub(super) removed_records: u64,
+    /// Some file is exchanged, or said to have no tombstones.
+    has_changed: bool,
+    compacted_before: LogOffset,
 }
 
 enum Phase {
@@ -119,6 +122,8 @@ impl Round {
             group: 0..0,
             made: Vec::new(),
             removed_records: 0,
+            has_changed: false,
+            compacted_before: compacted,
         }
     }
 
@@ -152,6 +157,7 @@ impl Round {
 
     /// What is to be exchanged, and how far each key is once with it.
     pub(super) fn take_made(&mut self) -> (Vec<Made>, LogOffset) {
+        self.has_changed |= !self.made.is_empty();
         let compacted = if matches!(self.phase, Phase::Ending) { self.stop } else { self.partition.compacted() };
         (std::mem::take(&mut self.made), compacted)
     }
@@ -161,6 +167,11 @@ impl Round {
         if matches!(self.phase, Phase::Ending) {
             self.phase = Phase::Over;
         }
+    }
+
+    /// Whether anything is other than it was when it began. One that has changed nothing would be followed by its like.
+    pub(super) fn has_changed(&self) -> bool {
+        self.has_changed || self.partition.compacted() > self.compacted_before
     }
 
     /// Whether nothing is left to do.
@@ -275,10 +286,19 @@ impl Round {
 
     fn next_group(&mut self) {
         self.reader = None;
-        let Some(group) = self.groups.pop_front() else {
-            self.phase = Phase::Ending;
-            return;
-        };
+        let mut left = None;
+        while left.is_none() {
+            let Some(mut group) = self.groups.pop_front() else {
+                self.phase = Phase::Ending;
+                return;
+            };
+            // Retention takes from the front, meanwhile too.
+            while group.start < group.end && !self.partition.holds(&self.segments[group.start]) {
+                group.start += 1;
+            }
+            left = Some(group).filter(|group| !group.is_empty());
+        }
+        let Some(group) = left else { return };
         self.at = group.start;
         self.group = group;
         self.phase = Phase::Judge;
@@ -296,6 +316,11 @@ impl Round {
                 return Ok(BATCH_COST);
             }
             if !self.advance(LogOffset(0), group.end)? {
+                // Its time has come, and nothing went: else it would be read again and again.
+                if has_old_tombstones && end.offset <= self.stop {
+                    self.partition.has_no_tombstones(&self.segments[group.start]);
+                    self.has_changed = true;
+                }
                 self.next_group();
                 return Ok(FILE_COST);
             }
