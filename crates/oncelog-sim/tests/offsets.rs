@@ -1,5 +1,5 @@
 //! The stores of offsets on a disk that loses what was not synced: cut at every change, with every rule of what
-//! survives, and with each of their syncs left out, which must be noticed.
+//! survives, and with each of their syncs and their check left out, which must be noticed.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail by panic")]
 
@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use oncelog::clock::SystemClock;
-use oncelog::disk::{Disk, SyncSite};
-use oncelog::{FileOffsetStore, LockFileOffsetStore, Offset, OffsetStore};
+use oncelog::disk::{Disk, OpenMode, SyncSite};
+use oncelog::{FileOffsetStore, LockFileOffsetStore, Offset, OffsetError, OffsetStore};
 use oncelog_sim::disk::{Failure, Repeat, SimDisk, Slip};
 
 type State = BTreeMap<String, Offset>;
@@ -21,7 +21,7 @@ enum Kind {
 }
 
 impl Kind {
-    fn open(self, disk: &SimDisk) -> Result<Box<dyn OffsetStore>, oncelog::OffsetError> {
+    fn open(self, disk: &SimDisk) -> Result<Box<dyn OffsetStore>, OffsetError> {
         let (disk, clock) = (Arc::new(disk.clone()) as Arc<dyn Disk>, SystemClock::shared());
         Ok(match self {
             Kind::File => Box::new(FileOffsetStore::open_on(disk, clock, "/d/offsets.json")?),
@@ -36,11 +36,12 @@ enum Step {
     CommitAll(&'static [(&'static str, u64)]),
     Reset(&'static str, u64),
     Clear(&'static str),
+    ClearAll,
 }
 
 const NUMERIC: &str = "topic-1-consumer-2";
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 11] = [
     Step::Commit("a", 1),
     Step::Commit(NUMERIC, 10),
     Step::CommitAll(&[("a", 2), ("b", 2), (NUMERIC, 20)]),
@@ -49,15 +50,19 @@ const STEPS: [Step; 8] = [
     Step::Clear("a"),
     Step::CommitAll(&[("a", 4), (NUMERIC, 30)]),
     Step::Commit("b", 9),
+    Step::ClearAll,
+    Step::CommitAll(&[("a", 1), (NUMERIC, 1)]),
+    Step::Commit("a", 2),
 ];
 
 impl Step {
-    fn run(&self, store: &dyn OffsetStore) -> Result<(), oncelog::OffsetError> {
+    fn run(&self, store: &dyn OffsetStore) -> Result<(), OffsetError> {
         match self {
             Step::Commit(source, offset) => store.commit(source, &Offset::Sequence(*offset)).map(drop),
             Step::CommitAll(offsets) => store.commit_all(&state(offsets)).map(drop),
             Step::Reset(source, offset) => store.reset(source, &Offset::Sequence(*offset)).map(drop),
             Step::Clear(source) => store.clear(source).map(drop),
+            Step::ClearAll => store.clear_all().map(drop),
         }
     }
 
@@ -67,6 +72,7 @@ impl Step {
             Step::Commit(source, offset) | Step::Reset(source, offset) => after.extend(state(&[(source, *offset)])),
             Step::CommitAll(offsets) => after.extend(state(offsets)),
             Step::Clear(source) => drop(after.remove(*source)),
+            Step::ClearAll => after.clear(),
         }
         after
     }
@@ -100,7 +106,7 @@ fn run(kind: Kind, disk: &SimDisk) -> (State, Option<State>) {
 }
 
 /// What is there, source by source and as a whole: the same.
-fn shown(store: &dyn OffsetStore) -> Result<State, oncelog::OffsetError> {
+fn shown(store: &dyn OffsetStore) -> Result<State, OffsetError> {
     let mut each = State::new();
     for source in ["a", "b", NUMERIC] {
         each.extend(store.get(source)?.map(|offset| (source.to_owned(), offset)));
@@ -179,24 +185,100 @@ fn without_any_of_their_syncs_it_is_noticed() {
     }
 }
 
+/// For each kind of store, failure, seed and call a disk on which that call fails once; and what it is.
+fn failing_disks() -> impl Iterator<Item = (Kind, SimDisk, String)> {
+    [Kind::File, Kind::Locked].into_iter().flat_map(|kind| {
+        let healthy = disk(1, None);
+        run(kind, &healthy);
+        let calls = move |failure| (1..=healthy.all_ops()).map(move |call| (failure, call));
+        let failures = [Failure::EIO, Failure::ENOSPC, Failure::EMFILE].into_iter().flat_map(calls);
+        failures.flat_map(move |(failure, call)| {
+            (0..3).map(move |seed| {
+                let disk = disk(seed * 10_000 + call, None);
+                disk.fail_op(call, failure, Repeat::Once);
+                (kind, disk, format!("call {call} failed by {failure:?}, seed {seed}"))
+            })
+        })
+    })
+}
+
 #[test]
 fn a_call_that_fails_changes_all_or_nothing() {
-    for kind in [Kind::File, Kind::Locked] {
-        for failure in [Failure::EIO, Failure::ENOSPC, Failure::EMFILE] {
-            let calls = {
-                let disk = disk(1, None);
-                run(kind, &disk);
-                disk.all_ops()
-            };
-            for call in 1..=calls {
-                let disk = disk(call, None);
-                disk.fail_op(call, failure, Repeat::Once);
-                let (answered, on_its_way) = run(kind, &disk);
-                disk.clear_faults();
+    for (kind, disk, what) in failing_disks() {
+        let (answered, on_its_way) = run(kind, &disk);
+        disk.clear_faults();
+        disk.power_cut();
+        look(kind, &disk, &answered, on_its_way.as_ref(), &what).unwrap();
+    }
+}
+
+/// What failed is done again, and then all that is answered stays: also what a sync that failed had not saved.
+#[test]
+fn what_failed_is_done_when_it_is_repeated() {
+    for (kind, disk, what) in failing_disks() {
+        let store = kind.open(&disk).or_else(|_| kind.open(&disk)).unwrap();
+        let mut answered = State::new();
+        for (number, step) in STEPS.iter().enumerate() {
+            let done = step.run(&*store).or_else(|_| step.run(&*store));
+            done.unwrap_or_else(|error| panic!("{kind:?}, {what}, step {number}: {error}"));
+            answered = step.model(&answered);
+            if number % 4 == 3 {
                 disk.power_cut();
-                look(kind, &disk, &answered, on_its_way.as_ref(), &format!("call {call} failed by {failure:?}"))
-                    .unwrap();
+                let store = kind.open(&disk).or_else(|_| kind.open(&disk)).unwrap();
+                let found = shown(&*store).or_else(|_| shown(&*store)).unwrap();
+                assert_eq!(found, answered, "{kind:?}, {what}, behind step {number}");
             }
         }
+        disk.power_cut();
+        look(kind, &disk, &answered, None, &what).unwrap();
+    }
+}
+
+/// Flips each bit of a file in turn: it must be told, or read as it was.
+fn flip_all(kind: Kind, path: &str) -> Result<(), String> {
+    let disk = disk(3, None);
+    let store = kind.open(&disk).unwrap();
+    store.commit("orders", &Offset::Sequence(42)).unwrap();
+    let before = store.get_all().unwrap();
+    let file = disk.open(Path::new(path), OpenMode::Write).unwrap();
+    let whole = file.read_whole(1 << 20).unwrap();
+    for bit in 0..whole.len() * 8 {
+        let (at, mask) = (bit / 8, 1 << (bit % 8));
+        file.write_all_at(&[whole[at] ^ mask], at as u64).unwrap();
+        match (store.get("orders"), store.get_all()) {
+            (Ok(one), Ok(all)) if all != before || one.as_ref() != before.get("orders") => {
+                return Err(format!("{kind:?}, bit {bit}: {one:?}, {all:?}"));
+            }
+            (Ok(_), Ok(_)) => {}
+            (Err(error), _) | (_, Err(error)) => {
+                let is_named = matches!(&error, OffsetError::Serialization { file, .. } if file == Path::new(path));
+                assert!(is_named, "{kind:?}, bit {bit}: {error}");
+            }
+        }
+        file.write_all_at(&whole[at..=at], at as u64).unwrap();
+    }
+    Ok(())
+}
+
+const FLIPPED: [(Kind, &str); 2] = [(Kind::File, "/d/offsets.json"), (Kind::Locked, "/d/base/client/orders.json")];
+
+/// Held by those who flip bits: what they skip, the whole process skips.
+static FLIPPING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+#[test]
+fn every_flipped_bit_is_told_or_changes_nothing() {
+    let _flipping = FLIPPING.lock().unwrap();
+    FLIPPED.iter().for_each(|(kind, path)| flip_all(*kind, path).unwrap());
+}
+
+#[cfg(oncelog_mutants)]
+#[test]
+fn without_their_check_it_is_noticed() {
+    let _flipping = FLIPPING.lock().unwrap();
+    for (kind, path) in FLIPPED {
+        oncelog::skip_check(Some(oncelog::CheckSite::OffsetFile));
+        let noticed = flip_all(kind, path);
+        oncelog::skip_check(None);
+        assert!(noticed.is_err(), "{kind:?}");
     }
 }

@@ -57,9 +57,9 @@ pub(super) fn steps(root: &Path, size: Size) -> Vec<Step> {
     let apart = |step: Step, flag: &str, dir: &str| {
         step.with("RUSTFLAGS", with_flag(flags.as_deref(), flag)).with("CARGO_TARGET_DIR", target_dir(root).join(dir))
     };
-    let (schedules, store_schedules, fuzz_seconds) = match size {
-        Size::Full => ("10000", "300", 20),
-        Size::Quick => ("1000", "100", 2),
+    let (schedules, store_schedules, fuzz_seconds, offset_seconds) = match size {
+        Size::Full => ("10000", "300", 20, "60"),
+        Size::Quick => ("1000", "100", 2, "3"),
     };
     vec![
         Step::new(
@@ -67,7 +67,8 @@ pub(super) fn steps(root: &Path, size: Size) -> Vec<Step> {
             "test --workspace --exclude oncelog-kafka --features oncelog/async,oncelog-cli/zstd --locked \
              --no-fail-fast",
             Proof::TestResults,
-        ),
+        )
+        .with("ONCELOG_TEST_OFFSETS_SECONDS", offset_seconds),
         // On a broker that it starts and ends itself.
         Step::new("Apache Kafka", "xtask kafka test", Proof::TestResults),
         Step::new("simulation", &simulate, Proof::Crashes(crashes)),
@@ -82,8 +83,9 @@ pub(super) fn steps(root: &Path, size: Size) -> Vec<Step> {
         ),
         apart(
             Step::new(
-                "mutants of backups and checkpoints",
-                "test --release --locked -p oncelog-sim --test backup --test checkpoints noticed -- --test-threads=1",
+                "mutants of backups, checkpoints and offset files",
+                "test --release --locked -p oncelog-sim --test backup --test checkpoints --test offsets noticed -- \
+                    --test-threads=1",
                 Proof::TestResults,
             ),
             "--cfg oncelog_mutants",
@@ -130,6 +132,12 @@ mod tests {
             quick.iter().any(|step| step.proof == Proof::Crashes(5_000) && step.shown().contains("--crashes 5000"))
         );
         assert!(full.iter().any(|step| step.proof == Proof::Crashes(100_000) && step.shown().contains("100000")));
+    }
+
+    #[test]
+    fn two_processes_share_offsets_for_a_minute_unless_it_must_be_quick() {
+        let seconds = |size| steps(Path::new("/repo"), size)[0].shown().contains("ONCELOG_TEST_OFFSETS_SECONDS=\"60\"");
+        assert!(seconds(Size::Full) && !seconds(Size::Quick));
     }
 
     #[test]

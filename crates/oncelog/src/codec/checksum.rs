@@ -45,11 +45,14 @@ pub enum CheckSite {
     BackupBody,
     /// A chunk of a backup: its SHA-256.
     BackupChunk,
+    /// A file of offsets, but for the decimal numbers of an earlier client, which have none.
+    OffsetFile,
 }
 
 #[cfg(oncelog_mutants)]
 impl CheckSite {
-    /// Every site of a store, for tests that skip each in turn.
+    /// Every site of a store, for tests that skip each in turn. Those of checkpoints, backups and offset files have tests
+    /// of their own.
     pub const ALL: [CheckSite; 13] = [
         CheckSite::JournalFile,
         CheckSite::FrameHead,

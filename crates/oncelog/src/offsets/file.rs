@@ -10,13 +10,19 @@ use super::replace::{Ground, dir_of, with_suffix};
 use super::store::{OffsetStore, advance, storable};
 use super::text;
 use crate::clock::{Clock, SystemClock};
-use crate::disk::{Disk, RealDisk};
-use crate::wake::Arc;
+use crate::disk::{Disk, DiskFile, RealDisk};
+use crate::wake::{Arc, Mutex};
 
 /// Keeps the offsets of all sources in one JSON file that people can read, which is replaced as a whole: after a crash
 /// it is the one before or the one after. A lock on a file beside it (`.lock`) lets several processes share it. Each
 /// commit costs two syncs and a file of the size of all offsets; [`OffsetStore::commit_all`] costs the same. A read
-/// costs a sync of the directory: what it shows stays, also when another process has just put it there.
+/// costs a sync of the directory: what it shows stays, also when another process has just put it there. A look for a
+/// tracker ([`OffsetStore::peek`]) costs none, and reads the file only when it is another than at the last look; for that
+/// it is held open, and the offsets that it held in memory.
+///
+/// Where the file cannot be written, by permissions or by its file system, it can be opened and read; a commit there is
+/// `Io`, with the name of the file that could not be opened. (A file system that has made itself read-only after an
+/// error may show what it forgets when the machine starts again.)
 ///
 /// ```
 /// use oncelog::{FileOffsetStore, Offset, OffsetStore};
@@ -33,6 +39,14 @@ pub struct FileOffsetStore {
     ground: Ground,
     path: PathBuf,
     lock: PathBuf,
+    seen: Mutex<Option<Seen>>,
+}
+
+/// What was in the file at the last look. A file is never written once it has the name, and while it is open no other
+/// has its identity: as long as the name is that of this one, this is what is in it.
+struct Seen {
+    file: Box<dyn DiskFile>,
+    offsets: BTreeMap<String, Offset>,
 }
 
 impl FileOffsetStore {
@@ -58,7 +72,7 @@ impl FileOffsetStore {
             return Err(OffsetError::InvalidOffset(format!("{} is not the path of a file", path.display())));
         }
         let lock = with_suffix(&path, ".lock");
-        let store = FileOffsetStore { ground: Ground::of_offsets(disk, clock), path, lock };
+        let store = FileOffsetStore { ground: Ground::of_offsets(disk, clock), path, lock, seen: Mutex::default() };
         store.read()?;
         Ok(store)
     }
@@ -79,6 +93,19 @@ impl FileOffsetStore {
     fn read(&self) -> Result<BTreeMap<String, Offset>, OffsetError> {
         let bytes = self.ground.read(&self.path, text::BYTES_MAX)?;
         bytes.map_or_else(|| Ok(BTreeMap::new()), |bytes| text::read(&self.path, &bytes))
+    }
+
+    /// What is there now.
+    fn look(&self, source: &str) -> Result<Option<Offset>, OffsetError> {
+        let mut seen = self.seen.lock();
+        let is_current = seen.as_ref().map(|seen| self.ground.is_named(&self.path, &*seen.file)).transpose()?;
+        if is_current != Some(true) {
+            *seen = None;
+            if let Some((file, bytes)) = self.ground.read_open(&self.path, text::BYTES_MAX)? {
+                *seen = Some(Seen { file, offsets: text::read(&self.path, &bytes)? });
+            }
+        }
+        Ok(seen.as_ref().and_then(|seen| seen.offsets.get(source).cloned()))
     }
 
     /// What is there and stays there.
@@ -113,6 +140,10 @@ impl FileOffsetStore {
 impl OffsetStore for FileOffsetStore {
     fn get(&self, source: &str) -> Result<Option<Offset>, OffsetError> {
         Ok(self.shown()?.remove(source))
+    }
+
+    fn peek(&self, source: &str) -> Result<Option<Offset>, OffsetError> {
+        self.look(source)
     }
 
     fn commit(&self, source: &str, offset: &Offset) -> Result<Option<Offset>, OffsetError> {

@@ -23,13 +23,13 @@ pub struct CommitInfo {
     pub timestamp: i64,
 }
 
-/// A source that was forgotten.
+/// A source that was forgotten, and that something was committed for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeleteInfo {
     /// The source.
     pub source: String,
-    /// What was committed.
+    /// What was committed: never none.
     pub previous_offset: Option<Offset>,
     /// Milliseconds since the Unix epoch.
     pub timestamp: i64,
@@ -46,7 +46,7 @@ pub trait PostCommitHook: Send + Sync {
     /// Whatever the hook likes: it is reported apart from the commit, which stands.
     fn on_commit(&self, info: &CommitInfo) -> Result<(), HookError>;
 
-    /// A source was forgotten. Does nothing unless it is said what.
+    /// A source was forgotten, by itself or with all others. Does nothing unless it is said what.
     ///
     /// # Errors
     /// As [`PostCommitHook::on_commit`].
@@ -134,7 +134,11 @@ impl<S: OffsetStore> HookedOffsetStore<S> {
         self.run(&info.source, |hook| hook.on_commit(&info));
     }
 
+    /// Where there was nothing, nothing was forgotten.
     fn deleted(&self, source: &str, previous_offset: Option<Offset>) {
+        if previous_offset.is_none() {
+            return;
+        }
         let info = DeleteInfo { source: source.to_owned(), previous_offset, timestamp: self.clock.now_ms() };
         self.run(&info.source, |hook| hook.on_delete(&info));
     }
@@ -163,6 +167,10 @@ impl<S: OffsetStore> HookedOffsetStore<S> {
 impl<S: OffsetStore> OffsetStore for HookedOffsetStore<S> {
     fn get(&self, source: &str) -> Result<Option<Offset>, OffsetError> {
         self.inner.get(source)
+    }
+
+    fn peek(&self, source: &str) -> Result<Option<Offset>, OffsetError> {
+        self.inner.peek(source)
     }
 
     fn commit(&self, source: &str, offset: &Offset) -> Result<Option<Offset>, OffsetError> {

@@ -4,12 +4,14 @@
 //! BASE/CONSUMER/topic-1-consumer-100.offset   the decimal offset and a line feed: sources of two numbers
 //!               orders.json                   as `text` has it, with one source: all others, name escaped
 //!               .commit                       several sources that are being committed in one step
+//!               .clear                        all sources, as they were, which are being forgotten in one step
 //!               .lock                         the lock of the directory; never removed
 //! ```
 //!
 //! Several sources in one step: they are written to `.commit`, which takes its name in one step; then each file is
-//! replaced, then `.commit` is removed. Whoever takes the lock and finds one finishes it first; whoever reads looks
-//! there first.
+//! replaced, then `.commit` is removed. Likewise `.clear`, whose files are removed. Whoever is to change something and
+//! finds one of the two finishes it first, so there is never more than one; whoever reads looks there first, and
+//! changes nothing.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -30,6 +32,10 @@ use crate::wake::Arc;
 /// Keeps each source in a small file of its own, under a lock of the directory: several processes may share it, and a
 /// read sees what another process has saved. After a crash a file is the one before or the one after. A read costs a
 /// sync of the directory, so that what it shows stays.
+///
+/// A directory that cannot be written, by its permissions or by those of its file system, can be opened and read; a
+/// change there is `Io`, with the name of the file that could not be opened. (A file system that has made itself
+/// read-only after an error may show what it forgets when the machine starts again.)
 ///
 /// Directories that an earlier client has written (`topic-1-consumer-100.offset` with a decimal number) are taken over
 /// as they are. Such a file has no room for a checksum: a digit that rots into another digit is not noticed. Sources of
@@ -53,6 +59,7 @@ pub struct LockFileOffsetStore {
 
 const LOCK: &str = ".lock";
 const COMMIT: &str = ".commit";
+const CLEAR: &str = ".clear";
 /// Longer than any number. An offset of one's own that does not fit is refused.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -62,7 +69,8 @@ impl LockFileOffsetStore {
     ///
     /// # Errors
     /// `Serialization`: there is a file of another name than ours in the directory; it is named, and nothing is done.
-    /// `InvalidOffset`: the name cannot be used. `Io`.
+    /// `InvalidOffset`: the name cannot be used. `Io`: with the file or directory; also where the directory is not there
+    /// and cannot be made.
     pub fn open(base_dir: impl AsRef<Path>, consumer_name: &str) -> Result<LockFileOffsetStore, OffsetError> {
         LockFileOffsetStore::open_on(Arc::new(RealDisk), SystemClock::shared(), base_dir, consumer_name)
     }
@@ -83,9 +91,7 @@ impl LockFileOffsetStore {
         // Each by itself: one that is there may have been made by somebody who was killed before the sync.
         store.ground.make_dir(base)?;
         store.ground.make_dir(&store.dir)?;
-        let held = store.lock()?;
-        store.files()?;
-        drop(held);
+        store.ground.read_locked(&store.dir.join(LOCK), || store.files())?;
         Ok(store)
     }
 
@@ -105,21 +111,54 @@ impl LockFileOffsetStore {
     /// Takes the lock, and finishes what one who had it before has begun.
     fn lock(&self) -> Result<Held, OffsetError> {
         let held = self.ground.lock(&self.dir.join(LOCK))?;
-        if let Some(begun) = self.begun()? {
+        let begun = self.begun()?;
+        if !begun.is_empty() {
             self.finish(&begun)?;
         }
         Ok(held)
     }
 
-    /// What is being committed in one step.
-    fn begun(&self) -> Result<Option<BTreeMap<String, Offset>>, OffsetError> {
-        let path = self.dir.join(COMMIT);
-        self.ground.read(&path, text::BYTES_MAX)?.map(|bytes| text::read(&path, &bytes)).transpose()
+    /// What is being done in one step: sources with the offset that they get, or with none, which are being forgotten.
+    fn begun(&self) -> Result<BTreeMap<String, Option<Offset>>, OffsetError> {
+        let mut begun = BTreeMap::new();
+        for name in [COMMIT, CLEAR] {
+            let path = self.dir.join(name);
+            if let Some(bytes) = self.ground.read(&path, text::BYTES_MAX)? {
+                let offsets = text::read(&path, &bytes)?.into_iter();
+                begun.extend(offsets.map(|(source, offset)| (source, (name == COMMIT).then_some(offset))));
+            }
+        }
+        Ok(begun)
     }
 
-    fn finish(&self, begun: &BTreeMap<String, Offset>) -> Result<(), OffsetError> {
-        begun.iter().try_for_each(|(source, offset)| self.write(source, offset))?;
-        self.ground.remove(&self.dir.join(COMMIT))
+    fn finish(&self, begun: &BTreeMap<String, Option<Offset>>) -> Result<(), OffsetError> {
+        let mut gone = Vec::new();
+        for (source, offset) in begun {
+            match offset {
+                Some(offset) => self.write(source, offset)?,
+                None => gone.push(self.path(source)?),
+            }
+        }
+        self.ground.retire_all(&gone)?;
+        // Only now, when all of it is durable.
+        self.ground.retire_all(&[self.dir.join(COMMIT), self.dir.join(CLEAR)])
+    }
+
+    /// Writes down under `name` what is to be done in one step, and does it. The caller holds the lock.
+    fn begin(&self, name: &str, offsets: &BTreeMap<String, Offset>) -> Result<(), OffsetError> {
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        let text = text::write(offsets);
+        if text.len() as u64 > text::BYTES_MAX {
+            return Err(OffsetError::InvalidOffset(format!("more than {} bytes in one step", text::BYTES_MAX)));
+        }
+        self.ground.replace(&self.dir.join(name), text.as_bytes())?;
+        // From here on it has happened: whoever takes the lock next finishes what is left.
+        if let Err(error) = self.begun().and_then(|begun| self.finish(&begun)) {
+            tracing::warn!(%error, "offsets are changed; their files are by whoever comes next");
+        }
+        Ok(())
     }
 
     fn write(&self, source: &str, offset: &Offset) -> Result<(), OffsetError> {
@@ -150,7 +189,7 @@ impl LockFileOffsetStore {
         let mut sources = Vec::new();
         for path in paths {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if [LOCK, COMMIT].contains(&name) || name.ends_with(".new") {
+            if [LOCK, COMMIT, CLEAR].contains(&name) || name.ends_with(".new") {
                 continue;
             }
             let numeric = name.strip_suffix(".offset").filter(|source| source.parse::<NumericKey>().is_ok());
@@ -174,6 +213,23 @@ impl LockFileOffsetStore {
             Some(source) if self.path(&source)? == path => Ok(source),
             _ => Err(OffsetError::bad_file(path, "what is in it belongs to a file of another name")),
         }
+    }
+
+    /// Everything that is committed. The caller holds the lock, as far as there is one.
+    fn all(&self) -> Result<BTreeMap<String, Offset>, OffsetError> {
+        let mut offsets = BTreeMap::new();
+        for source in self.files()? {
+            if let Some(offset) = self.read(&source)? {
+                offsets.insert(source, offset);
+            }
+        }
+        for (source, offset) in self.begun()? {
+            match offset {
+                Some(offset) => offsets.insert(source, offset),
+                None => offsets.remove(&source),
+            };
+        }
+        Ok(offsets)
     }
 
     fn change<T>(
@@ -206,14 +262,18 @@ impl LockFileOffsetStore {
 
 impl OffsetStore for LockFileOffsetStore {
     fn get(&self, source: &str) -> Result<Option<Offset>, OffsetError> {
-        self.path(source)?;
-        // First what is being committed: whoever does that replaces the files, and removes this last.
-        let offset = match self.begun()?.and_then(|mut begun| begun.remove(source)) {
-            Some(offset) => Some(offset),
-            None => self.read(source)?,
-        };
+        let offset = self.peek(source)?;
         self.ground.confirm(&self.dir)?;
         Ok(offset)
+    }
+
+    fn peek(&self, source: &str) -> Result<Option<Offset>, OffsetError> {
+        self.path(source)?;
+        // First what is being done in one step: whoever does that changes the files, and removes this last.
+        match self.begun()?.remove(source) {
+            Some(begun) => Ok(begun),
+            None => self.read(source),
+        }
     }
 
     fn commit(&self, source: &str, offset: &Offset) -> Result<Option<Offset>, OffsetError> {
@@ -230,17 +290,7 @@ impl OffsetStore for LockFileOffsetStore {
             advance(source, stored.as_ref(), offset)?;
             before.insert(source.clone(), stored);
         }
-        if !new.is_empty() {
-            let text = text::write(new);
-            if text.len() as u64 > text::BYTES_MAX {
-                return Err(OffsetError::InvalidOffset(format!("more than {} bytes in one step", text::BYTES_MAX)));
-            }
-            self.ground.replace(&self.dir.join(COMMIT), text.as_bytes())?;
-            // From here on it has happened: whoever takes the lock next finishes what is left.
-            if let Err(error) = self.finish(new) {
-                tracing::warn!(%error, "offsets are committed; their files are written by whoever comes next");
-            }
-        }
+        self.begin(COMMIT, new)?;
         Ok(before)
     }
 
@@ -250,44 +300,33 @@ impl OffsetStore for LockFileOffsetStore {
     }
 
     fn get_all(&self) -> Result<BTreeMap<String, Offset>, OffsetError> {
-        let _held = self.lock()?;
-        let mut offsets = BTreeMap::new();
-        for source in self.files()? {
-            if let Some(offset) = self.read(&source)? {
-                offsets.insert(source, offset);
-            }
-        }
+        let offsets = self.ground.read_locked(&self.dir.join(LOCK), || self.all())?;
         self.ground.confirm(&self.dir)?;
         Ok(offsets)
     }
 
     fn clear(&self, source: &str) -> Result<Option<Offset>, OffsetError> {
         let path = self.path(source)?;
-        self.change(source, |_| Ok(()), || self.ground.remove(&path))
+        self.change(source, |_| Ok(()), || self.ground.retire_all(&[path]))
     }
 
-    /// One after the other: after a crash in the middle some are forgotten.
     fn clear_all(&self) -> Result<BTreeMap<String, Offset>, OffsetError> {
-        let all = self.get_all()?;
-        let mut cleared = BTreeMap::new();
-        for source in all.into_keys() {
-            if let Some(offset) = self.clear(&source)? {
-                cleared.insert(source, offset);
-            }
-        }
-        Ok(cleared)
+        let _held = self.lock()?;
+        let all = self.all()?;
+        self.begin(CLEAR, &all)?;
+        Ok(all)
     }
 }
 
 /// What is in the file of a source.
-fn bytes_of(source: &str, offset: &Offset) -> String {
+pub(super) fn bytes_of(source: &str, offset: &Offset) -> String {
     match (source.parse::<NumericKey>(), offset) {
         (Ok(_), Offset::Sequence(sequence)) => format!("{sequence}\n"),
         _ => text::write(&BTreeMap::from([(source.to_owned(), offset.clone())])),
     }
 }
 
-fn parse(path: &Path, source: &str, bytes: &[u8]) -> Result<Offset, OffsetError> {
+pub(super) fn parse(path: &Path, source: &str, bytes: &[u8]) -> Result<Offset, OffsetError> {
     if source.parse::<NumericKey>().is_err() {
         let mut offsets = text::read(path, bytes)?;
         let offset = offsets.remove(source).filter(|_| offsets.is_empty());

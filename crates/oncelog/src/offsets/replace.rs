@@ -2,8 +2,9 @@
 //!
 //! The new bytes go to a file beside it, which is synced before it takes the name, and the directory after; where that
 //! fails before the new name, it is taken away again. The lock is on a file of its own, which is never removed or
-//! renamed: others may hold it open. Who reads takes no lock, and may find a name whose directory is not synced yet; so
-//! it syncs the directory before it answers.
+//! renamed: others may hold it open. Who reads one file takes no lock, and may find a name whose directory is not synced
+//! yet; so it syncs the directory before it answers. What is read of several files is read under the lock, which takes
+//! no right to write.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use super::error::OffsetError;
 use crate::clock::Clock;
-use crate::disk::{Disk, DiskFile, OpenMode, SyncSite};
+use crate::disk::{Disk, DiskFile, FileIdentity, OpenMode, SyncSite};
 use crate::wake::Arc;
 
 /// Where a store of small files lives, and for how long it waits for others.
@@ -56,6 +57,38 @@ impl Ground {
     /// Takes the lock at `path`, which is made if it is not there.
     pub(crate) fn lock(&self, path: &Path) -> Result<Held, OffsetError> {
         let file = self.disk.open(path, OpenMode::Create).map_err(|error| OffsetError::io(path, error))?;
+        self.take(file, path)
+    }
+
+    /// Reads under the lock at `path`, also where nothing can be written: there the lock is taken through a file that is
+    /// open for reading only. Where there is no file to lock, nobody has changed anything under the lock, and nobody can
+    /// here; who does by another way to the same directory makes the file first, and then it is read again.
+    pub(crate) fn read_locked<T>(
+        &self,
+        path: &Path,
+        read: impl Fn() -> Result<T, OffsetError>,
+    ) -> Result<T, OffsetError> {
+        loop {
+            let held = self.lock_to_read(path)?;
+            let found = read();
+            if held.is_some() || self.read(path, u64::MAX)?.is_none() {
+                return found;
+            }
+        }
+    }
+
+    fn lock_to_read(&self, path: &Path) -> Result<Option<Held>, OffsetError> {
+        let file = match self.disk.open(path, OpenMode::Create) {
+            Err(error) if is_denied(&error) => match self.disk.open(path, OpenMode::Read) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                opened => opened,
+            },
+            opened => opened,
+        };
+        self.take(file.map_err(|error| OffsetError::io(path, error))?, path).map(Some)
+    }
+
+    fn take(&self, file: Box<dyn DiskFile>, path: &Path) -> Result<Held, OffsetError> {
         let until = self.clock.monotonic().saturating_add(self.patience);
         let mut pause = Duration::from_micros(100);
         loop {
@@ -72,18 +105,38 @@ impl Ground {
 
     /// The bytes of a file; `None` where there is none.
     pub(crate) fn read(&self, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, OffsetError> {
-        match self.disk.open(path, OpenMode::Read).and_then(|file| file.read_whole(bytes_max)) {
-            Ok(bytes) => Ok(Some(bytes)),
+        Ok(self.read_open(path, bytes_max)?.map(|(_, bytes)| bytes))
+    }
+
+    /// As [`Ground::read`], with the file.
+    pub(super) fn read_open(
+        &self,
+        path: &Path,
+        bytes_max: u64,
+    ) -> Result<Option<(Box<dyn DiskFile>, Vec<u8>)>, OffsetError> {
+        let open = self.disk.open(path, OpenMode::Read);
+        match open.and_then(|file| file.read_whole(bytes_max).map(|bytes| (file, bytes))) {
+            Ok(read) => Ok(Some(read)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(OffsetError::bad_file(path, error)),
             Err(error) => Err(OffsetError::io(path, error)),
         }
     }
 
+    /// Whether `path` names the file that is open. `false` too where the disk does not know.
+    pub(super) fn is_named(&self, path: &Path, file: &dyn DiskFile) -> Result<bool, OffsetError> {
+        let told = |error| OffsetError::io(path, error);
+        match self.disk.identity(path) {
+            Ok(named) => Ok(named != FileIdentity::default() && named == file.identity().map_err(told)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(told(error)),
+        }
+    }
+
     /// What was read of `dir` stays: whoever has put a file in its place there, or taken one away, may not have come to
     /// the sync, by which a power cut would take it back from those who were shown it.
     pub(crate) fn confirm(&self, dir: &Path) -> Result<(), OffsetError> {
-        self.sync_dir(dir, self.sites.read)
+        self.sync_unless_read_only(dir, self.sites.read)
     }
 
     /// Makes `bytes` the file at `path`; durable on return. The caller holds the lock.
@@ -104,9 +157,28 @@ impl Ground {
         self.sync_dir_of(path)
     }
 
-    /// Removes the file at `path`, there or not; durable on return.
-    pub(crate) fn remove(&self, path: &Path) -> Result<(), OffsetError> {
-        self.remove_all(&[path.to_owned()]).map(drop)
+    /// Takes the names of files of one directory away, there or not; durable on return. Where the sync fails they have
+    /// them again: no later sync would save that they are gone, and what was thought to be gone would be back some day.
+    /// What is left of one whose names nobody has saved is passed over as what is left of a replacement is.
+    pub(super) fn retire_all(&self, paths: &[PathBuf]) -> Result<(), OffsetError> {
+        let mut retired = Vec::new();
+        let done = paths.iter().try_for_each(|path| match self.disk.rename(path, &new_path(path)) {
+            Ok(()) => {
+                retired.push(path);
+                Ok(())
+            }
+            // Somebody who was killed may have come so far, and not to the sync.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(OffsetError::io(path, error)),
+        });
+        let done = done.and_then(|()| paths.first().map_or(Ok(()), |path| self.sync_dir_of(path)));
+        for path in retired {
+            let _ = match done {
+                Ok(()) => self.disk.remove(&new_path(path)),
+                Err(_) => self.disk.rename(&new_path(path), path),
+            };
+        }
+        done
     }
 
     /// Removes files of one directory, there or not; durable on return. Gives how many there were.
@@ -127,15 +199,30 @@ impl Ground {
     /// Makes `dir` and what is missing above it; durable on return.
     pub(crate) fn make_dir(&self, dir: &Path) -> Result<(), OffsetError> {
         match self.disk.create_dir(dir) {
-            Ok(()) => self.sync_dir_of(dir),
+            // Without the sync it is made anew: no later one would save it.
+            Ok(()) => self.sync_dir_of(dir).inspect_err(|_| drop(self.disk.remove_dir(dir))),
             // As with a removal: made, and perhaps never synced.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.sync_dir_of(dir),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.was_made(dir),
+            // Told before it was looked whether it is there.
+            Err(error) if is_denied(&error) && self.disk.list(dir).is_ok() => self.was_made(dir),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let above = dir.parent().filter(|above| !above.as_os_str().is_empty());
                 self.make_dir(above.ok_or_else(|| OffsetError::io(dir, error))?)?;
                 self.make_dir(dir)
             }
             Err(error) => Err(OffsetError::io(dir, error)),
+        }
+    }
+
+    fn was_made(&self, dir: &Path) -> Result<(), OffsetError> {
+        self.sync_unless_read_only(dir_of(dir), self.sites.dir)
+    }
+
+    /// Nothing unwritten is kept for a file system that cannot be written.
+    fn sync_unless_read_only(&self, dir: &Path, site: SyncSite) -> Result<(), OffsetError> {
+        match self.disk.sync_dir(dir, site) {
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(()),
+            synced => synced.map_err(|error| OffsetError::io(dir, io::Error::other(error))),
         }
     }
 
@@ -147,6 +234,11 @@ impl Ground {
         // Never as a full disk is told: what was to be done may have happened.
         self.disk.sync_dir(dir, site).map_err(|error| OffsetError::io(dir, io::Error::other(error)))
     }
+}
+
+/// Whether writing is refused, and reading may not be.
+fn is_denied(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
 }
 
 /// The directory that a file is in.

@@ -18,6 +18,15 @@ pub trait OffsetStore: Send + Sync {
     /// `Io`, `Serialization`, `Lock`: it is not known; never taken for nothing.
     fn get(&self, source: &str) -> Result<Option<Offset>, OffsetError>;
 
+    /// As [`OffsetStore::get`], for whoever only asks what may not be gone behind: what it says need not be durable yet,
+    /// so no sync is waited for. Costs what `get` costs unless a store says otherwise.
+    ///
+    /// # Errors
+    /// As [`OffsetStore::get`].
+    fn peek(&self, source: &str) -> Result<Option<Offset>, OffsetError> {
+        self.get(source)
+    }
+
     /// Commits an offset; gives the one that it replaced. As durable on return as the store can be.
     ///
     /// # Errors
@@ -49,7 +58,7 @@ pub trait OffsetStore: Send + Sync {
     /// As [`OffsetStore::commit`].
     fn clear(&self, source: &str) -> Result<Option<Offset>, OffsetError>;
 
-    /// Forgets all sources; gives what was committed.
+    /// Forgets all sources in one step, or none; gives what was committed.
     ///
     /// # Errors
     /// As [`OffsetStore::commit`].
@@ -59,6 +68,10 @@ pub trait OffsetStore: Send + Sync {
 impl<S: OffsetStore + ?Sized> OffsetStore for std::sync::Arc<S> {
     fn get(&self, source: &str) -> Result<Option<Offset>, OffsetError> {
         (**self).get(source)
+    }
+
+    fn peek(&self, source: &str) -> Result<Option<Offset>, OffsetError> {
+        (**self).peek(source)
     }
 
     fn commit(&self, source: &str, offset: &Offset) -> Result<Option<Offset>, OffsetError> {

@@ -306,6 +306,24 @@ fn a_commit_of_several_that_was_begun_is_finished() {
 }
 
 #[test]
+fn a_removal_of_all_that_was_begun_is_finished() {
+    let disk = memory_disk();
+    let store = locked_on(&disk).unwrap();
+    store.save(1, 1, 1).unwrap();
+    store.commit("x", &sequence(6)).unwrap();
+    put(&disk, "/d/base/client/.clear", super::text::write(&store.get_all().unwrap()).as_bytes());
+    assert_eq!((store.load(1, 1).unwrap(), store.get("x").unwrap()), (None, None), "whoever reads sees it");
+    assert!(store.get_all().unwrap().is_empty());
+    assert!(disk.open(Path::new("/d/base/client/x.json"), OpenMode::Read).is_ok(), "who reads changes nothing");
+    assert_eq!(store.save(1, 1, 0).unwrap(), None, "whoever writes finishes it first");
+    assert_eq!(disk.list(store.dir()).unwrap().len(), 2, "the lock and the new one");
+    assert_eq!(locked_on(&disk).unwrap().get_all().unwrap().len(), 1);
+    put(&disk, "/d/base/client/.clear", b"{}");
+    let error = store.get("x").unwrap_err();
+    assert!(matches!(&error, OffsetError::Serialization { file, .. } if file.ends_with(".clear")), "{error}");
+}
+
+#[test]
 fn hooks_are_told_after_and_cannot_change_what_happened() {
     struct Fails;
     impl PostCommitHook for Fails {
@@ -422,6 +440,40 @@ fn a_tracker_refuses_what_goes_back() {
     assert!(matches!(tracker.commit("a").unwrap_err(), OffsetError::InvalidOffset(_)));
     tracker.clear("a").unwrap();
     assert_eq!((tracker.get_offset("a").unwrap(), store.get("a").unwrap()), (Offset::Earliest, None));
+}
+
+/// What is pending here is no reason not to look what others have committed.
+#[test]
+fn a_tracker_refuses_what_is_behind_a_commit_of_others_while_something_is_pending() {
+    type Pair = (Arc<dyn OffsetStore>, Arc<dyn OffsetStore>);
+    let shared: Arc<dyn OffsetStore> = Arc::new(InMemoryOffsetStore::new());
+    let (file, files) = (memory_disk(), memory_disk());
+    let pairs: [(&str, Pair); 3] = [
+        ("memory", (Arc::clone(&shared), shared)),
+        ("file", (Arc::new(file_on(&file).unwrap()), Arc::new(file_on(&file).unwrap()))),
+        ("files", (Arc::new(locked_on(&files).unwrap()), Arc::new(locked_on(&files).unwrap()))),
+    ];
+    for (name, (ours, theirs)) in pairs {
+        for strategy in [CommitStrategy::Manual, CommitStrategy::Periodic(100)] {
+            theirs.clear("a").unwrap();
+            let tracker = OffsetTracker::with_strategy(Arc::clone(&ours), strategy);
+            tracker.record("a", sequence(4)).unwrap();
+            theirs.commit("a", &sequence(10)).unwrap();
+            let refused = tracker.record("a", sequence(5)).unwrap_err();
+            assert!(matches!(refused, OffsetError::InvalidOffset(_)), "{name}: {refused}");
+            assert_eq!(tracker.get_all_pending()["a"], sequence(4), "{name}: nothing has changed");
+            // A hook or a wrapper in between changes nothing about it.
+            let hooked = OffsetTracker::with_strategy(HookedOffsetStore::new(Arc::clone(&ours)), strategy);
+            hooked.record("a", sequence(10)).unwrap();
+            theirs.commit("a", &sequence(12)).unwrap();
+            assert!(hooked.record("a", sequence(11)).is_err(), "{name}");
+            theirs.reset("a", &sequence(2)).unwrap();
+            tracker.record("a", sequence(5)).unwrap();
+            tracker.commit("a").unwrap();
+            assert_eq!(theirs.get("a").unwrap(), Some(sequence(5)), "{name}");
+            hooked.reset("a", sequence(0)).unwrap();
+        }
+    }
 }
 
 #[test]
@@ -710,4 +762,8 @@ fn only_sequences_count() {
     }
     assert_eq!("17".parse::<Offset>().unwrap(), sequence(17));
     assert!("sequence:-1".parse::<Offset>().is_err());
+    assert!("timestamp:0000-01-01T00:00:00Z".parse::<Offset>().is_ok());
+    for unwritable in ["timestamp:0000-01-01T00:00:00+01:00", "timestamp:9999-12-31T23:59:59-00:01"] {
+        assert!(unwritable.parse::<Offset>().is_err(), "{unwritable} has no text in UTC");
+    }
 }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::OffsetError;
 use super::offset::Offset;
-use crate::codec::crc32c;
+use crate::codec::{CheckSite, crc32c, same};
 
 const VERSION: u64 = 1;
 /// Longer than a file of a million sources: what is longer is no offset file, and not read.
@@ -41,7 +41,7 @@ struct Version {
 
 pub(super) fn write(offsets: &BTreeMap<String, Offset>) -> String {
     let offsets: BTreeMap<_, _> = offsets.iter().map(|(source, offset)| (source.clone(), offset.to_string())).collect();
-    let crc32c = sum(&offsets);
+    let crc32c = hex(sum(&offsets));
     let text = Text { oncelog_offsets: VERSION, offsets, crc32c };
     // Strings in maps of strings: there is nothing in it that could fail.
     let mut text = serde_json::to_string_pretty(&text).unwrap_or_default();
@@ -60,7 +60,10 @@ pub(super) fn read(file: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Offset>
         return Err(bad(&format!("written in version {oncelog_offsets} of the format; this program knows {VERSION}")));
     }
     let text: Text = serde_json::from_slice(bytes).map_err(|error| bad(&error))?;
-    if text.oncelog_offsets != VERSION || text.crc32c != sum(&text.offsets) {
+    // One spelling only, so that no digit can change without notice.
+    let stored = u32::from_str_radix(&text.crc32c, 16).ok().filter(|stored| hex(*stored) == text.crc32c);
+    let fits = stored.is_some_and(|stored| same(CheckSite::OffsetFile, stored, sum(&text.offsets)));
+    if text.oncelog_offsets != VERSION || !fits {
         return Err(bad(&"the offsets and their checksum do not fit: the file was damaged, or changed by hand"));
     }
     text.offsets
@@ -73,11 +76,15 @@ pub(super) fn read(file: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Offset>
         .collect()
 }
 
-fn sum(offsets: &BTreeMap<String, String>) -> String {
+fn sum(offsets: &BTreeMap<String, String>) -> u32 {
     let mut bytes = Vec::new();
     for part in offsets.iter().flat_map(|(source, offset)| [source, offset]) {
         bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
         bytes.extend_from_slice(part.as_bytes());
     }
-    format!("{:08x}", crc32c(&bytes))
+    crc32c(&bytes)
+}
+
+fn hex(sum: u32) -> String {
+    format!("{sum:08x}")
 }

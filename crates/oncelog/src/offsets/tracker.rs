@@ -1,14 +1,15 @@
 //! How far a consumer is in each of its sources, and when that is committed.
 //!
 //! ```text
-//! record -- lower than what is pending, or else stored? --> pending -- due --> wanted
+//! record -- lower than what is pending or stored? --> pending -- due --> wanted
 //!                                                                               |
 //!                      all that waited are told <-- one commit of all that is wanted, by one of those who wait
 //! ```
 //!
 //! Invariants: the store is told by one caller at a time, who has the turn; so what is committed and what is reset have
-//! an order. What was asked of the store while nobody had the turn counts only if nothing has changed meanwhile. What
-//! is recorded while a commit is on its way stays pending behind it.
+//! an order. Whoever records asks the store what is committed, since others may share it, in this process or another;
+//! what it says counts only if nothing was recorded or reset here meanwhile. What is recorded while a commit is on its
+//! way stays pending behind it.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -205,9 +206,13 @@ impl<S: OffsetStore> OffsetTracker<S> {
 
     /// Says that `next` is the next to read of `source`, and commits it if the strategy says so.
     ///
+    /// The store is asked each time ([`OffsetStore::peek`]), since others may have committed through it: a map in memory, a
+    /// row of a store, the identity of one file, or the bytes of a small one; never a sync.
+    ///
     /// # Errors
-    /// `InvalidOffset`: lower than what was recorded or committed before, or no place; nothing has changed. Those of
-    /// the store: it is recorded, and committed by a later call.
+    /// `InvalidOffset`: lower than what was recorded before, or committed by anybody, or no place; nothing has changed.
+    /// Those of the store: where it cannot say what is committed nothing has changed; where the commit failed it is
+    /// recorded, and committed by a later call.
     pub fn record(&self, source: &str, next: Offset) -> Result<(), OffsetError> {
         if let Some(number) = self.note(source, next)? {
             self.settle(BTreeMap::from([(source.to_owned(), number)]))?;
@@ -219,20 +224,20 @@ impl<S: OffsetStore> OffsetTracker<S> {
     fn note(&self, source: &str, next: Offset) -> Result<Option<u64>, OffsetError> {
         loop {
             let seen = {
-                let mut state = self.state.lock();
+                let state = self.state.lock();
                 if let Some(Source { pending: Some(pending), .. }) = state.sources.get(source) {
                     advance(source, Some(pending), &next)?;
-                    return Ok(self.is_recorded(&mut state, source, next));
                 }
                 state.seen(source)
             };
-            let stored = self.store.get(source)?;
+            let stored = self.store.peek(source)?;
             let mut state = self.state.lock();
+            // What was pending then is pending still, or it is what was committed.
             if state.seen(source) == seen {
                 advance(source, stored.as_ref(), &next)?;
                 return Ok(self.is_recorded(&mut state, source, next));
             }
-            // Somebody was faster, and may have committed more.
+            // Somebody was faster, and may have recorded or committed more.
         }
     }
 

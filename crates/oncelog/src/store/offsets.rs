@@ -9,7 +9,8 @@ use crate::handles::{Table, TableDef};
 use crate::offsets::{self, Offset, OffsetError, OffsetStore};
 
 /// Offsets in a table of a store; see [`Store::offset_store`]. A commit is one transaction: durable on return, and
-/// threads that commit at once share a sync.
+/// threads that commit at once share a sync. A row that holds no place is `Serialization`, with the directory of the
+/// store, the table and the source; nothing that touches the source changes it.
 pub struct StoreOffsets {
     store: Store,
     table: TableDef<Utf8, Utf8>,
@@ -47,7 +48,7 @@ impl StoreOffsets {
         let mut refused = None;
         let done = self.store.transact(|tx| {
             let table = tx.table(self.table.clone())?;
-            change(&mut Rows { table }).map_err(|error| {
+            change(&mut Rows { offsets: self, table }).map_err(|error| {
                 refused = Some(error);
                 Error::invalid("refused")
             })
@@ -58,16 +59,35 @@ impl StoreOffsets {
             (Err(error), None) => Err(OffsetError::Store(error)),
         }
     }
+
+    /// The offset of a row, which others may have put there.
+    fn parse(&self, source: &str, text: &str) -> std::result::Result<Offset, OffsetError> {
+        let bad = |reason: &dyn std::fmt::Display| {
+            let table = self.table.name();
+            OffsetError::bad_file(self.store.dir(), format_args!("table {table:?}, source {source:?}: {reason}"))
+        };
+        match text.parse::<Offset>() {
+            Ok(offset) if offset.is_place() => Ok(offset),
+            Ok(offset) => Err(bad(&format_args!("{offset} is no place"))),
+            Err(error) => Err(bad(&error)),
+        }
+    }
+
+    fn parse_all(&self, rows: Vec<(String, String)>) -> std::result::Result<BTreeMap<String, Offset>, OffsetError> {
+        let one = |(source, text): (String, String)| self.parse(&source, &text).map(|offset| (source, offset));
+        rows.into_iter().map(one).collect()
+    }
 }
 
 /// The rows in a transaction.
 struct Rows<'t> {
+    offsets: &'t StoreOffsets,
     table: Table<'t, Utf8, Utf8>,
 }
 
 impl Rows<'_> {
     fn get(&mut self, source: &str) -> std::result::Result<Option<Offset>, OffsetError> {
-        self.table.get(source)?.map(|text| text.parse()).transpose()
+        self.table.get(source)?.map(|text| self.offsets.parse(source, &text)).transpose()
     }
 
     /// Sets a row; gives the one before.
@@ -85,18 +105,14 @@ impl Rows<'_> {
     }
 
     fn all(&mut self) -> std::result::Result<BTreeMap<String, Offset>, OffsetError> {
-        parsed(self.table.scan(..)?)
+        self.offsets.parse_all(self.table.scan(..)?)
     }
-}
-
-fn parsed(rows: Vec<(String, String)>) -> std::result::Result<BTreeMap<String, Offset>, OffsetError> {
-    rows.into_iter().map(|(source, text)| Ok((source, text.parse()?))).collect()
 }
 
 impl OffsetStore for StoreOffsets {
     fn get(&self, source: &str) -> std::result::Result<Option<Offset>, OffsetError> {
         let text = self.store.snapshot().and_then(|snapshot| snapshot.get(self.table.clone(), source))?;
-        text.map(|text| text.parse()).transpose()
+        text.map(|text| self.parse(source, &text)).transpose()
     }
 
     fn commit(&self, source: &str, offset: &Offset) -> std::result::Result<Option<Offset>, OffsetError> {
@@ -118,7 +134,7 @@ impl OffsetStore for StoreOffsets {
 
     fn get_all(&self) -> std::result::Result<BTreeMap<String, Offset>, OffsetError> {
         let rows: Result<Vec<_>> = self.store.snapshot().and_then(|snapshot| snapshot.scan(self.table.clone(), ..));
-        parsed(rows?)
+        self.parse_all(rows?)
     }
 
     fn clear(&self, source: &str) -> std::result::Result<Option<Offset>, OffsetError> {
