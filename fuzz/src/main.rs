@@ -4,6 +4,7 @@
 //! corpus is kept in the repository. The first byte of an input says whether checksums count; at `0` they do.
 #![no_main]
 
+mod command;
 mod memory;
 mod seeds;
 mod small_disk;
@@ -20,7 +21,7 @@ use specimen::{Specimen, damage};
 /// One kind of bytes, and who reads it.
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 14] = [
+const TARGETS: [Target; 16] = [
     ("batch", fuzzing::batch),
     ("frame", fuzzing::frame),
     ("journal", fuzzing::journal),
@@ -35,6 +36,8 @@ const TARGETS: [Target; 14] = [
     ("checkpoint-import", fuzzing::checkpoint_import),
     ("backup", fuzzing::backup),
     ("backup-piece", fuzzing::backup_piece),
+    ("offsets", fuzzing::offsets),
+    ("command", command::input),
 ];
 
 /// A store that was closed in order, and one that was not.

@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
 
+use oncelog::clock::SystemClock;
 use oncelog::disk::{Disk, MemoryDisk, OpenMode};
-use oncelog::{BackupTarget, CheckpointId, CheckpointState, Offset, Store, TopicDef, Utf8};
+use oncelog::{
+    BackupTarget, CheckpointId, CheckpointState, FileOffsetStore, Offset, OffsetStore, Store, TopicDef, Utf8,
+};
 
 use crate::specimen::Specimen;
 
@@ -17,6 +20,14 @@ const MANIFEST_COPIES: [usize; 4] = [0, 4096, 8192, 12288];
 /// Rows and keys of every kind, by their first bytes; and what users' codecs read.
 const VALUES: [&[u8]; 7] =
     [b"t\0\0\0\x01", b"b\0\0\0\x10", b"n", b"\x01\x02\x03", b"text", b"12345678", b"\x02\x01\x01\x01a\x01\x01\x02"];
+/// Lines and arguments of the command.
+const COMMANDS: [&[u8]; 5] = [
+    br#"{"topic":"t","partition":1,"offset":7,"timestamp_ms":-1,"key":"k","value":null,"headers":[]}"#,
+    br#"{"value":{"base64":"AP8="},"headers":[{"name":"h","value":"v"},{"name":"","value":{"base64":""}}]}"#,
+    br#"{"key":null,"value":"\u0000\ud83d\ude00"}"#,
+    b"oldest",
+    b"2026-11-28T06:41:00.25+02:00",
+];
 
 /// Writes the seeds as `dir/TARGET/NUMBER`.
 ///
@@ -38,7 +49,7 @@ pub(crate) fn write(dir: &Path, specimens: &[Specimen; 2]) -> io::Result<()> {
     let copies = |file: &Vec<u8>| MANIFEST_COPIES.map(|at| file[at..at + 1024].to_vec()).concat();
     let mut whole: Vec<_> = segments.iter().flat_map(|file| batches(&file[SEGMENT_HEAD_BYTES..])).collect();
     whole.extend(whole.iter().filter_map(|batch| bomb(batch)).next());
-    let targets: [(&str, Vec<Vec<u8>>); 14] = [
+    let targets: [(&str, Vec<Vec<u8>>); 16] = [
         ("batch", whole),
         ("frame", journals.iter().flat_map(|file| frames(&file[JOURNAL_HEAD_BYTES..])).collect()),
         ("segment", beside.collect()),
@@ -53,6 +64,8 @@ pub(crate) fn write(dir: &Path, specimens: &[Specimen; 2]) -> io::Result<()> {
         ("checkpoint-import", vec![earlier_checkpoint()]),
         ("backup", backup("/t/backups")),
         ("backup-piece", backup("/t/journal")),
+        ("offsets", offsets()),
+        ("command", COMMANDS.map(<[u8]>::to_vec).to_vec()),
     ];
     for (target, inputs) in targets {
         assert!(!inputs.is_empty(), "no seeds for {target}");
@@ -129,6 +142,20 @@ fn page() -> Vec<u8> {
     (words[10], words[16]) = (1, 2);
     words[64..72].copy_from_slice(&[1 << 32, 2, 20, 1, 10, 0, 0, 0]);
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// A file of offsets of each kind, a decimal one, and what is in them.
+fn offsets() -> Vec<Vec<u8>> {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
+    let store = FileOffsetStore::open_on(Arc::clone(&disk), SystemClock::shared(), "/offsets.json").expect("no file");
+    let texts = ["timestamp:2026-01-01T00:00:00.5Z", "custom:x\ny", "sequence:18446744073709551615"];
+    for (number, text) in texts.iter().enumerate() {
+        store.commit(&format!("source {number}"), &text.parse::<Offset>().expect("an offset")).expect("room");
+    }
+    let file = disk.open(Path::new("/offsets.json"), OpenMode::Read).expect("it was just made");
+    let file = file.read_whole(1 << 20).expect("readable");
+    let rest = texts.into_iter().chain(["42\n", "17\r\n", "topic-1-consumer-2"]);
+    [file].into_iter().chain(rest.map(|text| text.as_bytes().to_vec())).collect()
 }
 
 /// A checkpoint with something of everything.

@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 
 /// The targets, as `fuzz/src/main.rs` knows them.
-const TARGETS: [&str; 15] = [
+const TARGETS: [&str; 17] = [
     "store",
     "batch",
     "frame",
@@ -27,6 +27,8 @@ const TARGETS: [&str; 15] = [
     "checkpoint-import",
     "backup",
     "backup-piece",
+    "offsets",
+    "command",
 ];
 
 /// So many targets run at the same time.

@@ -7,7 +7,7 @@
 use crate::codec::{self, Codec, Postcard, U64, Utf8};
 use crate::ids::StoreId;
 use crate::record::{Batch, BatchBuilder, Draft, Header, Inflated, RecordView};
-use crate::{backup, checkpoint, journal, page, segment, store, table, topic, transaction};
+use crate::{backup, checkpoint, journal, offsets, page, segment, store, table, topic, transaction};
 
 /// Whether checksums that do not fit are taken for good from now on; those of the blocks of tables never are.
 pub fn trust_checksums(trust: bool) {
@@ -90,6 +90,11 @@ pub fn checkpoint(bytes: &[u8]) {
 /// A checkpoint of the earlier library.
 pub fn checkpoint_import(bytes: &[u8]) {
     checkpoint::fuzz::import(bytes);
+}
+
+/// A file of offsets.
+pub fn offsets(bytes: &[u8]) {
+    offsets::fuzz::offsets(bytes);
 }
 
 /// The manifest of a backup.

@@ -15,6 +15,8 @@
 
 mod error;
 mod file;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod hooks;
 mod locked;
 mod memory;

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::error::OffsetError;
@@ -99,7 +99,9 @@ impl FromStr for Offset {
         match text.split_once(':') {
             Some(("sequence", number)) => number.parse().map(Offset::Sequence).map_err(|error| bad(&error)),
             Some(("timestamp", time)) => match DateTime::parse_from_rfc3339(time) {
-                Ok(time) => Ok(Offset::Timestamp(time.with_timezone(&Utc))),
+                // In UTC it may be in a year that has no such text.
+                Ok(time) if !(0..=9999).contains(&time.to_utc().year()) => Err(bad(&"not in the years 0 to 9999")),
+                Ok(time) => Ok(Offset::Timestamp(time.to_utc())),
                 Err(error) => Err(bad(&error)),
             },
             Some(("custom", text)) => Ok(Offset::Custom(text.to_owned())),
