@@ -1,5 +1,5 @@
-//! What people and programs give to the command `oncelog`: records as lines of JSON, moments and places. A command is no
-//! library, so the files that read these are compiled here once more.
+//! What people and programs give to the command `oncelog`: records as lines of JSON, moments and places. A command is
+//! no library, so the files that read these are compiled here once more.
 
 #[allow(dead_code, reason = "what writes records needs a store")]
 #[path = "../../crates/oncelog-cli/src/json.rs"]

@@ -133,9 +133,9 @@ pub use ids::{
     TableId, TimerId, TopicId,
 };
 pub use offsets::{
-    CollectingCommitHook, CommitInfo, CommitStrategy, DeleteInfo, FileOffsetStore, HookError, HookFailure,
-    HookedOffsetStore, InMemoryOffsetStore, LockFileOffsetStore, LoggingCommitHook, MetricsCommitHook, NumericKey,
-    NumericOffsets, Offset, OffsetError, OffsetResetPolicy, OffsetStore, OffsetTracker, OutOfRangePolicy,
+    BackgroundTracker, CollectingCommitHook, CommitInfo, CommitStrategy, DeleteInfo, FileOffsetStore, HookError,
+    HookFailure, HookedOffsetStore, InMemoryOffsetStore, LockFileOffsetStore, LoggingCommitHook, MetricsCommitHook,
+    NumericKey, NumericOffsets, Offset, OffsetError, OffsetResetPolicy, OffsetStore, OffsetTracker, OutOfRangePolicy,
     PostCommitHook,
 };
 pub use record::{Compression, Header, Headers, Record, RecordView, partition_of};

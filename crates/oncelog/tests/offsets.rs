@@ -222,7 +222,7 @@ fn who_can_only_read_sees_steps_whole_and_waits_for_the_lock() {
         assert!(matches!(&error, OffsetError::Lock { file } if file.ends_with(".lock")), "{error}");
         assert_eq!(reader.get("a").unwrap(), Some(sequence(2)), "one source needs no lock");
     }
-    // The lock is made by somebody who can write, after it was found that there is no lock and before the end of the look.
+    // The lock is made by somebody who can write, after it was found that there is none and before the end of the look.
     std::fs::remove_file(dir.path().join("client/.lock")).unwrap();
     locked.commit_all(&both(3)).unwrap();
     std::fs::remove_file(dir.path().join("client/.lock")).unwrap();
@@ -262,10 +262,10 @@ fn a_tracker_over_a_file_looks_at_its_name_and_waits_for_no_sync() {
     calls.store(0, Ordering::SeqCst);
     (3..1_000).for_each(|number| tracker.record("a", sequence(number)).unwrap());
     assert_eq!(calls.load(Ordering::SeqCst), 0, "nothing is opened, read or synced where nothing has changed");
-    // A file that is replaced again and again gets the place of one that is gone; it is not taken for it.
+    // A file that is replaced twice gets the place of the first, which is gone; it is not taken for it.
     for number in (1_000..1_400).step_by(4) {
+        other.commit("a", &sequence(number + 1)).unwrap();
         other.commit("a", &sequence(number + 2)).unwrap();
-        assert_eq!(tracker.store().peek("a").unwrap(), Some(sequence(number + 2)));
         let refused = tracker.record("a", sequence(number + 1)).unwrap_err();
         assert!(matches!(refused, OffsetError::InvalidOffset(_)), "{refused}");
         other.commit("a", &sequence(number + 3)).unwrap();

@@ -51,8 +51,8 @@ pub enum CheckSite {
 
 #[cfg(oncelog_mutants)]
 impl CheckSite {
-    /// Every site of a store, for tests that skip each in turn. Those of checkpoints, backups and offset files have tests
-    /// of their own.
+    /// Every site of a store, for tests that skip each in turn. Those of checkpoints, backups and offset files have
+    /// tests of their own.
     pub const ALL: [CheckSite; 13] = [
         CheckSite::JournalFile,
         CheckSite::FrameHead,

@@ -17,8 +17,8 @@ use crate::wake::{Arc, Mutex};
 /// it is the one before or the one after. A lock on a file beside it (`.lock`) lets several processes share it. Each
 /// commit costs two syncs and a file of the size of all offsets; [`OffsetStore::commit_all`] costs the same. A read
 /// costs a sync of the directory: what it shows stays, also when another process has just put it there. A look for a
-/// tracker ([`OffsetStore::peek`]) costs none, and reads the file only when it is another than at the last look; for that
-/// it is held open, and the offsets that it held in memory.
+/// tracker ([`OffsetStore::peek`]) costs none, and reads the file only when it is another than at the last look: it is
+/// held open for that, and its offsets in memory.
 ///
 /// Where the file cannot be written, by permissions or by its file system, it can be opened and read; a commit there is
 /// `Io`, with the name of the file that could not be opened. (A file system that has made itself read-only after an

@@ -69,8 +69,8 @@ impl LockFileOffsetStore {
     ///
     /// # Errors
     /// `Serialization`: there is a file of another name than ours in the directory; it is named, and nothing is done.
-    /// `InvalidOffset`: the name cannot be used. `Io`: with the file or directory; also where the directory is not there
-    /// and cannot be made.
+    /// `InvalidOffset`: the name cannot be used. `Io`: with the file or directory; also where the directory is not
+    /// there and cannot be made.
     pub fn open(base_dir: impl AsRef<Path>, consumer_name: &str) -> Result<LockFileOffsetStore, OffsetError> {
         LockFileOffsetStore::open_on(Arc::new(RealDisk), SystemClock::shared(), base_dir, consumer_name)
     }

@@ -13,6 +13,7 @@
 //! * What cannot be read is an error that names the file, and never an empty beginning.
 //! * `Earliest` and `Latest` are policies and not places: they are given back, and never stored.
 
+mod background;
 mod error;
 mod file;
 #[cfg(fuzzing)]
@@ -27,6 +28,7 @@ mod store;
 mod text;
 mod tracker;
 
+pub use background::BackgroundTracker;
 pub use error::OffsetError;
 pub use file::FileOffsetStore;
 pub use hooks::{

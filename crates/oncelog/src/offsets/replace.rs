@@ -2,9 +2,9 @@
 //!
 //! The new bytes go to a file beside it, which is synced before it takes the name, and the directory after; where that
 //! fails before the new name, it is taken away again. The lock is on a file of its own, which is never removed or
-//! renamed: others may hold it open. Who reads one file takes no lock, and may find a name whose directory is not synced
-//! yet; so it syncs the directory before it answers. What is read of several files is read under the lock, which takes
-//! no right to write.
+//! renamed: others may hold it open. Who reads one file takes no lock, and may find a name whose directory is not
+//! synced yet; so it syncs the directory before it answers. What is read of several files is read under the lock, which
+//! takes no right to write.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -42,6 +42,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The longest pause between two looks at a lock that is taken.
 const PAUSE_MAX: Duration = Duration::from_millis(20);
 
+/// A file, and what is in it.
+pub(super) type Opened = (Box<dyn DiskFile>, Vec<u8>);
+
 /// Held until it is dropped.
 pub(crate) struct Held {
     _file: Box<dyn DiskFile>,
@@ -60,9 +63,9 @@ impl Ground {
         self.take(file, path)
     }
 
-    /// Reads under the lock at `path`, also where nothing can be written: there the lock is taken through a file that is
-    /// open for reading only. Where there is no file to lock, nobody has changed anything under the lock, and nobody can
-    /// here; who does by another way to the same directory makes the file first, and then it is read again.
+    /// Reads under the lock at `path`, also where nothing can be written: there the lock is taken through a file that
+    /// is open for reading only. Where there is no file to lock, nobody has changed anything under the lock, and nobody
+    /// can here; who does by another way to the same directory makes the file first, and then it is read again.
     pub(crate) fn read_locked<T>(
         &self,
         path: &Path,
@@ -109,11 +112,7 @@ impl Ground {
     }
 
     /// As [`Ground::read`], with the file.
-    pub(super) fn read_open(
-        &self,
-        path: &Path,
-        bytes_max: u64,
-    ) -> Result<Option<(Box<dyn DiskFile>, Vec<u8>)>, OffsetError> {
+    pub(super) fn read_open(&self, path: &Path, bytes_max: u64) -> Result<Option<Opened>, OffsetError> {
         let open = self.disk.open(path, OpenMode::Read);
         match open.and_then(|file| file.read_whole(bytes_max).map(|bytes| (file, bytes))) {
             Ok(read) => Ok(Some(read)),

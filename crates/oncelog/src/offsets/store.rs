@@ -18,8 +18,8 @@ pub trait OffsetStore: Send + Sync {
     /// `Io`, `Serialization`, `Lock`: it is not known; never taken for nothing.
     fn get(&self, source: &str) -> Result<Option<Offset>, OffsetError>;
 
-    /// As [`OffsetStore::get`], for whoever only asks what may not be gone behind: what it says need not be durable yet,
-    /// so no sync is waited for. Costs what `get` costs unless a store says otherwise.
+    /// As [`OffsetStore::get`], for whoever only asks what may not be gone behind: what it says need not be durable
+    /// yet, so no sync is waited for. Costs what `get` costs unless a store says otherwise.
     ///
     /// # Errors
     /// As [`OffsetStore::get`].

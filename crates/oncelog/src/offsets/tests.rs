@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::clock::{Clock, SystemClock};
 use crate::disk::{Disk, DiskFile, MemoryDisk, OpenMode};
+use crate::error::ErrorKind;
 
 fn sequence(number: u64) -> Offset {
     Offset::Sequence(number)
@@ -554,6 +555,8 @@ struct Slow {
     /// Every offset of `a` that was committed, in order; and how often the store was told.
     told: std::sync::Mutex<(Vec<u64>, usize)>,
     pause: Duration,
+    /// So many commits panic or fail, by turns.
+    failing: std::sync::atomic::AtomicU64,
     /// Called in the next read, once.
     between: std::sync::Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
@@ -578,6 +581,12 @@ impl OffsetStore for Slow {
     }
     fn commit(&self, source: &str, offset: &Offset) -> Result<Option<Offset>, OffsetError> {
         self.tells(&BTreeMap::from([(source.to_owned(), offset.clone())]));
+        let left = self.failing.load(std::sync::atomic::Ordering::SeqCst);
+        if left > 0 {
+            self.failing.store(left - 1, std::sync::atomic::Ordering::SeqCst);
+            assert!(left % 2 == 1, "on purpose");
+            return Err(OffsetError::Lock { file: "/lock".into() });
+        }
         self.inner.commit(source, offset)
     }
     fn commit_all(&self, offsets: &BTreeMap<String, Offset>) -> Result<BTreeMap<String, Option<Offset>>, OffsetError> {
@@ -718,6 +727,57 @@ fn a_commit_that_fails_or_panics_is_tried_by_the_next() {
     assert_eq!(tracker.get_all_pending().len(), 1, "it is recorded all the same");
     record(3).unwrap();
     assert!(tracker.get_all_pending().is_empty());
+}
+
+fn in_time(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = std::time::Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < Duration::from_secs(60), "{what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn what_is_due_is_committed_while_nobody_calls() {
+    let store = Arc::new(InMemoryOffsetStore::new());
+    let tracker = OffsetTracker::with_strategy(Arc::clone(&store), CommitStrategy::Periodic(1_000));
+    let tracker = tracker.commit_in_background(Duration::from_millis(20)).unwrap();
+    for number in 1..5 {
+        let began = std::time::Instant::now();
+        tracker.record("a", sequence(number)).unwrap();
+        in_time("nobody commits", || store.get("a").unwrap() == Some(sequence(number)));
+        assert!(began.elapsed() >= Duration::from_millis(20), "not sooner than that");
+    }
+    tracker.record("b", sequence(1)).unwrap();
+    tracker.close().unwrap();
+    assert_eq!(store.get("b").unwrap(), Some(sequence(1)));
+    assert_eq!(Arc::strong_count(&store), 1, "nobody is left who has it");
+    // Whoever waits for long is not waited for.
+    let tracker = OffsetTracker::with_strategy(Arc::clone(&store), CommitStrategy::Periodic(1_000));
+    let tracker = tracker.commit_in_background(Duration::from_secs(100_000)).unwrap();
+    tracker.record("b", sequence(2)).unwrap();
+    assert_eq!(store.get("b").unwrap(), Some(sequence(1)));
+    drop(tracker);
+    assert_eq!((store.get("b").unwrap(), Arc::strong_count(&store)), (Some(sequence(2)), 1));
+    for strategy in [CommitStrategy::Auto, CommitStrategy::Manual] {
+        let tracker = OffsetTracker::with_strategy(Arc::clone(&store), strategy);
+        let refused = tracker.commit_in_background(Duration::from_millis(1)).err().unwrap();
+        assert!(matches!(&refused, OffsetError::Store(error) if error.kind() == ErrorKind::Invalid), "{refused}");
+    }
+}
+
+/// A store that panics and fails at first keeps the thread from nothing, and is not asked without a pause.
+#[test]
+fn the_background_of_a_tracker_tries_again_after_a_pause() {
+    let store = Arc::new(Slow { failing: 4.into(), ..Slow::default() });
+    let tracker = OffsetTracker::with_strategy(Arc::clone(&store), CommitStrategy::Periodic(1_000));
+    let began = std::time::Instant::now();
+    let tracker = tracker.commit_in_background(Duration::from_millis(20)).unwrap();
+    tracker.record("a", sequence(7)).unwrap();
+    in_time("it gives up", || store.inner.get("a").unwrap() == Some(sequence(7)));
+    assert!(began.elapsed() >= Duration::from_millis(5 * 20), "five tries, each after a pause");
+    in_time("it stays pending", || tracker.get_all_pending().is_empty());
+    tracker.close().unwrap();
 }
 
 fn any_offset() -> impl Strategy<Value = Offset> {

@@ -28,7 +28,8 @@ pub enum CommitStrategy {
     /// With each record.
     #[default]
     Auto,
-    /// With the `n`th, 2`n`th ... record **of its source**; see [`OffsetTracker::commit_interval`] for the time.
+    /// With the `n`th, 2`n`th ... record **of its source**; see [`OffsetTracker::commit_interval`] and
+    /// [`OffsetTracker::commit_in_background`] for the time.
     Periodic(u64),
     /// When [`OffsetTracker::commit`] is called.
     Manual,
@@ -148,7 +149,7 @@ impl<S: OffsetStore> OffsetTracker<S> {
 
     /// With [`CommitStrategy::Periodic`], commits what is pending for so long too. Looked at by every
     /// [`OffsetTracker::record`] of any source, and by [`OffsetTracker::commit_due`], which a consumer calls while
-    /// nothing comes.
+    /// nothing comes; or else by a thread: [`OffsetTracker::commit_in_background`].
     #[must_use]
     pub fn commit_interval(mut self, interval: Duration) -> OffsetTracker<S> {
         self.interval = Some(interval);
@@ -206,8 +207,8 @@ impl<S: OffsetStore> OffsetTracker<S> {
 
     /// Says that `next` is the next to read of `source`, and commits it if the strategy says so.
     ///
-    /// The store is asked each time ([`OffsetStore::peek`]), since others may have committed through it: a map in memory, a
-    /// row of a store, the identity of one file, or the bytes of a small one; never a sync.
+    /// The store is asked each time ([`OffsetStore::peek`]), since others may have committed through it: a map in
+    /// memory, a row of a store, the identity of one file, or the bytes of a small one; never a sync.
     ///
     /// # Errors
     /// `InvalidOffset`: lower than what was recorded before, or committed by anybody, or no place; nothing has changed.
@@ -269,6 +270,18 @@ impl<S: OffsetStore> OffsetTracker<S> {
         let (Some(interval), CommitStrategy::Periodic(_)) = (self.interval, self.strategy) else { return Ok(()) };
         let now = self.clock.monotonic();
         self.commit_those(|known| now.saturating_sub(known.since) >= interval)
+    }
+
+    pub(super) fn strategy(&self) -> CommitStrategy {
+        self.strategy
+    }
+
+    /// How long it is until something is due; `None` where nothing is pending.
+    pub(super) fn until_due(&self) -> Option<Duration> {
+        let (interval, now) = (self.interval?, self.clock.monotonic());
+        let state = self.state.lock();
+        let pending = state.sources.values().filter(|known| known.pending.is_some());
+        pending.map(|known| known.since.saturating_add(interval).saturating_sub(now)).min()
     }
 
     /// Commits what is pending of a source; does nothing if there is nothing.
@@ -393,6 +406,11 @@ impl<S: OffsetStore> OffsetTracker<S> {
     /// # Errors
     /// As [`OffsetTracker::commit`].
     pub fn close(self) -> Result<(), OffsetError> {
+        self.end()
+    }
+
+    /// What is left behind is not tried again when it is dropped.
+    pub(super) fn end(&self) -> Result<(), OffsetError> {
         let closed = self.shut();
         self.state.lock().sources.clear();
         closed
