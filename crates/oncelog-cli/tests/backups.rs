@@ -72,3 +72,31 @@ fn what_is_wrong_is_told_with_its_code() {
     std::fs::write(&manifest, &good[..good.len() - 1]).unwrap();
     shell.fails("backup list --from place", 4, &name);
 }
+
+/// How far the archive carries a backup, and what is missing, is in the list and in a verification.
+#[test]
+fn a_gap_in_the_archive_is_listed() {
+    let shell = Shell::new();
+    let target = oncelog::BackupTarget::dir(shell.path("place")).unwrap();
+    let data = shell.path("oncelog-data");
+    let round = |archived: bool| {
+        let options = if archived { Store::options().journal_archive(target.clone()) } else { Store::options() };
+        let store = options.open(&data).unwrap();
+        store.producer(ORDERS).unwrap().append("ann", &1).unwrap();
+        store.close().unwrap();
+    };
+    round(true);
+    shell.ok("backup create --to place");
+    round(true);
+    assert!(shell.ok("backup list --from place --output json").contains(r#""missing":null"#));
+    round(false);
+    round(true);
+    let listed = shell.ok("backup list --from place");
+    assert!(listed.contains("ARCHIVE") && listed.contains(" missing)"), "{listed}");
+    assert!(shell.ok("backup verify --from place").contains(" missing)\nresult   sound"));
+    shell.fails("backup restore --from place --time 2100-01-01T00:00:00Z --into x", 1, "are missing in the archive");
+    shell.ok("backup create --to place");
+    assert!(!shell.ok("backup verify --from place").contains("missing"));
+    let told = shell.ok("backup restore --from place --time 2100-01-01T00:00:00Z --into x");
+    assert!(told.contains("records  4"), "{told}");
+}

@@ -106,7 +106,7 @@ mod migrate {
 #[doc = include_str!("../../../docs/backup.md")]
 struct Backups;
 
-pub use backup::{BackupInfo, BackupTarget, PruneReport};
+pub use backup::{ArchiveReach, BackupInfo, BackupTarget, PruneReport};
 #[cfg(feature = "object-store")]
 pub use checkpoint::ObjectCheckpointStore;
 pub use checkpoint::{

@@ -610,8 +610,12 @@ fn any_point_between_backups_can_be_had() {
     let mut pieces: Vec<_> = fs::read_dir(&folder).unwrap().map(|piece| piece.unwrap().path()).collect();
     pieces.sort();
     assert!(pieces.len() > 4, "{pieces:?}");
-    let last: u64 =
-        pieces.last().unwrap().file_stem().unwrap().to_str().unwrap().split_once('-').unwrap().1.parse().unwrap();
+    let frames = |piece: &Path| {
+        let name = piece.file_stem().unwrap().to_str().unwrap();
+        let mut numbers = name.split('-').take(2).map(|number| number.parse::<u64>().unwrap());
+        (numbers.next().unwrap(), numbers.next().unwrap())
+    };
+    let last = frames(pieces.last().unwrap()).1;
     let until = |lsn: u64| {
         let into = dir.path().join("gap");
         let error = RestoreOptions::new().until_lsn("main", oncelog::Lsn(lsn)).restore(&target, &into).unwrap_err();
@@ -620,10 +624,7 @@ fn any_point_between_backups_can_be_had() {
     };
     assert_eq!(until(last + 1).kind(), ErrorKind::NotFound);
     let hidden = &pieces[pieces.len() / 2];
-    let (from, to) = {
-        let name = hidden.file_stem().unwrap().to_str().unwrap().split_once('-').unwrap();
-        (name.0.parse::<u64>().unwrap(), name.1.parse::<u64>().unwrap())
-    };
+    let (from, to) = frames(hidden);
     let good = fs::read(hidden).unwrap();
     fs::remove_file(hidden).unwrap();
     let gap = until(last);

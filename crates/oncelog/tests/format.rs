@@ -957,8 +957,10 @@ fn backups() {
     let name = small(&mut rest);
     assert_eq!(take(&mut rest, name), b"main");
     assert_eq!((little(take(&mut rest, 4)), little(take(&mut rest, 8))), (0, 1), "number and epoch");
+    let opening = little(take(&mut rest, 8));
     let (rows, lsn) = (little(take(&mut rest, 8)) - 1, little(take(&mut rest, 8)));
     assert_eq!((lsn, rows), (report.owners[0].1.0, lsn - 1), "one frame is behind the trim point");
+    let link = little(take(&mut rest, 8));
     let files = small(&mut rest);
     let mut seen = Vec::new();
     for _ in 0..files {
@@ -985,6 +987,18 @@ fn backups() {
     assert_eq!((small(&mut stream), little(take(&mut stream, 8))), (1, lsn));
     let len = small(&mut stream);
     assert_eq!(stream.len(), len);
+    // Nothing is archived: the link begins at the trim point.
+    let manifest = made.read("/s/owners/main/MANIFEST");
+    let (copy, file) = (structure("MANIFEST copy"), structure("MANIFEST file"));
+    let trim = file.bytes(&manifest, "odd first copy");
+    assert_eq!((copy.number(trim, "archive from"), copy.number(trim, "archive link")), (0, 0));
+    assert_eq!(copy.number(trim, "opening"), i128::from(opening));
+    assert_eq!(copy.bytes(trim, "openings")[8..16], opening.to_le_bytes(), "of epoch 1");
+    let id = u128::from_le_bytes(made.store.id().0);
+    let named = ["journal salt", "journal position", "chain", "next LSN"];
+    let words = [u64::try_from(id >> 64).expect("half"), id as u64].into_iter();
+    let words = words.chain(named.map(|name| u64::try_from(copy.number(trim, name)).expect("a number")));
+    assert_eq!(next_link(words.fold(0, |state, word| mix(state ^ mix(word))), lsn, stream), link);
     assert!(stream.windows(5).any(|bytes| bytes == b"later"));
     // The first row is the least of the catalogue.
     let mut stream = &rows.1[..];
@@ -992,6 +1006,19 @@ fn backups() {
     let len = small(&mut stream);
     assert_eq!(&take(&mut stream, len)[..8], [0; 8]);
     assert_eq!(segment.1, made.read(format!("/s/{}", segment.0))[..segment.1.len()]);
+}
+
+/// The output of SplitMix64.
+fn mix(word: u64) -> u64 {
+    let word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
+}
+
+fn next_link(link: u64, lsn: u64, body: &[u8]) -> u64 {
+    let sum = u64::try_from(sum(&[body])).expect("32 bits");
+    mix(mix(link ^ lsn) ^ ((sum << 32) ^ body.len() as u64))
 }
 
 #[test]
@@ -1003,6 +1030,8 @@ fn pieces_of_an_archive() {
     store.producer(ORDERS).expect("a topic").append("ann", b"first").expect("room");
     let id = store.id();
     store.close().expect("room");
+    let folder = PathBuf::from(format!("/t/journal/{id}/main"));
+    let paths = disk.list(&folder).expect("a folder");
     let bytes = only_object(&disk, "/t/journal");
     let head = structure("Piece head");
     head.check_magic(&bytes);
@@ -1018,6 +1047,24 @@ fn pieces_of_an_archive() {
     assert_eq!(take(&mut rest, name), b"main");
     assert_eq!(small(&mut rest), 1, "marks");
     assert_eq!((little(take(&mut rest, 8)), little(take(&mut rest, 8))), (2, NOW_MS.unsigned_abs()));
+    let mut link = u64::try_from(head.number(&bytes, "before")).expect("a number");
+    let name = format!("{:020}-{:020}-{link:016x}-{:016x}.frames", 1, 2, head.number(&bytes, "after"));
+    assert_eq!(paths, [folder.join(name)]);
+    let mut frames = rest;
+    for lsn in 1..=2 {
+        assert_eq!(little(take(&mut frames, 8)), lsn);
+        // Shorter than 16 KiB.
+        let first = usize::from(take(&mut frames, 1)[0]);
+        let len = if first < 128 { first } else { first - 128 + (usize::from(take(&mut frames, 1)[0]) << 7) };
+        link = next_link(link, lsn, take(&mut frames, len));
+    }
+    assert_eq!(i128::from(link), head.number(&bytes, "after"));
+    let manifest = structure("MANIFEST file");
+    let whole = disk.open(Path::new("/s/owners/main/MANIFEST"), OpenMode::Read).expect("a manifest");
+    let whole = whole.read_whole(1 << 20).expect("a manifest");
+    let copy = structure("MANIFEST copy");
+    let trim = manifest.bytes(&whole, "odd first copy");
+    assert_eq!((copy.number(trim, "archive from"), copy.number(trim, "archive link")), (1, i128::from(link)));
     assert_eq!(little(take(&mut rest, 8)), 1, "the first frame");
     assert!(rest.windows(5).any(|bytes| bytes == b"first"));
 }

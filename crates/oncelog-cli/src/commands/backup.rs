@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use oncelog::{BackupTarget, ErrorKind, Lsn, RestoreOptions, RestoreReport};
+use oncelog::{ArchiveReach, BackupTarget, ErrorKind, Lsn, RestoreOptions, RestoreReport};
 use serde::Serialize;
 
 use crate::cli::{OutputArgument, StoreArgument};
@@ -61,8 +61,9 @@ struct CreateArguments {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  oncelog backup list --from /mnt/backups\n  \
                         oncelog backup list --from /mnt/backups --output json\n\n\
-                        Exit code 4 where the manifest of one cannot be read; the others are listed. What they hold \
-                        is looked at by `oncelog backup verify`.")]
+                        ARCHIVE says how far the archived journals carry a backup, and which frames are missing \
+                        then: a later backup needs them no more. Exit code 4 where the manifest of one cannot be \
+                        read; the others are listed. What they hold is looked at by `oncelog backup verify`.")]
 struct ListArguments {
     #[command(flatten)]
     from: Place,
@@ -200,6 +201,40 @@ fn owners_text(owners: &[Owner]) -> String {
     owners.iter().map(|owner| format!("{} at {}", owner.name, owner.lsn)).collect::<Vec<_>>().join(", ")
 }
 
+/// How far the archived journal of an owner carries a backup.
+#[derive(Serialize)]
+struct Archived {
+    name: String,
+    until: u64,
+    /// The first and the last of the frames that are missing behind that.
+    missing: Option<(u64, u64)>,
+    other_history: Option<u64>,
+    damage: Option<String>,
+}
+
+impl Archived {
+    fn of(reach: &ArchiveReach) -> Archived {
+        Archived {
+            name: reach.owner.clone(),
+            until: reach.until.0,
+            missing: reach.gap.map(|(first, last)| (first.0, last.0)),
+            other_history: reach.other_history.map(|lsn| lsn.0),
+            damage: reach.damage.as_ref().map(ToString::to_string),
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("{} to {}", self.name, self.until);
+        if let Some((first, last)) = self.missing {
+            text.push_str(&format!(" (then {first} to {last} missing)"));
+        }
+        if let Some(lsn) = self.other_history {
+            text.push_str(&format!(" (another history, to {lsn})"));
+        }
+        text
+    }
+}
+
 #[derive(Serialize)]
 struct Created {
     backup: String,
@@ -240,6 +275,8 @@ struct Listed {
     taken: Option<String>,
     store: Option<String>,
     owners: Vec<Owner>,
+    /// How far the archived journals carry it.
+    archives: Vec<Archived>,
     bytes: Option<u64>,
     /// Why it cannot.
     damage: Option<String>,
@@ -256,6 +293,7 @@ fn list(arguments: &ListArguments) -> Result<(), Failure> {
                 taken: good.then(|| time(backup.taken_ms)),
                 store: good.then(|| backup.store.to_string()),
                 owners: owners(&backup.owners),
+                archives: backup.archives.iter().map(Archived::of).collect(),
                 bytes: good.then_some(backup.bytes),
                 damage: backup.damage.map(|error| error.to_string()),
             }
@@ -265,10 +303,13 @@ fn list(arguments: &ListArguments) -> Result<(), Failure> {
         let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
         let row = |entry: &Listed| {
             let bytes = entry.bytes.map_or_else(|| "-".to_owned(), |bytes| bytes.to_string());
-            vec![entry.backup.clone(), text(&entry.taken), bytes, text(&entry.store), owners_text(&entry.owners)]
+            let archives: Vec<_> = entry.archives.iter().map(Archived::text).collect();
+            let archives = if archives.is_empty() { "-".to_owned() } else { archives.join(", ") };
+            let (taken, store) = (text(&entry.taken), text(&entry.store));
+            vec![entry.backup.clone(), taken, bytes, store, owners_text(&entry.owners), archives]
         };
         let rows: Vec<_> = listed.iter().map(row).collect();
-        out::columns(&["BACKUP", "TAKEN", "BYTES", "STORE", "OWNERS"], &rows)
+        out::columns(&["BACKUP", "TAKEN", "BYTES", "STORE", "OWNERS", "ARCHIVE"], &rows)
     })?;
     match listed.iter().find_map(|entry| entry.damage.as_ref()) {
         Some(damage) => Err(Failure::new(exit::CORRUPT, damage)),
@@ -287,6 +328,10 @@ struct Restored {
     records: u64,
     bytes: u64,
     newest: String,
+    /// Owners that were taken back from that frame, to fit the others.
+    held_back: Vec<Owner>,
+    /// Owners of which the archive has another history too, to that frame.
+    other_histories: Vec<Owner>,
 }
 
 impl Restored {
@@ -301,6 +346,8 @@ impl Restored {
             records: report.records,
             bytes: report.bytes,
             newest: time(report.newest_ms),
+            held_back: owners(&report.held_back),
+            other_histories: owners(&report.other_histories),
         }
     }
 
@@ -308,7 +355,11 @@ impl Restored {
         let Restored { backup, taken, source, store, topics, records, newest, .. } = self;
         let lsns = owners_text(&self.owners);
         let of = format!("backup   {backup}, of {taken}\nsource   {source}\n");
-        format!("{of}store    {store}\nowners   {lsns}\ntopics   {topics}\nrecords  {records}\nnewest   {newest}\n")
+        let held = |owner: &Owner| format!("held     {}, from {}, to fit the other owners\n", owner.name, owner.lsn);
+        let other = |owner: &Owner| format!("other    {} has another history there, to {}\n", owner.name, owner.lsn);
+        let told: String = self.held_back.iter().map(held).chain(self.other_histories.iter().map(other)).collect();
+        let what = format!("store    {store}\nowners   {lsns}\ntopics   {topics}\nrecords  {records}\n");
+        format!("{of}{what}newest   {newest}\n{told}")
     }
 }
 
@@ -337,6 +388,7 @@ fn restore(arguments: &RestoreArguments) -> Result<(), Failure> {
 struct Verified {
     sound: bool,
     restored: Restored,
+    archives: Vec<Archived>,
     damage: Vec<String>,
 }
 
@@ -347,12 +399,16 @@ fn verify(arguments: &VerifyArguments) -> Result<(), Failure> {
     let temporary = temporary.map_err(|error| Failure::io("make a temporary directory", &error))?;
     let scratch = arguments.scratch.clone().unwrap_or_else(|| temporary.path().join("store"));
     let found = options(arguments.backup.as_ref()).verify(&target, &scratch).map_err(told)?;
+    let archives: Vec<_> = found.archives.iter().map(Archived::of).collect();
     let damage: Vec<String> = found.store.damage.iter().map(ToString::to_string).collect();
-    let verified = Verified { sound: damage.is_empty(), restored: Restored::of(&found.restored), damage };
+    let damage: Vec<String> =
+        damage.into_iter().chain(archives.iter().filter_map(|archive| archive.damage.clone())).collect();
+    let verified = Verified { sound: found.is_sound(), restored: Restored::of(&found.restored), archives, damage };
     out::answer(arguments.output.output, &verified, |verified| {
         let damage: String = verified.damage.iter().map(|damage| format!("damage   {damage}\n")).collect();
         let sound = if verified.sound { "sound" } else { "damaged" };
-        format!("{}{damage}result   {sound}\n", verified.restored.text())
+        let archives = verified.archives.iter().map(|archive| format!("archive  {}\n", archive.text()));
+        format!("{}{}{damage}result   {sound}\n", verified.restored.text(), archives.collect::<String>())
     })?;
     match verified.damage.first() {
         Some(damage) => Err(Failure::new(exit::CORRUPT, damage)),

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::chunks::{CHUNK_BYTES, Chunk, ChunkId};
+use super::link::Link;
 use crate::codec::{CheckSite, Input, crc32c, put_bytes, put_varint, same, varint_len};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, Lsn, OwnerId, StoreId, unescape_name};
@@ -42,10 +43,14 @@ pub(crate) struct OwnerImage {
     pub(crate) number: OwnerId,
     /// The newest opening.
     pub(crate) epoch: Epoch,
+    /// What that has drawn.
+    pub(crate) opening: u64,
     /// What its rows reflect; `None`: no opening of it was ever finished, and it has neither rows nor frames.
     pub(crate) rows_lsn: Option<Lsn>,
     /// What its rows and frames together reflect.
     pub(crate) lsn: Lsn,
+    /// Of the frame of that LSN: which of its histories this is.
+    pub(crate) link: Link,
 }
 
 /// A file of the store, or a stream in the place of several.
@@ -128,9 +133,11 @@ pub(super) fn encode(manifest: &BackupManifest) -> Result<Vec<u8>> {
         put_bytes(&mut out, owner.name.as_bytes());
         out.extend_from_slice(&owner.number.0.to_le_bytes());
         out.extend_from_slice(&owner.epoch.0.to_le_bytes());
+        out.extend_from_slice(&owner.opening.to_le_bytes());
         // One more, so that 0 is none.
         out.extend_from_slice(&owner.rows_lsn.map_or(0, |lsn| lsn.0 + 1).to_le_bytes());
         out.extend_from_slice(&owner.lsn.0.to_le_bytes());
+        out.extend_from_slice(&owner.link.0.to_le_bytes());
     }
     put_varint(&mut out, manifest.files.len() as u64);
     for (path, file) in &manifest.files {
@@ -241,12 +248,14 @@ impl Reader<'_> {
             }
             let number = OwnerId(self.input.u32().ok_or_else(|| self.short())?);
             let epoch = Epoch(self.input.u64().ok_or_else(|| self.short())?);
+            let opening = self.input.u64().ok_or_else(|| self.short())?;
             let rows_lsn = self.input.u64().ok_or_else(|| self.short())?.checked_sub(1).map(Lsn);
             let lsn = Lsn(self.input.u64().ok_or_else(|| self.short())?);
+            let link = Link(self.input.u64().ok_or_else(|| self.short())?);
             if number > OwnerId::MAX || lsn < rows_lsn.unwrap_or_default() || lsn.0 == u64::MAX {
                 return Err(self.flaw(format!("owner {name:?} cannot be as it says")));
             }
-            owners.push(OwnerImage { name, number, epoch, rows_lsn, lsn });
+            owners.push(OwnerImage { name, number, epoch, opening, rows_lsn, lsn, link });
         }
         Ok(owners)
     }
@@ -292,8 +301,10 @@ pub(super) mod tests {
             name: name.to_owned(),
             number: OwnerId(number),
             epoch: Epoch(3),
+            opening: 4,
             rows_lsn,
             lsn: Lsn(lsn),
+            link: Link(lsn + 1),
         };
         BackupManifest {
             store: StoreId([1; 16]),

@@ -3,7 +3,7 @@
 //! ```text
 //! TARGET/chunks/ab/abcdef...    bytes of files, each chunk named by the SHA-256 of what it holds
 //! TARGET/backups/NAME.backup    a manifest: which owner at which LSN, which files of which chunks
-//! TARGET/journal/STORE/OWNER/    archived frames: what happened between backups
+//! TARGET/journal/STORE/OWNER/    archived frames: what happened between backups, in pieces that name what they follow
 //! TARGET/marks/KIND-ID          who is at work: a backup, or a prune
 //! ```
 //!
@@ -19,18 +19,24 @@ mod chunks;
 mod files;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
+mod history;
+mod link;
 mod manifest;
 mod marks;
 mod piece;
 mod prune;
+mod reach;
 mod stream;
 mod target;
 
 pub(crate) use chunks::{CHUNK_BYTES, Chunk, Cutter, Uploads};
+pub(crate) use history::History;
+pub(crate) use link::Link;
 pub(crate) use manifest::{BackupManifest, FileImage, FilePlace, OwnerImage};
 pub(crate) use marks::{Mark, MarkKind};
-pub(crate) use piece::{PIECE_BYTES_MAX, Piece, TimeMark, frames_of_name};
+pub(crate) use piece::{PIECE_BYTES_MAX, Piece, PieceName, TimeMark};
 pub use prune::PruneReport;
+pub use reach::ArchiveReach;
 pub(crate) use stream::{ChunkReader, frames_begin, frames_of, put_frame, rows_begin};
 pub(crate) use target::JOURNAL;
 pub use target::{BackupInfo, BackupTarget};

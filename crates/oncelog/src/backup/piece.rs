@@ -1,8 +1,11 @@
-//! A piece of an archived journal: frames without a gap, and when some of them were the newest. `docs/format.md` has
-//! the tables.
+//! A piece of an archived journal: frames without a gap, what they follow, and when some of them were the newest.
+//! `docs/format.md` has the tables.
 
+use std::fmt;
 use std::path::Path;
 
+use super::history::Place;
+use super::link::Link;
 use super::stream::put_frame;
 use crate::codec::{CheckSite, Input, crc32c, put_bytes, put_varint, same};
 use crate::error::{Error, ErrorKind, Result};
@@ -10,7 +13,7 @@ use crate::ids::{Lsn, StoreId};
 
 const MAGIC: [u8; 8] = *b"OLPIECE\0";
 const VERSION: u32 = 1;
-const HEAD_BYTES: usize = 72;
+const HEAD_BYTES: usize = 88;
 const SUM_BYTES: usize = 4;
 /// Of a whole piece: one frame, which has 1 GiB at most, and what is around it.
 pub(crate) const PIECE_BYTES_MAX: u64 = 2 << 30;
@@ -30,6 +33,10 @@ pub(crate) struct Piece {
     pub(crate) owner: String,
     pub(crate) first: Lsn,
     pub(crate) last: Lsn,
+    /// Of the frame before the first.
+    pub(crate) before: Link,
+    /// Of the last frame.
+    pub(crate) after: Link,
     /// In order of LSNs.
     pub(crate) marks: Vec<TimeMark>,
     /// The frames, one behind the other, each its LSN and its body.
@@ -37,21 +44,39 @@ pub(crate) struct Piece {
 }
 
 impl Piece {
-    /// A piece that is filled by [`Piece::push`]; `first` is the LSN of the first frame.
-    pub(crate) fn begin(store: StoreId, identity: StoreId, owner: &str, first: Lsn) -> Piece {
+    /// A piece that is filled by [`Piece::push`]; `first` is the LSN of the first frame, `before` the link of that
+    /// before it.
+    pub(crate) fn begin(store: StoreId, identity: StoreId, owner: &str, (first, before): (Lsn, Link)) -> Piece {
         let (owner, marks, frames) = (owner.to_owned(), Vec::new(), Vec::new());
-        Piece { store, identity, owner, first, last: Lsn(first.0.saturating_sub(1)), marks, frames }
+        let last = Lsn(first.0.saturating_sub(1));
+        Piece { store, identity, owner, first, last, before, after: before, marks, frames }
     }
 
     /// Adds the next frame.
     pub(crate) fn push(&mut self, lsn: Lsn, body: &[u8]) {
         put_frame(&mut self.frames, lsn, body);
         self.last = lsn;
+        self.after = self.after.next(lsn, body);
     }
 
-    /// What its file or object is called: pieces sort by their first frames.
-    pub(crate) fn name(&self) -> String {
-        piece_name(self.first, self.last)
+    /// What its file or object is called.
+    pub(crate) fn name(&self) -> PieceName {
+        PieceName { first: self.first, last: self.last, before: self.before, after: self.after }
+    }
+
+    /// The link of frame `lsn`, which it holds, or of that before it.
+    ///
+    /// # Errors
+    /// As [`Piece::each`].
+    pub(crate) fn link_of(&self, lsn: Lsn) -> Result<Link> {
+        let mut found = self.before;
+        self.each(|at, body| {
+            if at <= lsn {
+                found = found.next(at, body);
+            }
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     /// Hands the frames to `each`.
@@ -61,16 +86,17 @@ impl Piece {
     pub(crate) fn each(&self, mut each: impl FnMut(Lsn, &[u8]) -> Result<()>) -> Result<()> {
         let malformed =
             || Error::new(ErrorKind::Corrupt, "the frames of an archived journal are not those of its head");
-        let (mut input, mut next) = (Input::new(&self.frames), self.first);
+        let (mut input, mut next, mut link) = (Input::new(&self.frames), self.first, self.before);
         while !input.is_empty() {
             let (Some(lsn), Some(body)) = (input.u64(), input.bytes()) else { return Err(malformed()) };
             if Lsn(lsn) != next {
                 return Err(malformed());
             }
             next = next.next();
+            link = link.next(Lsn(lsn), body);
             each(Lsn(lsn), body)?;
         }
-        if next == self.last.next() { Ok(()) } else { Err(malformed()) }
+        if (next, link) == (self.last.next(), self.after) { Ok(()) } else { Err(malformed()) }
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -83,13 +109,15 @@ impl Piece {
         }
         out.extend_from_slice(&self.frames);
         let bytes = (out.len() + SUM_BYTES) as u64;
-        let head: [&[u8]; 7] = [
+        let head: [&[u8]; 9] = [
             &MAGIC,
             &VERSION.to_le_bytes(),
             &self.store.0,
             &self.identity.0,
             &self.first.0.to_le_bytes(),
             &self.last.0.to_le_bytes(),
+            &self.before.0.to_le_bytes(),
+            &self.after.0.to_le_bytes(),
             &bytes.to_le_bytes(),
         ];
         let head = head.concat();
@@ -119,9 +147,11 @@ impl Piece {
         }
         let fields = (|| {
             let (store, identity) = (StoreId(input.array()?), StoreId(input.array()?));
-            Some((store, identity, Lsn(input.u64()?), Lsn(input.u64()?), input.u64()?))
+            let (first, last) = (Lsn(input.u64()?), Lsn(input.u64()?));
+            let (before, after) = (Link(input.u64()?), Link(input.u64()?));
+            Some((store, identity, PieceName { first, last, before, after }, input.u64()?))
         })();
-        let (store, identity, first, last, length) = fields.ok_or_else(|| flawed(0, "its head is short"))?;
+        let (store, identity, name, length) = fields.ok_or_else(|| flawed(0, "its head is short"))?;
         if length != bytes.len() as u64 || bytes.len() < HEAD_BYTES + SUM_BYTES {
             return Err(flawed(bytes.len(), &format!("it should have {length} bytes, and has {}", bytes.len())));
         }
@@ -139,10 +169,11 @@ impl Piece {
             Some((owner, marks))
         })();
         let (owner, marks) = rest.ok_or_else(|| flawed(HEAD_BYTES, "it is malformed"))?;
+        let PieceName { first, last, before, after } = name;
         if first > last || last.0 == u64::MAX {
             return Err(flawed(44, "its frames are in no order"));
         }
-        Ok(Piece { store, identity, owner, first, last, marks, frames: input.rest().to_vec() })
+        Ok(Piece { store, identity, owner, first, last, before, after, marks, frames: input.rest().to_vec() })
     }
 }
 
@@ -150,15 +181,45 @@ fn little_u32(bytes: &[u8]) -> u32 {
     bytes.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }
 
-fn piece_name(first: Lsn, last: Lsn) -> String {
-    format!("{:020}-{:020}.frames", first.0, last.0)
+/// What a piece is called, and says in its head: pieces sort by their first frames. The same frames make the same name,
+/// so two that differ never take each other's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PieceName {
+    pub(crate) first: Lsn,
+    pub(crate) last: Lsn,
+    /// Of the frame before the first.
+    pub(crate) before: Link,
+    /// Of the last frame.
+    pub(crate) after: Link,
 }
 
-/// The first and the last frame of the piece of that name; `None`: it is the name of something else.
-pub(crate) fn frames_of_name(name: &str) -> Option<(Lsn, Lsn)> {
-    let (first, last) = name.strip_suffix(".frames")?.split_once('-')?;
-    let (first, last) = (Lsn(first.parse().ok()?), Lsn(last.parse().ok()?));
-    (piece_name(first, last) == name && first <= last).then_some((first, last))
+impl PieceName {
+    /// The frame before it.
+    pub(super) fn before_place(self) -> Place {
+        (Lsn(self.first.0.saturating_sub(1)), self.before)
+    }
+
+    /// Its last frame.
+    pub(super) fn end(self) -> Place {
+        (self.last, self.after)
+    }
+
+    /// Reads a name; `None`: it is that of something else.
+    pub(crate) fn read(name: &str) -> Option<PieceName> {
+        let mut parts = name.strip_suffix(".frames")?.split('-');
+        let mut part = || parts.next();
+        let (first, last) = (Lsn(part()?.parse().ok()?), Lsn(part()?.parse().ok()?));
+        let mut link = || u64::from_str_radix(part()?, 16).ok().map(Link);
+        let read = PieceName { first, last, before: link()?, after: link()? };
+        (read.to_string() == name && first <= last).then_some(read)
+    }
+}
+
+impl fmt::Display for PieceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PieceName { first, last, before, after } = self;
+        write!(f, "{:020}-{:020}-{:016x}-{:016x}.frames", first.0, last.0, before.0, after.0)
+    }
 }
 
 #[cfg(test)]
@@ -167,7 +228,7 @@ mod tests {
 
     #[test]
     fn comes_back_and_every_flipped_bit_is_seen() {
-        let mut piece = Piece::begin(StoreId([1; 16]), StoreId([2; 16]), "main", Lsn(7));
+        let mut piece = Piece::begin(StoreId([1; 16]), StoreId([2; 16]), "main", (Lsn(7), Link(3)));
         piece.push(Lsn(7), b"seven");
         piece.push(Lsn(8), b"");
         piece.marks.push(TimeMark { lsn: Lsn(8), ms: -5 });
@@ -188,9 +249,13 @@ mod tests {
         for len in 0..bytes.len() {
             assert!(Piece::decode(&bytes[..len], place).is_err(), "{len} bytes");
         }
+        assert_eq!(PieceName::read(&piece.name().to_string()), Some(piece.name()));
+        assert_eq!(PieceName::read("7-8-3-4.frames"), None);
+        assert_eq!((piece.link_of(Lsn(6)).unwrap(), piece.link_of(Lsn(8)).unwrap()), (piece.before, piece.after));
+        assert_eq!(piece.link_of(Lsn(7)).unwrap(), Link(3).next(Lsn(7), b"seven"));
+        let other = Piece { before: Link(4), ..piece.clone() };
+        assert!(other.each(|_, _| Ok(())).is_err(), "its frames do not lead from one link to the other");
         piece.last = Lsn(9);
         assert!(piece.each(|_, _| Ok(())).is_err());
-        assert_eq!(frames_of_name(&piece.name()), Some((Lsn(7), Lsn(9))));
-        assert_eq!(frames_of_name("7-9.frames"), None);
     }
 }

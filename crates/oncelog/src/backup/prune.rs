@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::chunks::ChunkId;
 use super::manifest::OwnerImage;
 use super::marks::{Mark, MarkKind};
-use super::piece::frames_of_name;
+use super::piece::PieceName;
 use super::target::{BACKUPS, BackupTarget, CHUNKS, JOURNAL, manifest_object, number_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::escape_name;
@@ -89,8 +89,8 @@ impl BackupTarget {
             let [identity, owner, name] = parts[..] else { continue };
             let Some(owners) = needed.get(identity) else { continue };
             let image = owners.iter().find(|image| escape_name(&image.name) == owner);
-            if let (Some(image), Some((_, last))) = (image, frames_of_name(name))
-                && last <= image.lsn
+            if let (Some(image), Some(piece)) = (image, PieceName::read(name))
+                && piece.last <= image.lsn
             {
                 removed += u64::from(self.remove_object(&format!("{JOURNAL}/{object}"))?);
             }

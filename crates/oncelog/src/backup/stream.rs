@@ -1,6 +1,7 @@
 //! Rows and frames as streams of bytes, and back, over the chunks of a file.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 
 use super::chunks::{CHUNK_BYTES, Chunk};
 use super::manifest::FileImage;
@@ -70,7 +71,10 @@ impl<'t> ChunkReader<'t> {
         };
         let found = bytes.len() as u64;
         if found != length {
-            return Err(told(found.min(length), &format!("has {found} bytes, and should have {length}")));
+            return Err(told(
+                found.min(length),
+                &format!("is damaged: it has {found} bytes, and should have {length}"),
+            ));
         }
         if !chunk.id.is_of(&bytes) {
             return Err(told(0, "is damaged: its hash does not fit"));
@@ -78,13 +82,13 @@ impl<'t> ChunkReader<'t> {
         Ok(Some(bytes))
     }
 
-    /// Hands every row to `each`, in order of keys.
-    pub(crate) fn rows(self, mut each: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+    /// Hands every row to `each`, in order of keys, until it breaks off.
+    pub(crate) fn rows(self, mut each: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>) -> Result<()> {
         self.items(|input| {
             let mut ahead = *input;
-            let (Some(key), Some(value)) = (ahead.bytes(), ahead.bytes()) else { return Ok(false) };
+            let (Some(key), Some(value)) = (ahead.bytes(), ahead.bytes()) else { return Ok(Taken::Part) };
             *input = ahead;
-            each(key, value).map(|()| true)
+            each(key, value).map(|flow| if flow.is_break() { Taken::Enough } else { Taken::Item })
         })
     }
 
@@ -92,14 +96,14 @@ impl<'t> ChunkReader<'t> {
     pub(crate) fn frames(self, mut each: impl FnMut(Lsn, &[u8]) -> Result<()>) -> Result<()> {
         self.items(|input| {
             let mut ahead = *input;
-            let (Some(lsn), Some(body)) = (ahead.u64(), ahead.bytes()) else { return Ok(false) };
+            let (Some(lsn), Some(body)) = (ahead.u64(), ahead.bytes()) else { return Ok(Taken::Part) };
             *input = ahead;
-            each(Lsn(lsn), body).map(|()| true)
+            each(Lsn(lsn), body).map(|()| Taken::Item)
         })
     }
 
-    /// `take` takes one item from the input, or answers `false` where there is no whole one.
-    fn items(mut self, mut take: impl FnMut(&mut Input<'_>) -> Result<bool>) -> Result<()> {
+    /// `take` takes one item from the input, if there is a whole one.
+    fn items(mut self, mut take: impl FnMut(&mut Input<'_>) -> Result<Taken>) -> Result<()> {
         let mut begun = false;
         while let Some(bytes) = self.next_chunk()? {
             self.buffer.drain(..self.taken);
@@ -116,7 +120,13 @@ impl<'t> ChunkReader<'t> {
                     }
                 }
             }
-            while !input.is_empty() && take(&mut input)? {}
+            while !input.is_empty() {
+                match take(&mut input)? {
+                    Taken::Item => {}
+                    Taken::Part => break,
+                    Taken::Enough => return Ok(()),
+                }
+            }
             self.taken = self.buffer.len() - input.rest().len();
         }
         if !begun || self.taken < self.buffer.len() {
@@ -125,6 +135,15 @@ impl<'t> ChunkReader<'t> {
         }
         Ok(())
     }
+}
+
+/// What was taken of a stream.
+enum Taken {
+    Item,
+    /// Nothing: the rest of it comes with the next chunk.
+    Part,
+    /// An item, and no more are asked for.
+    Enough,
 }
 
 /// Hands every frame of a stream that is in memory to `each`.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::files::Files;
 use super::manifest::{self, BackupManifest};
+use super::reach::{ArchiveReach, Archives};
 use crate::chance::Chance;
 use crate::disk::{Disk, RealDisk};
 use crate::error::{Error, ErrorKind, Result};
@@ -61,6 +62,9 @@ pub struct BackupInfo {
     pub owners: Vec<(String, Lsn)>,
     /// Bytes of all its files.
     pub bytes: u64,
+    /// How far the archived journals of the owners carry it, as far as the names of their pieces tell. Only of owners
+    /// that have something there: see [`StoreOptions::journal_archive`](crate::StoreOptions::journal_archive).
+    pub archives: Vec<ArchiveReach>,
     /// Why it cannot be used, if it cannot: the fields above are empty then.
     pub damage: Option<Error>,
 }
@@ -111,7 +115,7 @@ impl BackupTarget {
     /// # Errors
     /// `Unavailable`: the target cannot be read.
     pub fn list(&self) -> Result<Vec<BackupInfo>> {
-        let mut found = Vec::new();
+        let (mut found, archives) = (Vec::new(), Archives::list(self)?);
         for name in self.names()? {
             match self.read_manifest(&name) {
                 Ok(manifest) => found.push(BackupInfo {
@@ -119,6 +123,7 @@ impl BackupTarget {
                     store: manifest.identity,
                     owners: manifest.owners.iter().map(|owner| (owner.name.clone(), owner.lsn)).collect(),
                     bytes: manifest.bytes(),
+                    archives: archives.reaches(&manifest),
                     damage: None,
                     name,
                 }),
@@ -126,7 +131,8 @@ impl BackupTarget {
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::UnsupportedVersion) => {
                     let (taken_ms, store, owners, bytes) = (0, StoreId([0; 16]), Vec::new(), 0);
-                    found.push(BackupInfo { name, taken_ms, store, owners, bytes, damage: Some(error) });
+                    let (archives, damage) = (Vec::new(), Some(error));
+                    found.push(BackupInfo { name, taken_ms, store, owners, bytes, archives, damage });
                 }
                 Err(error) => return Err(error),
             }

@@ -4,12 +4,14 @@
 //! trim point moves: frames behind the old one -> spool (durable) -> manifest -> journal files are given up
 //!                                                   | by a thread of its own
 //!                                                   v
-//!                            TARGET/journal/STORE/OWNER/FIRST-LAST.frames, then the spool file is removed
+//!                            TARGET/journal/STORE/OWNER/PIECE.frames, then the spool file is removed
 //! ```
 //!
 //! Invariants:
 //! * No trim point passes a frame that is not in the spool or in the archive, the ones that end a recovery included. So
-//!   the trim point says how far the frames are kept, and nothing else need be remembered.
+//!   the trim point says how far the frames are kept. With it the manifest says from where on, and the [`Link`] of the
+//!   last one, which the next piece follows: a trim point of an opening that does not archive takes that away, so the
+//!   next one that does knows that there is a gap, and begins anew.
 //! * What is spooled was durable in the journal: no recovery ever takes it back. A crash between spool and manifest has
 //!   the same frames spooled again, in other pieces; whoever reads them takes each once.
 //! * Nothing waits for the target, which may be far away: a spool that grows beyond its limit refuses what is new.
@@ -20,7 +22,9 @@ use std::time::Duration;
 
 use super::Core;
 use super::layout::make_dir;
-use crate::backup::{BackupTarget, JOURNAL, PIECE_BYTES_MAX, Piece, TimeMark, frames_of_name};
+use super::manifest::{Archived, Manifest};
+use super::options::StoreOptions;
+use crate::backup::{BackupTarget, JOURNAL, Link, PIECE_BYTES_MAX, Piece, PieceName, TimeMark};
 use crate::disk::{OpenMode, SyncSite};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, StoreId, escape_name};
@@ -33,6 +37,8 @@ const PIECE_BYTES: usize = 16 << 20;
 const MARK_EVERY: Duration = Duration::from_secs(1);
 /// So many notes wait for the next piece; when there are more, every second one goes.
 const MARKS_MAX: usize = 4096;
+/// Added to the name of a file in the spool that has rotted.
+const DAMAGED: &str = "damaged";
 /// What could not be brought to the target is tried again after so long.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
@@ -51,6 +57,8 @@ pub(super) struct Archiving {
     /// Bytes in the spool.
     pub(super) behind: AtomicU64,
     pub(super) failures: AtomicU64,
+    /// Files in the spool that had rotted.
+    pub(super) set_aside: AtomicU64,
     /// The directory of the spool is there, durably.
     is_made: AtomicBool,
     waiting: Mutex<()>,
@@ -104,27 +112,39 @@ impl Core {
         self.manifest.lock().trim_position().map_or(Lsn(0), |at| Lsn(at.next_lsn.0 - 1))
     }
 
+    /// From which frame on there is no gap.
+    pub(super) fn archive_from(&self) -> Option<Lsn> {
+        let archived = self.manifest.lock().archived();
+        archived.filter(|_| self.options.journal_archive.is_some()).map(|archived| archived.from)
+    }
+
     /// Keeps the frames between the trim point in force and `position`, which is about to follow it. Durable on return.
+    /// Gives what the manifest says of the archive with that trim point.
     ///
     /// # Errors
     /// `Full`: no room; nothing has changed.
-    pub(super) fn spool_until(&self, position: JournalPosition) -> Result<()> {
+    pub(super) fn spool_until(&self, position: JournalPosition) -> Result<Option<Archived>> {
+        let (from, archived) = {
+            let manifest = self.manifest.lock();
+            (manifest.trim_position().unwrap_or(position), manifest.archived())
+        };
+        let is_new = from.next_lsn < position.next_lsn;
         if self.options.journal_archive.is_none() {
-            return Ok(());
+            return Ok(archived.filter(|_| !is_new));
         }
-        let Some(from) = self.manifest.lock().trim_position() else { return Ok(()) };
-        if from.next_lsn >= position.next_lsn {
-            return Ok(());
+        let begun = archived.unwrap_or_else(|| Archived { from: from.next_lsn, link: begin_at(self.store, &from) });
+        if !is_new {
+            return Ok(Some(begun));
         }
         self.make_spool()?;
         let (now_ms, last) = (self.options.clock.now_ms(), Lsn(position.next_lsn.0 - 1));
         let marks = std::mem::take(&mut self.archiving.marks.lock().marks);
         let (store, owner) = (self.store, &self.layout.name);
-        let mut piece = Piece::begin(store, self.identity, owner, from.next_lsn);
+        let mut piece = Piece::begin(store, self.identity, owner, (from.next_lsn, begun.link));
         journal::replay(&*self.disk, &self.layout.journal, store, from, Some(last), |lsn, body| {
             piece.push(lsn, body);
             if piece.frames.len() >= PIECE_BYTES || lsn == last {
-                let next = Piece::begin(store, self.identity, owner, lsn.next());
+                let next = Piece::begin(store, self.identity, owner, (lsn.next(), piece.after));
                 let mut whole = std::mem::replace(&mut piece, next);
                 let within = |mark: &&TimeMark| (whole.first..=whole.last).contains(&mark.lsn);
                 whole.marks = marks.iter().filter(within).copied().collect();
@@ -141,7 +161,7 @@ impl Core {
             .map_err(|error| Error::sync(dir, "sync the spool of the archive", error))?;
         self.note_spool();
         self.archiving.spooled.notify_all();
-        Ok(())
+        Ok(Some(Archived { link: piece.after, ..begun }))
     }
 
     /// Makes the directory of the spool, durably. One that is there may have been made by a process that was killed
@@ -160,7 +180,7 @@ impl Core {
 
     fn spool(&self, piece: &Piece) -> Result<()> {
         let dir = &self.layout.archive;
-        let path = dir.join(piece.name());
+        let path = dir.join(piece.name().to_string());
         // Whoever had the owner before may still write: not to the same file.
         let new = path.with_extension(format!("{}.new", self.epoch));
         let doing = |error| Error::io(&path, "spool frames for the archive", error);
@@ -184,6 +204,8 @@ impl Core {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(Error::io(dir, "list the spool of the archive", error)),
         };
+        let set_aside = found.iter().filter(|path| path.extension().is_some_and(|kind| kind == DAMAGED)).count();
+        self.archiving.set_aside.store(set_aside as u64, Ordering::SeqCst);
         found.retain(|path| piece_of(path).is_some());
         found.sort();
         Ok(found)
@@ -208,28 +230,53 @@ impl Core {
         let (folder, mut shipped) = (archive_folder(self.identity, &self.layout.name), 0);
         let pieces = self.spooled().inspect_err(|error| self.note_archive_failure(error))?;
         for path in pieces {
-            self.ship(&options.target, &folder, &path).inspect_err(|error| self.note_archive_failure(error))?;
-            shipped += 1;
+            match self.ship(&options.target, &folder, &path) {
+                Ok(()) => shipped += 1,
+                // None keeps those behind it from being archived.
+                Err(NotShipped::Damaged(error)) => {
+                    self.note_archive_failure(&error);
+                    self.set_aside(&path)?;
+                }
+                Err(NotShipped::Otherwise(error)) => {
+                    self.note_archive_failure(&error);
+                    return Err(error);
+                }
+            }
             self.note_spool();
         }
         Ok(shipped)
     }
 
-    fn ship(&self, target: &BackupTarget, folder: &str, path: &Path) -> Result<()> {
+    fn ship(&self, target: &BackupTarget, folder: &str, path: &Path) -> std::result::Result<(), NotShipped> {
         let Some(name) = piece_of(path) else { return Ok(()) };
         let read = self.disk.open(path, OpenMode::Read).and_then(|file| file.read_whole(PIECE_BYTES_MAX));
         let bytes = read.map_err(|error| Error::io(path, "read the spool of the archive", error))?;
         // Rot is not archived as if it were frames.
-        Piece::decode(&bytes, path)?;
+        let piece = Piece::decode(&bytes, path).map_err(NotShipped::Damaged)?;
+        let told = (piece.store, piece.identity, &piece.owner, piece.name());
+        if told != (self.store, self.identity, &self.layout.name, name) {
+            let what = "frames that are spooled under another name than theirs";
+            return Err(NotShipped::Damaged(Error::corrupt(path, 0, what)));
+        }
         target.write_object(&format!("{folder}/{name}"), &bytes)?;
         target.settle_folder(folder)?;
         // Were this undone by a power cut, it is archived once more.
         match self.disk.remove(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::io(path, "remove what is archived", error))
+                Err(Error::io(path, "remove what is archived", error).into())
             }
             _ => Ok(()),
         }
+    }
+
+    /// Keeps what has rotted for whoever looks into it; its frames are missing in the archive, which whoever looks there
+    /// is told. Were this undone by a power cut, it is done once more.
+    fn set_aside(&self, path: &Path) -> Result<()> {
+        let aside = path.with_extension(format!("frames.{DAMAGED}"));
+        let moved = self.disk.rename(path, &aside);
+        moved.map_err(|error| Error::io(path, "set a damaged piece of the archive aside", error))?;
+        tracing::error!(file = %aside.display(), "frames are missing in the archive: make a backup");
+        Ok(())
     }
 
     fn note_archive_failure(&self, error: &Error) {
@@ -239,9 +286,38 @@ impl Core {
     }
 }
 
+/// Why a piece is not in the target.
+enum NotShipped {
+    /// It is not what was spooled.
+    Damaged(Error),
+    Otherwise(Error),
+}
+
+impl From<Error> for NotShipped {
+    fn from(error: Error) -> NotShipped {
+        NotShipped::Otherwise(error)
+    }
+}
+
 /// The name of a piece; `None`: the file is something else.
-fn piece_of(path: &Path) -> Option<&str> {
-    path.file_name()?.to_str().filter(|name| frames_of_name(name).is_some())
+fn piece_of(path: &Path) -> Option<PieceName> {
+    PieceName::read(path.file_name()?.to_str()?)
+}
+
+/// The link of the frame before that place, where nothing is archived before it: whatever else was written in the life
+/// of that journal file is in the chain.
+pub(super) fn begin_at(store: StoreId, at: &JournalPosition) -> Link {
+    let store = u128::from_le_bytes(store.0);
+    let halves = [(store >> 64) as u64, store as u64];
+    Link::begin(&[halves[0], halves[1], at.salt, at.position, u64::from(at.chain), at.next_lsn.0])
+}
+
+/// The first frame that is archived from now on, if frames before it are not.
+pub(super) fn archive_gap(options: &StoreOptions, found: &Manifest) -> Option<Lsn> {
+    let (at, _) = found.trim.as_ref().filter(|_| options.journal_archive.is_some() && found.archived.is_none())?;
+    let gap = Some(at.next_lsn).filter(|first| *first > Lsn(1))?;
+    tracing::warn!(frame = gap.0, "the journal was not archived up to this frame: make a backup");
+    Some(gap)
 }
 
 /// The thread that brings the spool to the target. Dropping it ends and joins it; what is spooled then is brought to

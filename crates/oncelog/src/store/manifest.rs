@@ -36,10 +36,10 @@ use crate::ids::{Epoch, OwnerId, StoreId};
 use crate::journal::JournalPosition;
 use crate::process::Process;
 use crate::wake::Arc;
-use copy::{COPY_BYTES, FILE_BYTES, encode, newest, newest_of};
+use copy::{COPY_BYTES, FILE_BYTES, OPENINGS, encode, newest, newest_of, place_of};
 use holder::{HOLDER_AT, HOLDER_BYTES, encode_holder, read_holder};
 
-pub(super) use copy::{Copy, Manifest, OWNER_BYTES, PAIRS, State, Written, read_copies};
+pub(super) use copy::{Archived, Copy, Manifest, OWNER_BYTES, PAIRS, State, Written, read_copies};
 
 /// The manifest's file, locked.
 pub(super) struct ManifestFile {
@@ -98,9 +98,22 @@ impl ManifestFile {
     pub(super) fn begin(&mut self, store: StoreId, owner: &str, number: OwnerId) -> Result<()> {
         let extended = self.file()?.set_len(FILE_BYTES as u64);
         extended.map_err(|error| Error::io(&self.path, "write the manifest", error))?;
-        let (epoch, opening, state, trim, written) = (Epoch(0), 0, State::Open, None, Written::First);
+        let (epoch, opening, state, written) = (Epoch(0), 0, State::Open, Written::First);
+        let (trim, archived, openings) = (None, None, [0; OPENINGS]);
         let owner = owner.to_owned();
-        self.write(Manifest { generation: 1, store, owner, number, epoch, opening, written, state, trim })
+        self.write(Manifest {
+            generation: 1,
+            store,
+            owner,
+            number,
+            epoch,
+            opening,
+            written,
+            state,
+            trim,
+            archived,
+            openings,
+        })
     }
 
     /// What the manifest at `path` says, whoever holds its lock; `None` where there is none or no whole copy.
@@ -176,6 +189,7 @@ impl ManifestFile {
         let mut next = before.clone();
         next.generation += 1;
         (next.epoch, next.opening, next.state) = (epoch, opening, state);
+        next.openings[place_of(epoch)] = opening;
         self.write_unsettled(next)?;
         fence.is_unsettled();
         fence.begin();
@@ -184,12 +198,17 @@ impl ManifestFile {
         match newest_of(copies, |copy| copy.epoch < epoch) {
             Some(later) if later.generation > before.generation => {
                 let later = Manifest { state: State::Open, written: Written::First, ..later };
-                let trim = later.trim.clone();
-                self.update(|next| next.trim = trim)?;
+                let (trim, archived) = (later.trim.clone(), later.archived);
+                self.update(|next| (next.trim, next.archived) = (trim, archived))?;
                 Ok((later, fence))
             }
             _ => Ok((before, fence)),
         }
+    }
+
+    /// What is archived before the trim point.
+    pub(super) fn archived(&self) -> Option<Archived> {
+        self.now.as_ref()?.archived
     }
 
     /// Where a recovery would start.
@@ -339,6 +358,7 @@ fn first_to_write(pair: &[Copy; 2]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backup::Link;
     use crate::disk::MemoryDisk;
     use crate::error::ErrorKind;
     use crate::ids::Lsn;
@@ -367,6 +387,8 @@ mod tests {
             written: Written::First,
             state: State::Closed,
             trim: Some((at, state)),
+            archived: Some(Archived { from: Lsn(9), link: Link(10) }),
+            openings: std::array::from_fn(|place| place as u64),
         }
     }
 

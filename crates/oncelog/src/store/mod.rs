@@ -396,6 +396,8 @@ impl Store {
             topics_held: core.pipeline.delays.held(),
             archive_behind_bytes: core.archiving.behind.load(Ordering::SeqCst),
             archive_failures: core.archiving.failures.load(Ordering::SeqCst),
+            archive_from: core.archive_from(),
+            archive_set_aside: core.archiving.set_aside.load(Ordering::SeqCst),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::archive::Shipping;
+use super::archive::{Shipping, archive_gap};
 use super::background::Background;
 use super::compact::Compacting;
 use super::coordinator::Coordinated;
@@ -276,6 +276,7 @@ impl Opening {
         // What is mended goes to new places, as after a crash.
         let clean = found.state == State::Closed && mends.is_none();
         self.report.clean = clean;
+        self.report.archive_gap = archive_gap(&self.options, found);
         if let Some((at, _)) = &found.trim {
             self.view.publish(Lsn(at.next_lsn.0 - 1));
             if clean {

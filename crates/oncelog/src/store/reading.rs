@@ -15,7 +15,7 @@ use crate::transaction::system::{self, CatalogueKey, NextIds};
 use crate::transaction::{Effect, effects};
 
 /// The topics of an owner, and where their partitions end.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Ends {
     topics: BTreeSet<TopicId>,
     /// The id of the next one; `None`: it has made none yet.
@@ -79,7 +79,7 @@ impl Ends {
 }
 
 /// How far the consumers of an owner have read in topics of others.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Reads {
     owner: OwnerId,
     next: BTreeMap<(String, TopicId, PartitionId), LogOffset>,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use crate::ids::{LogOffset, PartitionId};
+use crate::ids::{LogOffset, Lsn, PartitionId};
 
 /// What an opening found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +25,10 @@ pub struct RecoveryReport {
     pub manifest_repaired: bool,
     /// Files that nothing names, left by a crash and removed.
     pub swept: Vec<PathBuf>,
+    /// The journal is archived from now on, and its frames before this one are not in the archive, or end somewhere
+    /// before it: an opening without [`StoreOptions::journal_archive`](crate::StoreOptions::journal_archive) has given
+    /// them up. No earlier backup can be brought behind it: make one.
+    pub archive_gap: Option<Lsn>,
 }
 
 /// Bytes that were cut off at the end of the journal.
@@ -85,12 +89,23 @@ pub struct StoreStats {
     pub archive_behind_bytes: u64,
     /// How often they could not be brought there.
     pub archive_failures: u64,
+    /// The first frame from which on all are archived, or will be, without a gap: a backup from there or behind it can
+    /// be brought to any later point. `None`: the journal is not archived, or is not yet.
+    pub archive_from: Option<Lsn>,
+    /// Files of frames in the owner's directory that had rotted before they were archived. They were set aside, with
+    /// `.damaged` behind their names, and their frames are missing in the archive: make a backup.
+    pub archive_set_aside: u64,
 }
 
 impl fmt::Display for RecoveryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let gap = |f: &mut fmt::Formatter<'_>| match self.archive_gap {
+            Some(from) => write!(f, "; the archive of the journal begins anew at frame {from}: make a backup"),
+            None => Ok(()),
+        };
         if self.clean {
-            return f.write_str("closed in order, nothing to recover");
+            f.write_str("closed in order, nothing to recover")?;
+            return gap(f);
         }
         write!(f, "recovered: {} frames replayed ({} bytes)", self.frames, self.frames_bytes)?;
         if let Some(torn) = &self.torn {
@@ -107,6 +122,6 @@ impl fmt::Display for RecoveryReport {
         if !self.swept.is_empty() {
             write!(f, "; {} leftover files removed", self.swept.len())?;
         }
-        Ok(())
+        gap(f)
     }
 }

@@ -107,11 +107,12 @@ impl Core {
         rows: TableBatch,
         state: State,
     ) -> Result<()> {
-        if !is_kept(StepSite::ArchiveBeforeTrim) || self.options.mends.is_some() {
+        let archived = if !is_kept(StepSite::ArchiveBeforeTrim) || self.options.mends.is_some() {
             // A mutant: what is not archived is given up. Or a repair: what it takes is not what was.
+            None
         } else {
-            self.spool_until(position)?;
-        }
+            self.spool_until(position)?
+        };
         touched.iter().try_for_each(|partition| partition.sync())?;
         // Blocks of the table file are not of this opening alone: whoever has lost the owner keeps off.
         self.fence.check()?;
@@ -133,6 +134,7 @@ impl Core {
             .update(|next| {
                 next.trim = Some((position, root));
                 next.state = state;
+                next.archived = archived;
             })
             .inspect_err(|_| self.pipeline.journal.fail())?;
         tracing::debug!(lsn = position.next_lsn.0 - 1, ?state, "trim point moved");

@@ -76,7 +76,8 @@ impl StoreReader {
 
 fn backup(reader: &StoreReader, target: &BackupTarget, own: Option<&Core>) -> Result<BackupReport> {
     let mark = Mark::put(target, MarkKind::Backup)?;
-    let mut work = Work { reader, uploads: Uploads::begin(target)?, segments: known_segments(reader, target)? };
+    let (uploads, before) = (Uploads::begin(target)?, newest_of(reader, target)?);
+    let mut work = Work { reader, uploads, before, copied: BTreeMap::new() };
     let mut met: Option<(Error, Option<u64>)> = None;
     for _ in 0..ATTEMPTS {
         let cuts = reader.cuts(own)?;
@@ -116,19 +117,17 @@ fn backup(reader: &StoreReader, target: &BackupTarget, own: Option<&Core>) -> Re
     Err(met.into_iter().map(|(error, _)| error).fold(unavailable, Error::because))
 }
 
-/// Segments that the newest backups of the store have: nothing of them need be read again.
-fn known_segments(reader: &StoreReader, target: &BackupTarget) -> Result<BTreeMap<String, FileImage>> {
+/// The newest backup of the store: segments that it has need not be read again.
+fn newest_of(reader: &StoreReader, target: &BackupTarget) -> Result<Option<BackupManifest>> {
     for name in target.names()?.iter().rev() {
         match target.read_manifest(name) {
-            Ok(manifest) if manifest.identity == reader.id() => {
-                return Ok(manifest.files.into_iter().filter(|(path, _)| path.ends_with(".segment")).collect());
-            }
+            Ok(manifest) if manifest.identity == reader.id() => return Ok(Some(manifest)),
             Ok(_) => {}
             // It costs reading, and nothing else. Whoever lists the backups is told.
             Err(error) => tracing::warn!(%error, backup = name, "a backup cannot be read"),
         }
     }
-    Ok(BTreeMap::new())
+    Ok(None)
 }
 
 /// Why a copy came to nothing.
@@ -155,7 +154,9 @@ impl Failed {
 struct Work<'w> {
     reader: &'w StoreReader,
     uploads: Uploads<'w>,
-    segments: BTreeMap<String, FileImage>,
+    before: Option<BackupManifest>,
+    /// Segments, by path.
+    copied: BTreeMap<String, FileImage>,
 }
 
 /// What the rows of an owner say of its segments.
@@ -196,7 +197,7 @@ impl Work<'_> {
                     generation: row.generation,
                     salt: row.salt,
                 };
-                let (path, file) = self.copy_segment(&dir, &head, &row)?;
+                let (path, file) = self.copy_segment(cut, &dir, &head, &row)?;
                 files.insert(path, file);
             }
         }
@@ -204,8 +205,10 @@ impl Work<'_> {
             name: cut.owner.clone(),
             number: cut.manifest.number,
             epoch: cut.manifest.epoch,
+            opening: cut.manifest.opening,
             rows_lsn: cut.rows.is_some().then_some(cut.rows_lsn),
             lsn: cut.lsn,
+            link: cut.link,
         });
         let store = cuts.first().map_or(self.reader.id(), |cut| cut.manifest.store);
         Ok(BackupManifest { store, identity: self.reader.id(), taken_ms, owners: owners.collect(), files })
@@ -232,6 +235,7 @@ impl Work<'_> {
 
     fn copy_segment(
         &mut self,
+        cut: &Cut,
         dir: &Path,
         head: &SegmentHead,
         row: &SegmentRow,
@@ -241,11 +245,10 @@ impl Work<'_> {
         let outside = || Error::invalid("a segment outside of its store").in_file(&path);
         let of_segment = Failed::of_segment(row.salt);
         let named = named.ok_or_else(outside).map_err(&of_segment)?;
-        if let Some(known) = self.segments.get(&named)
-            && (known.salt, known.bytes()) == (row.salt, row.end_position)
+        if let Some(known) = self.known(cut, &named, row)
             && self.uploads.has(&known.chunks).map_err(Failed::Otherwise)?
         {
-            return Ok((named, known.clone()));
+            return Ok((named, known));
         }
         let gone = |error: std::io::Error| match error.kind() {
             std::io::ErrorKind::NotFound => Error::corrupt(&path, 0, "a segment is gone"),
@@ -255,8 +258,22 @@ impl Work<'_> {
         head.check(&*file, &path).map_err(&of_segment)?;
         let chunks = self.copy_checked(&*file, &path, row)?;
         let image = FileImage { salt: row.salt, chunks };
-        self.segments.insert(named.clone(), image.clone());
+        self.copied.insert(named.clone(), image.clone());
         Ok((named, image))
+    }
+
+    /// What is in a segment that was copied before, by this backup or by the newest one; nothing of the segment need be
+    /// read again. An owner that was set back to an older state may go on in the same segment with other records: so
+    /// that opening must be one of its history which the other backup is of.
+    fn known(&self, cut: &Cut, path: &str, row: &SegmentRow) -> Option<FileImage> {
+        let of_history = |before: &&BackupManifest| {
+            let mut owners = before.owners.iter();
+            let image = owners.find(|image| image.number == cut.manifest.number);
+            image.is_some_and(|image| cut.manifest.has_had(image.epoch, image.opening))
+        };
+        let before = || self.before.as_ref().filter(of_history)?.files.get(path);
+        let known = self.copied.get(path).or_else(before)?;
+        ((known.salt, known.bytes()) == (row.salt, row.end_position)).then(|| known.clone())
     }
 
     fn copy_checked(

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::holder::{HOLDER_AT, HOLDER_BYTES};
+use crate::backup::Link;
 use crate::codec::{CheckSite, Input, crc32c, same};
 use crate::disk::DiskFile;
 use crate::error::{Error, ErrorKind, Result};
@@ -19,6 +20,9 @@ pub(in crate::store) const PAIRS: [[usize; 2]; 2] = [[0, 4096], [8192, 12288]];
 pub(super) const FILE_BYTES: usize = HOLDER_AT + HOLDER_BYTES;
 /// Longest name of an owner.
 pub(in crate::store) const OWNER_BYTES: usize = 64;
+const ARCHIVED_AT: usize = 508;
+/// So many openings are remembered.
+pub(super) const OPENINGS: usize = 32;
 const NUMBER_AT: usize = 1000;
 /// Beyond any journal file.
 const POSITION_MAX: u64 = 1 << 40;
@@ -58,6 +62,33 @@ pub(in crate::store) struct Manifest {
     pub(in crate::store) state: State,
     /// Where replay starts, and the state there. `None` before the first opening is done.
     pub(in crate::store) trim: Option<(JournalPosition, TableRoot)>,
+    /// What the archive of the journal holds before the trim point; `None`: there is none, or it ends before.
+    pub(in crate::store) archived: Option<Archived>,
+    /// What the newest openings have drawn, each in the place of its epoch's remainder: with the epochs, the history of
+    /// the owner. Another one that was set back to an earlier state has other numbers from there on.
+    pub(in crate::store) openings: [u64; OPENINGS],
+}
+
+impl Manifest {
+    /// Whether opening `epoch` is known to be of this history.
+    pub(in crate::store) fn has_had(&self, epoch: Epoch, opening: u64) -> bool {
+        let is_near = epoch <= self.epoch && self.epoch.0 - epoch.0 < OPENINGS as u64;
+        is_near && opening != 0 && self.openings[place_of(epoch)] == opening
+    }
+}
+
+/// The place of an opening in [`Manifest::openings`].
+pub(super) fn place_of(epoch: Epoch) -> usize {
+    usize::try_from(epoch.0 % OPENINGS as u64).unwrap_or_default()
+}
+
+/// Frames that are archived, or spooled for that, up to the trim point and without a gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) struct Archived {
+    /// The first of them.
+    pub(in crate::store) from: Lsn,
+    /// Of the last one.
+    pub(in crate::store) link: Link,
 }
 
 pub(super) fn encode(manifest: &Manifest) -> Vec<u8> {
@@ -82,6 +113,13 @@ pub(super) fn encode(manifest: &Manifest) -> Vec<u8> {
             out.extend_from_slice(&number.to_le_bytes());
         }
         out.extend_from_slice(&state.head[..]);
+    }
+    out.resize(ARCHIVED_AT, 0);
+    for number in manifest.archived.map_or([0, 0], |archived| [archived.from.0, archived.link.0]) {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+    for opening in manifest.openings {
+        out.extend_from_slice(&opening.to_le_bytes());
     }
     out.resize(NUMBER_AT, 0);
     out.extend_from_slice(&manifest.number.0.to_le_bytes());
@@ -179,6 +217,14 @@ fn decode(input: &mut Input<'_>, whole: &[u8]) -> Option<Manifest> {
             Some((JournalPosition { file, salt, position, next_lsn, chain }, state))
         }
     };
+    let mut archived = Input::new(whole.get(ARCHIVED_AT..)?);
+    let mut word = || archived.u64();
+    let archived = Archived { from: Lsn(word()?), link: Link(word()?) };
+    let archived = (archived.from != Lsn(0)).then_some(archived);
+    let mut openings = [0; OPENINGS];
+    for opening in &mut openings {
+        *opening = word()?;
+    }
     let mut rest = Input::new(whole.get(NUMBER_AT..)?);
     let (number, opening) = (OwnerId(rest.u32()?), rest.u64()?);
     let written = if rest.u32()? == 1 { Written::Second } else { Written::First };
@@ -190,5 +236,17 @@ fn decode(input: &mut Input<'_>, whole: &[u8]) -> Option<Manifest> {
             let journal = (1..u64::MAX).contains(&at.next_lsn.0) && at.position < POSITION_MAX;
             journal && state.len < STATE_BYTES_MAX
         });
-    sane.then_some(Manifest { generation, store, owner, number, epoch, opening, written, state, trim })
+    sane.then_some(Manifest {
+        generation,
+        store,
+        owner,
+        number,
+        epoch,
+        opening,
+        written,
+        state,
+        trim,
+        archived,
+        openings,
+    })
 }

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 
 use super::super::Core;
+use super::super::archive::begin_at;
 use super::super::manifest::{Manifest, State};
 use super::super::reading::{Ends, Reads};
 use super::StoreReader;
@@ -17,7 +18,7 @@ use super::live::{Found, Live};
 use super::look::LOOKS;
 use super::offline::{sync_journal, sync_manifest};
 use super::owner::{OwnerReader, PAUSES};
-use crate::backup::{frames_begin, frames_of, put_frame};
+use crate::backup::{Link, frames_begin, frames_of, put_frame};
 use crate::disk::OpenMode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Lsn, TableId};
@@ -35,6 +36,8 @@ pub(in crate::store) struct Cut {
     pub(in crate::store) rows_lsn: Lsn,
     /// What rows and frames reflect together.
     pub(in crate::store) lsn: Lsn,
+    /// Of the frame of that LSN.
+    pub(in crate::store) link: Link,
     /// A stream of frames.
     pub(in crate::store) frames: Vec<u8>,
     /// None of an owner that was never opened to the end.
@@ -130,7 +133,16 @@ impl Cut {
         let reader = Arc::clone(reader);
         let Some((at, root)) = &manifest.trim else {
             let frames = frames_begin();
-            return Ok(Cut { owner, reader, manifest, rows_lsn: Lsn(0), lsn: Lsn(0), frames, rows: None });
+            return Ok(Cut {
+                owner,
+                reader,
+                manifest,
+                rows_lsn: Lsn(0),
+                lsn: Lsn(0),
+                link: Link(0),
+                frames,
+                rows: None,
+            });
         };
         let rows_lsn = Lsn(at.next_lsn.0 - 1);
         // A killed process may not have synced all of it: what is copied must stay in the source too.
@@ -140,10 +152,12 @@ impl Cut {
                 sync_journal(&*reader.disk, &reader.layout)?;
             }
         }
-        let (mut frames, until) = (frames_begin(), until.map(|until| until.max(rows_lsn)));
+        let begin = manifest.archived.map_or_else(|| begin_at(reader.store, at), |archived| archived.link);
+        let (mut frames, mut link, until) = (frames_begin(), begin, until.map(|until| until.max(rows_lsn)));
         let replayed =
             journal::replay(&*reader.disk, &reader.layout.journal, reader.store, *at, until, |lsn, body| {
                 put_frame(&mut frames, lsn, body);
+                link = link.next(lsn, body);
                 Ok(())
             })?;
         let lsn = Lsn(replayed.end.next_lsn.0 - 1);
@@ -155,7 +169,7 @@ impl Cut {
                 TableStore::open(&home, root, rows_lsn, OpenMode::Read)?.hold()?
             }
         };
-        Ok(Cut { owner, reader, manifest, rows_lsn, lsn, frames, rows: Some(rows) })
+        Ok(Cut { owner, reader, manifest, rows_lsn, lsn, link, frames, rows: Some(rows) })
     }
 
     /// Whether what was read of its files since it was taken is what it should be: an error counts only if it is.

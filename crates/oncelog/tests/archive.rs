@@ -1,0 +1,310 @@
+//! The archive of the journal: what is missing in it is told at once, two histories are never mixed, and several owners
+//! are brought to points that fit each other.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail by panic, and makes its own files")]
+
+#[path = "common/copy.rs"]
+mod copy;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use copy::copy_dir;
+use oncelog::clock::Clock;
+use oncelog::{
+    BackupTarget, ConsumerStyle, ErrorKind, Lsn, Outcome, PartitionId, RestoreOptions, RestoreReport, Store,
+    StoreOptions, StoreReader, TopicDef, U64, Utf8, Whence,
+};
+
+const LINES: TopicDef<Utf8, Utf8> = TopicDef::new("lines").file_roll_size(4096);
+const JOBS: TopicDef<Utf8, U64> = TopicDef::new("jobs");
+const BILLS: TopicDef<Utf8, U64> = TopicDef::new("bills");
+
+/// Each look at it is a millisecond later.
+#[derive(Default)]
+struct Ticking(AtomicI64);
+
+impl Clock for Ticking {
+    fn now_ms(&self) -> i64 {
+        1 + self.0.fetch_add(1, Ordering::SeqCst)
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::SeqCst).unsigned_abs())
+    }
+
+    fn sleep(&self, _: Duration) {}
+}
+
+struct Place {
+    dir: tempfile::TempDir,
+    clock: Arc<Ticking>,
+    target: BackupTarget,
+}
+
+impl Place {
+    fn new() -> Place {
+        let dir = tempfile::tempdir().unwrap();
+        let target = BackupTarget::dir(dir.path().join("target")).unwrap();
+        Place { dir, clock: Arc::default(), target }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Archived when it is trimmed.
+    fn archived(&self) -> StoreOptions {
+        self.plain().journal_archive(self.target.clone()).archive_interval(Duration::from_secs(1 << 20))
+    }
+
+    fn plain(&self) -> StoreOptions {
+        Store::options().journal_file_bytes(64 << 10).clock(Arc::clone(&self.clock) as _).manual_duties()
+    }
+
+    fn restore(&self, options: RestoreOptions, name: &str) -> oncelog::Result<(RestoreReport, Vec<String>)> {
+        let into = self.path(name);
+        let report = options.restore(&self.target, &into)?;
+        assert!(StoreReader::open(&into).unwrap().verify(|_| {}).unwrap().is_sound());
+        let store = Store::open(&into).unwrap();
+        let lines = store.consumer(LINES, ConsumerStyle::NonTx(Whence::Oldest)).unwrap();
+        let lines = lines.map(|record| String::from_utf8(record.unwrap().value.unwrap().to_vec()).unwrap()).collect();
+        Ok((report, lines))
+    }
+}
+
+/// Appended, archived, and the time behind it.
+fn write(store: &Store, place: &Place, lines: &[&str]) -> i64 {
+    let producer = store.producer(LINES).unwrap();
+    for line in lines {
+        producer.append("k", line).unwrap();
+        store.trim().unwrap();
+    }
+    store.run_duties().unwrap();
+    assert_eq!(store.stats().archive_behind_bytes, 0);
+    place.clock.now_ms()
+}
+
+/// A machine is set back to an older image of its disk and goes on: its second history has the names, epochs and LSNs
+/// of the first.
+#[test]
+fn two_histories_are_never_mixed() {
+    let place = Place::new();
+    let (data, image) = (place.path("data"), place.path("image"));
+    let store = place.archived().open(&data).unwrap();
+    write(&store, &place, &["before"]);
+    let first = store.backup(&place.target).unwrap().name;
+    write(&store, &place, &["shared"]);
+    store.close().unwrap();
+    copy_dir(&data, &image);
+    // Pieces of both end at the same frames, as long as they can.
+    let store = place.archived().open(&data).unwrap();
+    let at_a1 = write(&store, &place, &["a1"]);
+    let of_a = store.backup(&place.target).unwrap().name;
+    let at_a3 = write(&store, &place, &["a2", "a3"]);
+    store.close().unwrap();
+    fs::remove_dir_all(&data).unwrap();
+    copy_dir(&image, &data);
+    let store = place.archived().open(&data).unwrap();
+    let at_b1 = write(&store, &place, &["b1"]);
+    let of_b = store.backup(&place.target).unwrap().name;
+    let at_b3 = write(&store, &place, &["b2", "b3", "b4"]);
+    store.close().unwrap();
+
+    let until = |backup: &str, ms: i64| RestoreOptions::new().backup(backup).until_time(ms);
+    let (report, lines) = place.restore(until(&first, i64::MAX), "newest").unwrap();
+    assert_eq!(lines, ["before", "shared", "b1", "b2", "b3", "b4"]);
+    assert_eq!(report.other_histories.len(), 1, "{report:?}");
+    for (name, backup, ms, expected) in [
+        ("a1", &first, at_a1, &["before", "shared", "a1"][..]),
+        ("a3", &first, at_a3, &["before", "shared", "a1", "a2", "a3"]),
+        ("b1", &first, at_b1, &["before", "shared", "b1"]),
+        ("b3", &first, at_b3, &["before", "shared", "b1", "b2", "b3", "b4"]),
+        // A backup belongs to one of them.
+        ("of a", &of_a, i64::MAX, &["before", "shared", "a1", "a2", "a3"]),
+        ("of b", &of_b, i64::MAX, &["before", "shared", "b1", "b2", "b3", "b4"]),
+    ] {
+        assert_eq!(place.restore(until(backup, ms), name).unwrap().1, expected, "{name}");
+    }
+    // Where the frames of one end, it is not gone on with those of the other.
+    let end = |name: &String| {
+        place.target.list().unwrap().into_iter().find(|info| info.name == *name).unwrap().archives[0].until
+    };
+    let (of_a_end, of_b_end) = (end(&of_a), end(&of_b));
+    assert!(of_a_end < of_b_end);
+    let beyond = RestoreOptions::new().backup(&of_a).until_lsn("main", of_b_end);
+    assert_eq!(place.restore(beyond, "beyond").unwrap_err().kind(), ErrorKind::NotFound);
+    let verified = RestoreOptions::new().backup(&first).verify(&place.target, place.path("scratch")).unwrap();
+    assert!(verified.is_sound());
+    let reach = &verified.archives[0];
+    assert_eq!((reach.until, reach.gap, reach.other_history), (of_b_end, None, Some(of_a_end)));
+}
+
+/// What an opening without the option has given up is told by the next one with it, and by whoever lists.
+#[test]
+fn a_gap_is_told_when_it_is_made_and_where_it_is() {
+    let place = Place::new();
+    let data = place.path("data");
+    let store = place.archived().open(&data).unwrap();
+    assert_eq!((store.recovery_report().archive_gap, store.stats().archive_from), (None, Some(Lsn(1))));
+    let first = store.backup(&place.target).unwrap();
+    write(&store, &place, &["kept"]);
+    store.close().unwrap();
+    let store = place.plain().open(&data).unwrap();
+    assert_eq!((store.recovery_report().archive_gap, store.stats().archive_from), (None, None));
+    store.producer(LINES).unwrap().append("k", "given up").unwrap();
+    store.close().unwrap();
+    // An opening that gives nothing up makes no gap.
+    for round in 0..3 {
+        let store = place.archived().open(&data).unwrap();
+        let report = store.recovery_report();
+        if round == 0 {
+            let from = report.archive_gap.expect("a gap");
+            assert!(report.to_string().contains(&format!("begins anew at frame {from}")), "{report}");
+            write(&store, &place, &["behind"]);
+            assert_eq!(store.stats().archive_from, Some(from));
+        } else {
+            assert_eq!(report.archive_gap, None, "{round}");
+        }
+        store.close().unwrap();
+        if round == 1 {
+            place.plain().open(&data).unwrap().close().unwrap();
+        }
+    }
+    let listed = place.target.list().unwrap();
+    let reach = &listed[0].archives[0];
+    let (missing, last) = reach.gap.expect("a gap");
+    assert_eq!((reach.owner.as_str(), reach.until.next()), ("main", missing));
+    assert!(missing > first.owners[0].1 && missing <= last, "{reach:?}");
+    let scratch = place.path("scratch");
+    let verified = RestoreOptions::new().verify(&place.target, &scratch).unwrap();
+    assert_eq!((verified.is_sound(), verified.archives[0].gap), (true, Some((missing, last))));
+    let far = || RestoreOptions::new().until_time(i64::MAX);
+    let told = place.restore(far(), "gap").unwrap_err();
+    assert_eq!(told.kind(), ErrorKind::Gap);
+    assert!(told.to_string().contains(&format!("frames {missing} to {last} ")), "{told}");
+    // The next backup needs them no more.
+    let store = place.archived().open(&data).unwrap();
+    store.backup(&place.target).unwrap();
+    write(&store, &place, &["again"]);
+    let listed = place.target.list().unwrap();
+    assert_eq!((listed[0].archives[0].gap.is_some(), listed[1].archives[0].gap), (true, None));
+    assert_eq!(place.restore(far(), "whole").unwrap().1, ["kept", "given up", "behind", "again"]);
+}
+
+/// A file of the spool that has rotted keeps nothing from being archived but its own frames.
+#[test]
+fn a_rotten_file_of_the_spool_is_set_aside() {
+    let place = Place::new();
+    let data = place.path("data");
+    let store = place.archived().open(&data).unwrap();
+    write(&store, &place, &["first"]);
+    store.backup(&place.target).unwrap();
+    let lines = store.producer(LINES).unwrap();
+    for line in ["one", "two", "three"] {
+        lines.append("k", line).unwrap();
+        store.trim().unwrap();
+    }
+    let spool = data.join("owners/main/archive");
+    let spooled = |kind: &str| {
+        let mut found: Vec<_> = fs::read_dir(&spool).unwrap().map(|file| file.unwrap().path()).collect();
+        found.retain(|path| path.extension().is_some_and(|extension| extension == kind));
+        found.sort();
+        found
+    };
+    let pieces = spooled("frames");
+    assert_eq!(pieces.len(), 3);
+    let mut bytes = fs::read(&pieces[1]).unwrap();
+    let last = bytes.len() - 20;
+    bytes[last] ^= 1;
+    fs::write(&pieces[1], &bytes).unwrap();
+    store.run_duties().unwrap();
+    let stats = store.stats();
+    assert_eq!((stats.archive_behind_bytes, stats.archive_set_aside, stats.archive_failures), (0, 1, 1));
+    assert_eq!((spooled("frames").len(), spooled("damaged").len()), (0, 1));
+    assert_eq!(fs::read(&spooled("damaged")[0]).unwrap(), bytes);
+    let frame = |path: &Path| path.file_name().unwrap().to_str().unwrap()[..20].parse().map(Lsn).unwrap();
+    let missing = (frame(&pieces[1]), Lsn(frame(&pieces[2]).0 - 1));
+    assert_eq!(place.target.list().unwrap()[0].archives[0].gap, Some(missing));
+    let verified = RestoreOptions::new().verify(&place.target, place.path("scratch")).unwrap();
+    assert_eq!(verified.archives[0].gap, Some(missing));
+    // It is remembered, until somebody has looked into it.
+    store.close().unwrap();
+    let store = place.archived().open(&data).unwrap();
+    assert_eq!(store.stats().archive_set_aside, 1);
+    store.backup(&place.target).unwrap();
+    write(&store, &place, &["again"]);
+    let far = RestoreOptions::new().until_time(i64::MAX);
+    assert_eq!(place.restore(far, "whole").unwrap().1, ["first", "one", "two", "three", "again"]);
+}
+
+/// Rot in the archive itself is found by a verification, with the name of the object.
+#[test]
+fn rot_in_the_archive_is_told() {
+    let place = Place::new();
+    let store = place.archived().open(place.path("data")).unwrap();
+    store.backup(&place.target).unwrap();
+    write(&store, &place, &["one", "two", "three"]);
+    let folder = place.path("target/journal").join(store.id().to_string()).join("main");
+    let mut pieces: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    pieces.sort();
+    let verify = || RestoreOptions::new().verify(&place.target, place.path("scratch")).unwrap();
+    let whole = verify();
+    assert!(whole.is_sound() && whole.archives[0].gap.is_none());
+    let mut bytes = fs::read(&pieces[1]).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&pieces[1], bytes).unwrap();
+    let verified = verify();
+    assert!(!verified.is_sound() && verified.store.is_sound());
+    let reach = &verified.archives[0];
+    let damage = reach.damage.as_ref().unwrap();
+    assert_eq!((damage.kind(), damage.file()), (ErrorKind::Corrupt, Some(&*pieces[1])), "{damage}");
+    assert!(reach.until < whole.archives[0].until);
+}
+
+/// The archive of the reader goes further than that of the topic it has read: it is taken back.
+#[test]
+fn owners_are_taken_back_to_where_they_fit() {
+    let place = Place::new();
+    let data = place.path("data");
+    let main = place.archived().open(&data).unwrap();
+    let worker = place.archived().attach(&data, "worker").unwrap();
+    let jobs = main.producer(JOBS).unwrap();
+    worker.producer(BILLS).unwrap();
+    main.backup(&place.target).unwrap();
+    let work = |count| {
+        let mut jobs = worker.consumer(JOBS, ConsumerStyle::ClientTx("worker".into())).unwrap();
+        let read = jobs.try_process(Some(count), |record, tx| {
+            tx.append(BILLS, "b", &record.value()?)?;
+            Ok(Outcome::Commit)
+        });
+        read.unwrap();
+    };
+    let archive = |store: &Store| {
+        store.trim().unwrap();
+        store.run_duties().unwrap();
+    };
+    for job in 0..5 {
+        jobs.append("j", &job).unwrap();
+    }
+    archive(&main);
+    // These are made and read, and never archived.
+    for job in 5..10 {
+        jobs.append("j", &job).unwrap();
+    }
+    work(10);
+    archive(&worker);
+    let into = place.path("restored");
+    let report = RestoreOptions::new().until_time(i64::MAX).restore(&place.target, &into).unwrap();
+    let (main, worker) = (Store::open(&into).unwrap(), Store::attach(&into, "worker").unwrap());
+    let end = main.offsets("jobs", PartitionId(0)).unwrap().1.0;
+    let read = worker.committed_offsets("worker", "jobs").unwrap()[0].0;
+    let billed = worker.offsets("bills", PartitionId(0)).unwrap().1.0;
+    assert_eq!((end, read, billed), (5, 5, 5), "no further than need be");
+    let held_back: Vec<_> = report.held_back.iter().map(|(owner, _)| owner.as_str()).collect();
+    assert_eq!(held_back, ["worker"]);
+    assert!(report.held_back[0].1 > report.owners[1].1, "{report:?}");
+    assert_eq!(report.newest_ms, report.taken_ms, "no note of the worker's is of before");
+}
