@@ -6,8 +6,8 @@
 //!                               \-> 41-49 -> 50-55        the machine was set back: another history
 //! ```
 //!
-//! A piece names the link of the frame before it and that of its last one, so it follows just those pieces that end with
-//! the former. Pure: whoever has the pieces' content decides what names leave open.
+//! A piece names the link of the frame before it and that of its last one, so it follows just those pieces that end
+//! with the former. Pure: whoever has the pieces' content decides what names leave open.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,9 +1,9 @@
 //! What tells one history of an owner from another: a link for every frame, made of the link before and the frame.
 //!
-//! A machine that was set back to an older image of its disk goes on from there, with the same names, epochs and LSNs as
-//! the first time. What it writes then is another history. Two histories have the same links up to where they part and
-//! others behind, however the frames are cut into pieces; so whoever puts pieces together compares links, and never
-//! mixes two. Not a defence against forgers: 32 bits of each frame go into it, and the checksums of files are elsewhere.
+//! A machine that was set back to an older image of its disk goes on from there, with the same names, epochs and LSNs
+//! as the first time. What it writes then is another history. Two histories have the same links up to where they part
+//! and others behind, however the frames are cut into pieces; so whoever puts pieces together compares links, and never
+//! mixes two. Not a defence against forgers: 32 bits of each frame go into it. Checksums of files are elsewhere.
 
 use crate::codec::crc32c;
 use crate::ids::Lsn;

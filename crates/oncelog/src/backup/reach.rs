@@ -20,9 +20,9 @@ pub struct ArchiveReach {
     /// The first and the last of the frames that are missing behind that one, if the archive goes on behind them. The
     /// next backup needs them no more.
     pub gap: Option<(Lsn, Lsn)>,
-    /// The archive holds another history of the owner too: its last frame. A machine that was set back to an older image
-    /// of its disk writes a second history under the same name; nothing is ever put together of two. Known only where
-    /// the archive was read.
+    /// The archive holds another history of the owner too: its last frame. A machine that was set back to an older
+    /// image of its disk writes a second history under the same name; nothing is ever put together of two. Known only
+    /// where the archive was read.
     pub other_history: Option<Lsn>,
     /// What is wrong with it, if it was read: frames from there on cannot be had.
     pub damage: Option<Error>,

@@ -269,8 +269,8 @@ impl Core {
         }
     }
 
-    /// Keeps what has rotted for whoever looks into it; its frames are missing in the archive, which whoever looks there
-    /// is told. Were this undone by a power cut, it is done once more.
+    /// Keeps what has rotted for whoever looks into it; its frames are missing in the archive, which whoever looks
+    /// there is told. Were this undone by a power cut, it is done once more.
     fn set_aside(&self, path: &Path) -> Result<()> {
         let aside = path.with_extension(format!("frames.{DAMAGED}"));
         let moved = self.disk.rename(path, &aside);

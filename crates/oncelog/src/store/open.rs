@@ -144,7 +144,9 @@ impl Taken {
 fn serve(core: Arc<Core>, loader: &TopicLoader) -> Result<Store> {
     let core = with_sweep(core)?;
     OwnerPage::forget_earlier(&*core.disk, &core.layout.page, core.epoch);
-    core.sweep_deleted()?;
+    if !core.options.continued {
+        core.sweep_deleted()?;
+    }
     core.show_loaded(loader)?;
     if core.options.manual_duties {
         core.show_what_is_left();

@@ -35,6 +35,7 @@ pub struct StoreOptions {
     pub(super) replay_until: Option<Lsn>,
     /// The directory is being restored: a store to nobody else, and nobody was ever told more than its journal holds.
     pub(super) restoring: bool,
+    pub(super) continued: bool,
     /// What is damaged is mended on the way, as far as that goes.
     pub(super) mends: Option<Arc<Mends>>,
     pub(super) journal_file_bytes: u64,
@@ -86,6 +87,7 @@ impl StoreOptions {
             beside_owner: false,
             replay_until: None,
             restoring: false,
+            continued: false,
             mends: None,
             journal_file_bytes: 16 << 20,
             trim_bytes: 64 << 20,
@@ -281,6 +283,11 @@ impl StoreOptions {
     /// For whoever restores a backup.
     pub(super) fn restoring(self) -> StoreOptions {
         StoreOptions { restoring: true, shared_page: false, ..self }
+    }
+
+    /// More frames are laid behind its end: it commits none by itself.
+    pub(super) fn is_continued(self) -> StoreOptions {
+        StoreOptions { continued: true, ..self }
     }
 
     /// For a reader that recovers in memory, without frames behind `until`.

@@ -231,7 +231,7 @@ impl Core {
         self.compacting.give_up(|_| true);
         self.pipeline.close_to_lax();
         self.pipeline.flush()?;
-        match self.clear_bounds() {
+        match if self.options.continued { Ok(()) } else { self.clear_bounds() } {
             // A trim gives journal files back, and so the room for one more frame.
             Err(error) if error.kind() == ErrorKind::Full => {
                 self.trim(State::Open)?;

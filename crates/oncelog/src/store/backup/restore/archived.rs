@@ -1,4 +1,5 @@
-//! The archive of an owner's journal, read: which of its pieces follow a backup, and which of several histories is meant.
+//! The archive of an owner's journal, read: which of its pieces follow a backup, and which of several histories is
+//! meant.
 
 use std::collections::BTreeSet;
 
@@ -145,16 +146,24 @@ impl<'s> Archive<'s> {
         Ok(false)
     }
 
-    /// Hands the frames from `from` on to `each`, in order, up to `until`.
+    /// Hands the frames from `from` on to `each`, in order, up to `until`, or until it answers `Stop`.
     pub(super) fn each_frame(
         &self,
         trail: &Trail,
         (from, until): (Lsn, Lsn),
-        each: &mut dyn FnMut(Lsn, &[u8]) -> Result<()>,
+        each: &mut dyn FnMut(Lsn, &[u8]) -> Result<Visit>,
     ) -> Result<()> {
+        let mut asked = Visit::Next;
         for name in trail.pieces.iter().filter(|piece| piece.last >= from && piece.first <= until) {
-            let within = |lsn| from <= lsn && lsn <= until;
-            self.read(*name)?.each(|lsn, body| if within(lsn) { each(lsn, body) } else { Ok(()) })?;
+            self.read(*name)?.each(|lsn, body| {
+                if asked == Visit::Next && from <= lsn && lsn <= until {
+                    asked = each(lsn, body)?;
+                }
+                Ok(())
+            })?;
+            if asked == Visit::Stop {
+                break;
+            }
         }
         Ok(())
     }

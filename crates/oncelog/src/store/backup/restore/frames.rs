@@ -1,9 +1,15 @@
 //! The frames behind the rows laid out as a journal, and recovered as after a crash.
+//!
+//! What recovery replays it holds in memory, so a long archive is replayed in steps: frames are laid, recovered and
+//! brought to a trim point, then the next ones are laid behind that. A step ends where the frames of the backup do, or
+//! later: that has no segments of topics that its own frames delete.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use super::super::super::Store;
 use super::super::super::layout::Layout;
+use super::super::super::manifest::{ManifestFile, State};
 use super::super::super::options::StoreOptions;
 use super::super::super::reading::{Ahead, Ends, Reads};
 use super::RestoreReport;
@@ -11,21 +17,26 @@ use super::lay::{Site, owner_file};
 use super::names::Known;
 use super::points::Point;
 use crate::backup::OwnerImage;
+use crate::disk::OpenMode;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Lsn, OwnerId, TopicId};
+use crate::ids::{Epoch, Lsn, OwnerId, TopicId};
 use crate::journal::{FrameLayer, JournalPosition};
-use crate::transaction::{Effect, effects, system};
+use crate::table::Visit;
+use crate::transaction::system;
 use crate::wake::Arc;
 
 impl Site<'_> {
+    /// Lays the frames of the backup, and what is archived behind them, as much as is replayed in one step. Gives where
+    /// replay starts, and the last frame that was laid.
     pub(super) fn lay_frames(
         &self,
         owner: &OwnerImage,
         layout: &Layout,
         (rows_lsn, point): (Lsn, &Point),
         known: &mut Known,
-    ) -> Result<JournalPosition> {
+    ) -> Result<(JournalPosition, Lsn)> {
         let (disk, dir, goal) = (&self.options.disk, layout.journal.clone(), point.goal);
+        let mut bytes = 0;
         let mut layer = FrameLayer::begin(disk, dir, self.manifest.store, owner.epoch, &self.chance, rows_lsn.next())?;
         let path = owner_file(&owner.name, "frames");
         let out_of_order =
@@ -37,11 +48,8 @@ impl Site<'_> {
             if lsn != layer.next_lsn() {
                 return Err(out_of_order(lsn, layer.next_lsn()));
             }
-            for effect in effects(body)? {
-                if let Effect::Row { table, shard: system::SHARD, key, value } = effect {
-                    known.note(&owner.name, table, key, value)?;
-                }
-            }
+            bytes += body.len();
+            known.frame(&owner.name, body)?;
             layer.push(body)
         };
         self.open(&path)?.frames(|lsn, body| lay(&mut layer, lsn, body))?;
@@ -49,20 +57,81 @@ impl Site<'_> {
         if layer.next_lsn() != held {
             return Err(out_of_order(held, layer.next_lsn()));
         }
-        let behind = (owner.lsn.next(), goal);
-        self.archive(owner).each_frame(&point.trail, behind, &mut |lsn, body| lay(&mut layer, lsn, body))?;
-        if layer.next_lsn() != goal.next() {
-            return Err(out_of_order(goal.next(), layer.next_lsn()));
-        }
-        layer.finish()
+        self.lay_archived(owner, point, (&mut layer, bytes), known)?;
+        let laid = Lsn(layer.next_lsn().0 - 1);
+        Ok((layer.finish()?, laid))
     }
 
-    /// Recovers an owner and closes it in order.
-    pub(super) fn recover(&self, owner: &OwnerImage, report: &mut RestoreReport, reading: &mut Reading) -> Result<()> {
-        if owner.rows_lsn.is_none() {
-            report.owners.push((owner.name.clone(), owner.lsn));
-            return Ok(());
+    /// Lays archived frames behind those that are laid, of which there are so many bytes.
+    fn lay_archived(
+        &self,
+        owner: &OwnerImage,
+        point: &Point,
+        (layer, bytes): (&mut FrameLayer, usize),
+        known: &mut Known,
+    ) -> Result<()> {
+        let mut bytes = bytes as u64;
+        self.archive(owner).each_frame(&point.trail, (layer.next_lsn(), point.goal), &mut |lsn, body| {
+            if bytes >= self.options.replay_bytes {
+                return Ok(Visit::Stop);
+            }
+            if lsn != layer.next_lsn() {
+                let what =
+                    format!("the archive of owner {:?}: frame {lsn} where {} should be", owner.name, layer.next_lsn());
+                return Err(Error::new(ErrorKind::Corrupt, what));
+            }
+            bytes += body.len() as u64;
+            known.frame(&owner.name, body)?;
+            layer.push(body).map(|()| Visit::Next)
+        })
+    }
+
+    /// Recovers what is laid of an owner, step by step up to its goal, and closes it in order.
+    pub(super) fn recover_all(
+        &self,
+        (owner, point): (&OwnerImage, &Point),
+        laid: Lsn,
+        known: &mut Known,
+        (report, reading): (&mut RestoreReport, &mut Reading),
+    ) -> Result<()> {
+        let mut laid = laid;
+        while laid < point.goal {
+            self.recovered(owner, StoreOptions::is_continued)?.close()?;
+            laid = self.lay_step(owner, (laid, point), known)?;
         }
+        self.recover(owner, report, reading)
+    }
+
+    /// Lays the frames of the next step behind the trim point of the last one.
+    fn lay_step(&self, owner: &OwnerImage, (laid, point): (Lsn, &Point), known: &mut Known) -> Result<Lsn> {
+        let (disk, store) = (&self.options.disk, self.manifest.store);
+        let layout = Layout::of(&self.layout.dir, &owner.name);
+        let mut manifest = ManifestFile::lock(&**disk, &layout.manifest, OpenMode::Write)?;
+        let (found, _) = manifest.read(store, &owner.name)?;
+        let (at, root) = found.trim.ok_or_else(Error::closed)?;
+        if at.next_lsn != laid.next() {
+            let what = format!("a step of the restore ends at frame {}, not at {laid}", at.next_lsn.0 - 1);
+            return Err(Error::corrupt(&layout.manifest, 0, what));
+        }
+        let epoch = Epoch(found.epoch.0 + 1);
+        let mut layer = FrameLayer::begin(disk, layout.journal.clone(), store, epoch, &self.chance, at.next_lsn)?;
+        self.lay_archived(owner, point, (&mut layer, 0), known)?;
+        let laid_now = Lsn(layer.next_lsn().0 - 1);
+        if laid_now == laid {
+            let what = format!("the archive of owner {:?} ends at frame {laid}, before {}", owner.name, point.goal);
+            return Err(Error::new(ErrorKind::Corrupt, what));
+        }
+        let start = layer.finish()?;
+        self.remove_deleted(known)?;
+        self.claim(known)?;
+        manifest.update(|next| {
+            (next.epoch, next.state, next.trim) = (epoch, State::Open, Some((start, root)));
+        })?;
+        Ok(laid_now)
+    }
+
+    /// The owner, recovered.
+    fn recovered(&self, owner: &OwnerImage, as_well: impl Fn(StoreOptions) -> StoreOptions) -> Result<Store> {
         let options = StoreOptions::new()
             .disk(Arc::clone(&self.options.disk))
             .clock(Arc::clone(&self.options.clock))
@@ -70,7 +139,16 @@ impl Site<'_> {
             .journal_file_bytes(64 << 10)
             .restoring();
         let options = if self.options.network { options.allow_network_file_system() } else { options };
-        let store = options.attach(&self.layout.dir, &owner.name)?;
+        as_well(options).attach(&self.layout.dir, &owner.name)
+    }
+
+    /// Recovers an owner and closes it in order.
+    fn recover(&self, owner: &OwnerImage, report: &mut RestoreReport, reading: &mut Reading) -> Result<()> {
+        if owner.rows_lsn.is_none() {
+            report.owners.push((owner.name.clone(), owner.lsn));
+            return Ok(());
+        }
+        let store = self.recovered(owner, |options| options)?;
         report.owners.push((owner.name.clone(), store.core().pipeline.view.visible()));
         report.topics += store.topics()?.len() as u64;
         let core = store.core();

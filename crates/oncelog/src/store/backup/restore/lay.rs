@@ -9,7 +9,7 @@ use super::super::super::manifest::ManifestFile;
 use super::names::Known;
 use super::points::Point;
 use super::{RestoreOptions, Until};
-use crate::backup::{BackupManifest, BackupTarget, ChunkReader, FilePlace, OwnerImage};
+use crate::backup::{BackupManifest, BackupTarget, ChunkReader, OwnerImage};
 use crate::chance::Chance;
 use crate::disk::{Disk, OpenMode, SyncSite};
 use crate::error::{Error, ErrorKind, Result};
@@ -53,18 +53,22 @@ impl Site<'_> {
     }
 
     /// Manifest, table file and journal of an owner.
-    pub(super) fn lay_owner(&self, owner: &OwnerImage, point: &Point, known: &mut Known) -> Result<()> {
+    /// Gives the last frame that was laid.
+    pub(super) fn lay_owner(&self, owner: &OwnerImage, point: &Point, known: &mut Known) -> Result<Lsn> {
         let (disk, store) = (self.disk(), self.manifest.store);
         let layout = Layout::of(&self.layout.dir, &owner.name);
         for dir in [&layout.owner].into_iter().chain(layout.owner_dirs()) {
             make_dir(disk, dir).map_err(|error| Error::io(dir, "restore an owner", error))?;
         }
+        let mut laid = owner.lsn;
         let trim = match owner.rows_lsn {
             None => None,
             Some(rows_lsn) => {
                 let table = self.lay_rows(owner, &layout, rows_lsn, known)?;
                 let root = table.root().ok_or_else(Error::closed)?;
-                Some((self.lay_frames(owner, &layout, (rows_lsn, point), known)?, root))
+                let (start, last) = self.lay_frames(owner, &layout, (rows_lsn, point), known)?;
+                laid = last;
+                Some((start, root))
             }
         };
         let mut manifest = ManifestFile::lock(disk, &layout.manifest, OpenMode::CreateNew)?;
@@ -72,7 +76,8 @@ impl Site<'_> {
         manifest.update(|next| {
             (next.epoch, next.trim) = (owner.epoch, trim);
         })?;
-        [&layout.owner, &layout.owners].into_iter().try_for_each(|dir| self.sync_dir(dir))
+        [&layout.owner, &layout.owners].into_iter().try_for_each(|dir| self.sync_dir(dir))?;
+        Ok(laid)
     }
 
     pub(super) fn lay_rows(
@@ -117,9 +122,10 @@ impl Site<'_> {
         Ok(ChunkReader::new(self.target, path, file))
     }
 
-    /// Whether the backup has all segments that the rows name: not those of topics that its frames delete, if it is
-    /// restored up to before that.
-    pub(super) fn check_segments(&self, known: &Known) -> Result<()> {
+    /// The segments that the rows name, of topics that are there. The backup has them all, but for those of topics that
+    /// its own frames delete, if it is restored up to before that.
+    pub(super) fn named_segments(&self, known: &Known) -> Result<BTreeSet<String>> {
+        let mut named = BTreeSet::new();
         for (topic, partition, row) in &known.segments {
             let Some((_, spec)) = known.topics.get(topic) else { continue };
             let head = SegmentHead {
@@ -132,7 +138,8 @@ impl Site<'_> {
                 salt: row.salt,
             };
             let path = head.path(&topic::partition_dir(&topic_dir(Path::new("topics"), &spec.name), *partition));
-            let file = path.to_str().and_then(|path| self.manifest.files.get(path));
+            let file = path.to_str().and_then(|path| self.manifest.files.get_key_value(path));
+            let file = file.inspect(|(path, _)| drop(named.insert((*path).clone()))).map(|(_, file)| file);
             if file.is_none_or(|file| (file.salt, file.bytes()) != (row.salt, row.end_position)) {
                 let what = format!("the backup does not hold {}, which its rows name", path.display());
                 return Err(match &self.options.until {
@@ -144,14 +151,13 @@ impl Site<'_> {
                 });
             }
         }
-        Ok(())
+        Ok(named)
     }
 
     /// The segments, as they are.
-    pub(super) fn lay_segments(&self) -> Result<()> {
+    pub(super) fn lay_segments(&self, named: &BTreeSet<String>) -> Result<()> {
         let mut dirs = BTreeSet::new();
-        for (path, _) in self.manifest.files.iter().filter(|(path, _)| FilePlace::of(path) == Some(FilePlace::Segment))
-        {
+        for path in named {
             let to = path.split('/').fold(self.layout.dir.clone(), |dir, part| dir.join(part));
             let above: Vec<PathBuf> = to.ancestors().skip(1).take(2).map(Path::to_owned).collect();
             for dir in above.iter().rev().filter(|dir| !dirs.contains(*dir)) {

@@ -56,6 +56,7 @@ pub struct RestoreOptions {
     clock: Arc<dyn Clock>,
     backup: Option<String>,
     until: Until,
+    replay_bytes: u64,
     network: bool,
 }
 
@@ -117,6 +118,7 @@ impl RestoreOptions {
             clock: SystemClock::shared(),
             backup: None,
             until: Until::Backup,
+            replay_bytes: 64 << 20,
             network: false,
         }
     }
@@ -142,6 +144,13 @@ impl RestoreOptions {
     /// [`RestoreReport::held_back`]. Unless one is named, the newest backup from before that time is taken.
     pub fn until_time(self, ms: i64) -> RestoreOptions {
         RestoreOptions { until: Until::Time(ms), ..self }
+    }
+
+    /// Sets how much of the archive is replayed in one step: 64 MiB unless set. What a step changes in the tables is in
+    /// memory until it ends, and each ends with a trim point and begins new segments. The frames that the backup itself
+    /// holds are one step at least.
+    pub fn replay_bytes(self, bytes: u64) -> RestoreOptions {
+        RestoreOptions { replay_bytes: bytes, ..self }
     }
 
     /// Sets the disk on which the store is made: the machine's unless set.
@@ -249,12 +258,12 @@ impl RestoreOptions {
         let mut known = Known::default();
         site.make_dirs()?;
         let points = site.points()?;
+        let mut laid = Vec::new();
         for (owner, point) in manifest.owners.iter().zip(&points) {
-            site.lay_owner(owner, point, &mut known)?;
+            laid.push(site.lay_owner(owner, point, &mut known)?);
         }
-        site.check_segments(&known)?;
-        site.lay_segments()?;
-        site.claim(&known)?;
+        site.lay_segments(&site.named_segments(&known)?)?;
+        site.claim(&mut known)?;
         let mut report = RestoreReport {
             backup: name.to_owned(),
             taken_ms: manifest.taken_ms,
@@ -277,8 +286,8 @@ impl RestoreOptions {
         if !is_kept(StepSite::RestoreBeforeStore) {
             site.become_store()?;
         }
-        for owner in &manifest.owners {
-            site.recover(owner, &mut report, &mut reading)?;
+        for ((owner, point), laid) in manifest.owners.iter().zip(&points).zip(laid) {
+            site.recover_all((owner, point), laid, &mut known, (&mut report, &mut reading))?;
         }
         reading.check()?;
         if is_kept(StepSite::RestoreBeforeStore) {

@@ -2,8 +2,8 @@
 //!
 //! Each owner has a journal of its own, and notes the time by itself. Restored to one time, one owner may be ahead of
 //! what it has read of another one: then it is taken back, frame by frame, to the last one at which it is not. That may
-//! leave another one ahead of it, so it is done until all fit. It ends, since owners only go back, and none further than
-//! the backup, whose owners fit.
+//! leave another one ahead of it, so it is done until all fit. It ends, since owners only go back, and none further
+//! than the backup, whose owners fit.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -120,7 +120,8 @@ impl Site<'_> {
         for ((owner, point), (begun, _)) in owners.iter().zip(&*points).zip(begun) {
             let mut at = begun.clone();
             let behind = (owner.lsn.next(), point.goal);
-            self.archive(owner).each_frame(&point.trail, behind, &mut |_, body| at.frame(body))?;
+            self.archive(owner)
+                .each_frame(&point.trail, behind, &mut |_, body| at.frame(body).map(|()| Visit::Next))?;
             ends.insert(owner.number, at);
         }
         let mut is_changed = false;
@@ -135,7 +136,7 @@ impl Site<'_> {
                 if !is_ahead {
                     fits_at = lsn;
                 }
-                Ok(())
+                Ok(Visit::Next)
             })?;
             is_changed |= fits_at < point.goal;
             point.goal = point.goal.min(fits_at);
