@@ -24,8 +24,11 @@ fn a_store_is_copied_beside_its_owner_and_made_again() {
     let created = shell.ok("backup create --to place --output json");
     assert!(created.contains(r#""owners":[{"name":"main","lsn":"#), "{created}");
     orders.append("ann", &2).unwrap();
-    shell.ok("backup create --to place");
+    // The same place, by its URL.
+    let url = format!("file://{}", shell.path("%70lace").display());
+    shell.ok(&format!("backup create --to {url}"));
     let backups = names(&shell);
+    assert_eq!(shell.ok(&format!("backup list --from {url}")), shell.ok("backup list --from place"));
     assert_eq!(backups.len(), 2);
 
     shell.ok(&format!("backup restore --from place --backup {} --into one", backups[0]));
@@ -49,6 +52,9 @@ fn what_is_wrong_is_told_with_its_code() {
     shell.fails("backup list --from nowhere", 3, "nowhere");
     shell.fails("backup create --to place", 3, "store");
     shell.fails("backup create --to s3://bucket/place", 2, "BackupTarget::objects");
+    for url in ["file://elsewhere/place", "file://place", "file:///a%2", "file:///a%zz", "file:///a%00"] {
+        shell.fails(&format!("backup create --to {url}"), 2, "file:///DIR");
+    }
     let store = Store::open(shell.path("oncelog-data")).unwrap();
     store.producer(ORDERS).unwrap().append("ann", &1).unwrap();
     shell.ok("backup create --to place");

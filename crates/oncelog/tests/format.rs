@@ -994,9 +994,9 @@ fn backups() {
     assert_eq!((copy.number(trim, "archive from"), copy.number(trim, "archive link")), (0, 0));
     assert_eq!(copy.number(trim, "opening"), i128::from(opening));
     assert_eq!(copy.bytes(trim, "openings")[8..16], opening.to_le_bytes(), "of epoch 1");
-    let id = u128::from_le_bytes(made.store.id().0);
+    let id = made.store.id().0;
     let named = ["journal salt", "journal position", "chain", "next LSN"];
-    let words = [u64::try_from(id >> 64).expect("half"), id as u64].into_iter();
+    let words = [&id[8..], &id[..8]].map(little).into_iter();
     let words = words.chain(named.map(|name| u64::try_from(copy.number(trim, name)).expect("a number")));
     assert_eq!(next_link(words.fold(0, |state, word| mix(state ^ mix(word))), lsn, stream), link);
     assert!(stream.windows(5).any(|bytes| bytes == b"later"));

@@ -1,5 +1,7 @@
 //! `oncelog backup`: whole stores copied while programs write, and stores made of that.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
@@ -37,7 +39,7 @@ enum Verb {
 /// Where the backups are.
 #[derive(Args, Debug)]
 struct Place {
-    /// Directory of the backups
+    /// Directory of the backups, or its URL, file:///DIR
     #[arg(long = "from", value_name = "DIR")]
     place: PathBuf,
 }
@@ -49,7 +51,7 @@ struct Place {
                         in the place holds yet is written. Tables that change faster than they can be read are for \
                         Store::backup, in the program itself; so is object storage.")]
 struct CreateArguments {
-    /// Directory of the backups, which the first one makes; not inside the store
+    /// Directory of the backups, or its URL, file:///DIR; the first one makes it; not inside the store
     #[arg(long = "to", value_name = "DIR")]
     to: PathBuf,
     #[command(flatten)]
@@ -148,22 +150,42 @@ pub(crate) fn run(arguments: BackupArguments) -> Result<(), Failure> {
     }
 }
 
-fn target(place: &Path) -> Result<BackupTarget, Failure> {
-    if place.to_str().is_some_and(|text| text.contains("://")) {
-        let what = "a place for backups is a directory here; object storage is for programs, by BackupTarget::objects";
+/// The directory that was named, by its path or by a URL.
+fn directory(place: &Path) -> Result<PathBuf, Failure> {
+    let Some((scheme, rest)) = place.to_str().and_then(|text| text.split_once("://")) else {
+        return Ok(place.to_owned());
+    };
+    if scheme != "file" {
+        let what = "a place for backups is a directory, or file:///DIR; object storage is for programs, by \
+                    BackupTarget::objects";
         return Err(Failure::usage_of(what));
     }
-    Ok(BackupTarget::dir(place)?)
+    let path = rest.strip_prefix("localhost").unwrap_or(rest);
+    let decoded = path.starts_with('/').then(|| percent_decoded(path)).flatten();
+    decoded.ok_or_else(|| Failure::usage_of("a file URL is file:///DIR, of this machine and with its whole path"))
+}
+
+/// The path in a URL (RFC 3986, 2.1); `None`: it is malformed.
+fn percent_decoded(path: &str) -> Option<PathBuf> {
+    let (mut decoded, mut rest) = (Vec::new(), path);
+    while let Some((before, escaped)) = rest.split_once('%') {
+        decoded.extend_from_slice(before.as_bytes());
+        let digits = escaped.get(..2).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
+        decoded.push(u8::from_str_radix(digits, 16).ok()?);
+        rest = &escaped[2..];
+    }
+    decoded.extend_from_slice(rest.as_bytes());
+    Some(PathBuf::from(OsString::from_vec(decoded))).filter(|path| !path.as_os_str().as_bytes().contains(&0))
 }
 
 impl Place {
     /// A directory that is not there has no backups, but is more likely mistyped.
     fn target(&self) -> Result<BackupTarget, Failure> {
-        let target = target(&self.place)?;
-        if self.place.is_dir() {
-            return Ok(target);
+        let place = directory(&self.place)?;
+        if place.is_dir() {
+            return Ok(BackupTarget::dir(place)?);
         }
-        let what = format!("there is no directory {}", self.place.display());
+        let what = format!("there is no directory {}", place.display());
         Err(Failure::new(exit::NOT_FOUND, what).hint("name the directory of the backups with --from DIR"))
     }
 }
@@ -246,7 +268,7 @@ struct Created {
 }
 
 fn create(arguments: &CreateArguments) -> Result<(), Failure> {
-    let target = target(&arguments.to)?;
+    let target = BackupTarget::dir(directory(&arguments.to)?)?;
     let reader = open::reader(&arguments.store)?;
     let made = reader.backup(&target).map_err(|error| match error.kind() {
         ErrorKind::Locked => told(error),

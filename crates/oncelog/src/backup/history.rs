@@ -83,7 +83,7 @@ impl History {
         let mut others: BTreeSet<Place> = BTreeSet::new();
         // By their first frames, so what a piece follows comes before it.
         for piece in &self.all {
-            if self.reached.get(&piece.end()).is_some() {
+            if self.reached.contains_key(&piece.end()) {
                 continue;
             }
             if piece.first <= end.next() || others.contains(&piece.before_place()) {

@@ -32,7 +32,7 @@ mod target;
 pub(crate) use chunks::{CHUNK_BYTES, Chunk, Cutter, Uploads};
 pub(crate) use history::History;
 pub(crate) use link::Link;
-pub(crate) use manifest::{BackupManifest, FileImage, FilePlace, OwnerImage};
+pub(crate) use manifest::{BackupManifest, FileImage, OwnerImage};
 pub(crate) use marks::{Mark, MarkKind};
 pub(crate) use piece::{PIECE_BYTES_MAX, Piece, PieceName, TimeMark};
 pub use prune::PruneReport;

@@ -307,9 +307,8 @@ fn piece_of(path: &Path) -> Option<PieceName> {
 /// The link of the frame before that place, where nothing is archived before it: whatever else was written in the life
 /// of that journal file is in the chain.
 pub(super) fn begin_at(store: StoreId, at: &JournalPosition) -> Link {
-    let store = u128::from_le_bytes(store.0);
-    let halves = [(store >> 64) as u64, store as u64];
-    Link::begin(&[halves[0], halves[1], at.salt, at.position, u64::from(at.chain), at.next_lsn.0])
+    let half = |from: usize| u64::from_le_bytes(std::array::from_fn(|byte| store.0[from + byte]));
+    Link::begin(&[half(8), half(0), at.salt, at.position, u64::from(at.chain), at.next_lsn.0])
 }
 
 /// The first frame that is archived from now on, if frames before it are not.

@@ -99,7 +99,7 @@ impl ManifestFile {
         let extended = self.file()?.set_len(FILE_BYTES as u64);
         extended.map_err(|error| Error::io(&self.path, "write the manifest", error))?;
         let (epoch, opening, state, written) = (Epoch(0), 0, State::Open, Written::First);
-        let (trim, archived, openings) = (None, None, [0; OPENINGS]);
+        let (trim, archived, openings) = (None, None, Box::new([0; OPENINGS]));
         let owner = owner.to_owned();
         self.write(Manifest {
             generation: 1,
@@ -388,7 +388,7 @@ mod tests {
             state: State::Closed,
             trim: Some((at, state)),
             archived: Some(Archived { from: Lsn(9), link: Link(10) }),
-            openings: std::array::from_fn(|place| place as u64),
+            openings: Box::new(std::array::from_fn(|place| place as u64)),
         }
     }
 

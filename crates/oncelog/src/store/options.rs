@@ -286,7 +286,7 @@ impl StoreOptions {
     }
 
     /// More frames are laid behind its end: it commits none by itself.
-    pub(super) fn is_continued(self) -> StoreOptions {
+    pub(super) fn continued(self) -> StoreOptions {
         StoreOptions { continued: true, ..self }
     }
 

@@ -66,7 +66,7 @@ pub(in crate::store) struct Manifest {
     pub(in crate::store) archived: Option<Archived>,
     /// What the newest openings have drawn, each in the place of its epoch's remainder: with the epochs, the history of
     /// the owner. Another one that was set back to an earlier state has other numbers from there on.
-    pub(in crate::store) openings: [u64; OPENINGS],
+    pub(in crate::store) openings: Box<[u64; OPENINGS]>,
 }
 
 impl Manifest {
@@ -118,7 +118,7 @@ pub(super) fn encode(manifest: &Manifest) -> Vec<u8> {
     for number in manifest.archived.map_or([0, 0], |archived| [archived.from.0, archived.link.0]) {
         out.extend_from_slice(&number.to_le_bytes());
     }
-    for opening in manifest.openings {
+    for opening in *manifest.openings {
         out.extend_from_slice(&opening.to_le_bytes());
     }
     out.resize(NUMBER_AT, 0);
@@ -221,8 +221,8 @@ fn decode(input: &mut Input<'_>, whole: &[u8]) -> Option<Manifest> {
     let mut word = || archived.u64();
     let archived = Archived { from: Lsn(word()?), link: Link(word()?) };
     let archived = (archived.from != Lsn(0)).then_some(archived);
-    let mut openings = [0; OPENINGS];
-    for opening in &mut openings {
+    let mut openings = Box::new([0; OPENINGS]);
+    for opening in &mut *openings {
         *opening = word()?;
     }
     let mut rest = Input::new(whole.get(NUMBER_AT..)?);

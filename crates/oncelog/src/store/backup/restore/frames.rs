@@ -96,7 +96,7 @@ impl Site<'_> {
     ) -> Result<()> {
         let mut laid = laid;
         while laid < point.goal {
-            self.recovered(owner, StoreOptions::is_continued)?.close()?;
+            self.recovered(owner, StoreOptions::continued)?.close()?;
             laid = self.lay_step(owner, (laid, point), known)?;
         }
         self.recover(owner, report, reading)

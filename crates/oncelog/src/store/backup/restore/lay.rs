@@ -139,7 +139,10 @@ impl Site<'_> {
             };
             let path = head.path(&topic::partition_dir(&topic_dir(Path::new("topics"), &spec.name), *partition));
             let file = path.to_str().and_then(|path| self.manifest.files.get_key_value(path));
-            let file = file.inspect(|(path, _)| drop(named.insert((*path).clone()))).map(|(_, file)| file);
+            let file = file.map(|(path, file)| {
+                named.insert(path.clone());
+                file
+            });
             if file.is_none_or(|file| (file.salt, file.bytes()) != (row.salt, row.end_position)) {
                 let what = format!("the backup does not hold {}, which its rows name", path.display());
                 return Err(match &self.options.until {
