@@ -4,16 +4,19 @@
 
 #[path = "common/copy.rs"]
 mod copy;
+#[path = "common/hooked_disk.rs"]
+mod hooked_disk;
 #[path = "common/set_clock.rs"]
 mod set_clock;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use copy::copy_dir;
 use oncelog::clock::Clock;
+use oncelog::disk::MemoryDisk;
 use oncelog::{
     Bytes, ConsumerOptions, ConsumerStyle, ErrorKind, GapPolicy, IdempotentProducerConfig, LogOffset, MinimumRetention,
     Outcome, PartitionId, Processor, Result, Sequence, Store, StoreOptions, StoreReader, SyncPolicy, TopicChange,
@@ -627,4 +630,95 @@ fn large_batches_under_an_age_that_must_be_kept_find_room_in_the_end() -> Result
         store.retain()?;
     }
     Ok(())
+}
+
+/// A transaction over a full topic waits for room, and is all there or not at all.
+#[test]
+fn a_transaction_waits_for_room_as_long_as_it_is_told() -> Result<()> {
+    const OTHER: TopicDef<Bytes, Bytes> = TopicDef::new("other");
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::options().retention_interval(Duration::from_millis(20)).open(home.path())?;
+    store.create_consumers(["audit"])?;
+    let mut audit = store.consumer(KEPT, ConsumerStyle::ClientTx("audit".into()))?;
+    let both = |store: &Store, patience| {
+        store.transact_patiently(patience, |tx| {
+            tx.append(OTHER, b"k", b"beside")?;
+            tx.append(KEPT, b"k", &[7; 200])
+        })
+    };
+    let mut done = 0u64;
+    let full = loop {
+        match both(&store, Duration::from_millis(50)) {
+            Ok(_) => done += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full.kind(), ErrorKind::TopicFull, "{full}");
+    assert!(done > 5);
+    assert_eq!(store.offsets("other", ZERO)?.1, LogOffset(done), "nothing of one that was refused is there");
+    let waiting = {
+        let store = store.clone();
+        std::thread::spawn(move || both(&store, Duration::from_secs(60)))
+    };
+    std::thread::sleep(Duration::from_millis(150));
+    let (is_waiting, before) = (!waiting.is_finished(), store.offsets("other", ZERO)?.1);
+    audit.try_process(None, |_, _| Ok(Outcome::Commit))?;
+    waiting.join().unwrap()?;
+    assert!(is_waiting);
+    assert_eq!((before, store.offsets("other", ZERO)?.1), (LogOffset(done), LogOffset(done + 1)));
+    assert_eq!(store.offsets("lines", ZERO)?.1, LogOffset(done + 1));
+    drop(audit);
+    store.close()
+}
+
+/// A truncation that was answered with `Full` does not happen later, whoever moves the trim point beside it.
+#[test]
+fn a_truncation_without_room_is_taken_back_for_good() -> Result<()> {
+    let (disk, writes) = (Arc::new(MemoryDisk::default()), Arc::new(AtomicU64::new(0)));
+    let (is_on, theirs) = (Arc::new(AtomicBool::new(false)), Arc::clone(&writes));
+    let on = Arc::clone(&is_on);
+    let hook = move |event: hooked_disk::Event<'_>| match event {
+        hooked_disk::Event::Write(path, _) if path.extension().is_some_and(|kind| kind == "table") => {
+            let its_turn = theirs.fetch_add(1, Ordering::SeqCst) % 13 == 0;
+            if on.load(Ordering::SeqCst) && its_turn { Err(std::io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        }
+        _ => Ok(()),
+    };
+    let store = hooked_disk::on(&disk, hook).manual_duties().open("/s")?;
+    let lines: TopicDef<Bytes, Bytes> = TopicDef::new("plain");
+    let producer = store.producer(lines)?;
+    (0..150u64).try_for_each(|number| producer.append(b"k", &number.to_be_bytes()).map(drop))?;
+    is_on.store(true, Ordering::SeqCst);
+    let stop = Arc::new(AtomicBool::new(false));
+    let trimming = {
+        let (store, stop) = (store.clone(), Arc::clone(&stop));
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::SeqCst) {
+                let _ = store.trim();
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        })
+    };
+    let (mut refused, mut wrong) = (0, Vec::new());
+    for to in 1..150u64 {
+        match store.truncate_before("plain", ZERO, LogOffset(to)) {
+            Ok(()) if store.offsets("plain", ZERO)?.0 == LogOffset(to) => {}
+            Err(error) if error.kind() == ErrorKind::Full => {
+                refused += 1;
+                let moved = (0..100).any(|_| store.trim().is_ok());
+                assert!(moved, "the disk is not full for good");
+                if store.offsets("plain", ZERO)?.0 >= LogOffset(to) {
+                    wrong.push(to);
+                }
+            }
+            other => wrong.extend(other.err().map(|_| to).or(Some(to))),
+        }
+    }
+    stop.store(true, Ordering::SeqCst);
+    trimming.join().unwrap();
+    is_on.store(false, Ordering::SeqCst);
+    assert!(refused > 5, "{refused}");
+    assert!(wrong.is_empty(), "{wrong:?} of {refused}");
+    drop(producer);
+    store.close()
 }

@@ -321,6 +321,33 @@ impl Store {
         }
     }
 
+    /// As [`Store::transact`], and waits for room, for `patience` at most, where a topic is full: as long as that its
+    /// place is not taken, and nothing of it has happened. `change` runs again after each wait. Only where somebody
+    /// else makes room: never on the thread that has to read the full topic.
+    ///
+    /// # Errors
+    /// Those of [`Store::transact`]; `TopicFull`: still so behind that time, or nobody will make room. Nothing
+    /// happened.
+    pub fn transact_patiently<T>(
+        &self,
+        patience: Duration,
+        mut change: impl FnMut(&mut Tx<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let (core, clock) = (&self.inner.core, &self.inner.core.options.clock);
+        let deadline = clock.monotonic().saturating_add(patience);
+        loop {
+            match self.transact(&mut change) {
+                Err(error) if error.kind() == ErrorKind::TopicFull => {
+                    let left = deadline.saturating_sub(clock.monotonic());
+                    if left.is_zero() || !core.wait_for_refused(left)? {
+                        return Err(error);
+                    }
+                }
+                answer => return answer,
+            }
+        }
+    }
+
     /// One state of all tables and topics, as of the last durable commit; stays as it is however long it is kept.
     /// Costs nothing to make; while it lives, what it shows of rows that change stays in memory.
     ///

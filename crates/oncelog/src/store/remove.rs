@@ -35,7 +35,7 @@ impl Store {
     ///
     /// # Errors
     /// `NotFound`: no such topic, or none of this owner. `Invalid`: no such partition, or `offset` is behind its
-    /// visible end. `Full`: no room for the trim point, nothing was removed yet; it may go with a later one. `InDoubt`,
+    /// visible end. `Full`: no room for the trim point; nothing was removed, and no later one removes it. `InDoubt`,
     /// `Closed`.
     pub fn truncate_before(&self, topic: &str, partition: PartitionId, offset: LogOffset) -> Result<()> {
         let core = self.core();
@@ -70,7 +70,12 @@ impl Core {
             Ok(())
         };
         let moved = starts.iter().try_for_each(plan).and_then(|()| self.trim(State::Open));
-        moved.inspect_err(|_| starts.iter().for_each(|(partition, _)| partition.keep_all()))
+        let Err(error) = moved else { return Ok(()) };
+        // Whatever it says: another trim may have done it, or be about to. While none is on its way, what is not done
+        // is taken back for good.
+        let _no_trim = self.trimming.lock();
+        starts.iter().for_each(|(partition, _)| partition.keep_all());
+        if starts.iter().all(|(partition, start)| partition.start() >= *start) { Ok(()) } else { Err(error) }
     }
 
     /// The trim point no longer holds what `removal` names.

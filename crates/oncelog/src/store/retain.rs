@@ -436,6 +436,19 @@ impl Core {
     pub(super) fn wait_for_room(&self, id: TopicId) -> Result<bool> {
         self.check_open()?;
         let topic = self.pipeline.topics.get(id)?;
+        self.wait_for_room_in(&topic, LOOK_AGAIN)
+    }
+
+    /// As [`Core::wait_for_room`], of a topic that has refused something since it last had room, for `limit` at most.
+    pub(super) fn wait_for_refused(&self, limit: Duration) -> Result<bool> {
+        self.check_open()?;
+        let refuses = |topic: &Arc<Topic>| topic.partitions.first().is_some_and(|part| part.usage().wanted() > 0);
+        let loaded = self.limited()?.into_keys().filter_map(|id| self.pipeline.topics.loaded(id)).find(refuses);
+        // Else it has come meanwhile.
+        loaded.map_or(Ok(true), |topic| self.wait_for_room_in(&topic, limit.min(LOOK_AGAIN)))
+    }
+
+    fn wait_for_room_in(&self, topic: &Topic, limit: Duration) -> Result<bool> {
         let Some(partition) = topic.partitions.first() else { return Ok(false) };
         if !self.pipeline.has_background {
             let before = self.retaining.removed_bytes.load(Ordering::SeqCst);
@@ -443,7 +456,7 @@ impl Core {
             return Ok(self.retaining.removed_bytes.load(Ordering::SeqCst) > before);
         }
         self.pipeline.journal.wake_background();
-        partition.usage().wait(LOOK_AGAIN);
+        partition.usage().wait(limit);
         if self.pipeline.journal.has_failed() { Err(Error::closed()) } else { Ok(true) }
     }
 

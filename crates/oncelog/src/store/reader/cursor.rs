@@ -50,7 +50,7 @@ pub(in crate::store) struct PartitionCursor {
 
 enum Reading {
     Trail(Box<Trail>),
-    Partition(PartitionReader),
+    Partition(Box<PartitionReader>),
 }
 
 /// Why a partition's reading stopped.
@@ -104,7 +104,10 @@ impl PartitionCursor {
             }
             View::Offline(offline) => {
                 let topic = offline.store.core().pipeline.topics.get(self.info.id)?;
-                Reading::Partition(PartitionReader::new(Arc::clone(topic.partition(self.partition)?), self.next))
+                Reading::Partition(Box::new(PartitionReader::new(
+                    Arc::clone(topic.partition(self.partition)?),
+                    self.next,
+                )))
             }
         })
     }

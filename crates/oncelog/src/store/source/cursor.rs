@@ -22,7 +22,7 @@ pub(super) struct Cursor {
 
 /// Where a cursor's records come from.
 pub(super) enum Reading {
-    Own(PartitionReader),
+    Own(Box<PartitionReader>),
     /// Another owner's topic, by its page and its files, or by a recovery in memory while nobody has that owner.
     Foreign(Arc<ForeignTopic>, Box<PartitionCursor>),
 }

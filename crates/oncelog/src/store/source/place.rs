@@ -134,7 +134,7 @@ impl Place {
     pub(super) fn cursor(self, next: LogOffset) -> Cursor {
         let Place { topic, topic_name, partition, of } = self;
         let reading = match of {
-            Of::Own(of) => Reading::Own(PartitionReader::new(of, next)),
+            Of::Own(of) => Reading::Own(Box::new(PartitionReader::new(of, next))),
             Of::Foreign(of) => {
                 let cursor = Box::new(of.cursor(partition, next));
                 Reading::Foreign(of, cursor)
