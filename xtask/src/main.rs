@@ -27,8 +27,9 @@ usage: cargo xtask <command>
     test [--quick]   run all tests, with all the set-up they need; --quick simulates fewer crashes
     fuzz [--seconds N] [TARGET ...]
                      run each fuzz target, or those named, for 60 or so many seconds each
-    kafka up [--brokers 1|3] | down | status
-                     start an Apache Kafka on loopback, end it and remove its data, or say where it is
+    kafka up [--brokers 1|3] | kill | down | status
+                     start an Apache Kafka on loopback, also after a kill; kill it without warning; end it and
+                     remove its data; or say where it is
     kafka test [ARGUMENT ...]
                      run the tests of oncelog-kafka on a broker of their own
     man              write the manual pages of the command to target/man

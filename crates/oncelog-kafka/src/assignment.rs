@@ -85,7 +85,7 @@ pub(crate) fn leave(consumer: &BaseConsumer<Assignments>, list: &TopicPartitionL
 
 impl ClientContext for Assignments {
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "Kafka");
+        tracing::info!(%error, reason, "Kafka");
     }
 }
 

@@ -232,13 +232,13 @@ impl Shared {
         });
         let source = |number| {
             let member = Arc::new(self.join(&keep, number)?);
-            Ok(Box::new(KafkaSource::new(Arc::clone(self), member, Arc::clone(&claim))) as Box<dyn Source>)
+            Ok(Box::new(KafkaSource::new(Arc::clone(self), member, number, Arc::clone(&claim))) as Box<dyn Source>)
         };
         (0..count.clamp(1, partitions as usize)).map(source).collect()
     }
 
     /// One more member of the processor's group.
-    fn join(&self, keep: &Arc<Keep>, number: usize) -> Result<Member> {
+    pub(crate) fn join(&self, keep: &Arc<Keep>, number: usize) -> Result<Member> {
         let name = names::member(&keep.group, &self.instance, number);
         let millis = |time: Duration| time.as_millis().to_string();
         let mut config = self.home.cluster.config().clone();

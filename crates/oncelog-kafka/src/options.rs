@@ -59,6 +59,8 @@ impl KafkaOptions {
     pub(crate) fn new(servers: &str) -> KafkaOptions {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", servers);
+        // A broker that comes back is noticed soon.
+        config.set("reconnect.backoff.max.ms", "1000");
         let settings = Settings {
             application: "oncelog".to_owned(),
             session_timeout: Duration::from_secs(10),

@@ -10,6 +10,7 @@
 //!   partition that stands elsewhere had its transaction refused, and is read again from there.
 //! * Partitions come and go between polls only: then nothing of them is in an open transaction.
 //! * Nothing is handed out before the tables are where the committed offsets are.
+//! * A member that the group does not know any more is replaced by a new one, which begins as every member does.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
@@ -36,6 +37,9 @@ use crate::tx::not_there;
 
 /// Between two looks at whether a wait is over.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// A member that is replaced so often in so short a time has another one of its name beside it.
+const REPLACED_MAX: usize = 5;
+const REPLACED_WITHIN: Duration = Duration::from_secs(60);
 /// Records of a partition that is held back that are kept here before the client library is told to fetch no more.
 const KEPT_MAX: usize = 1000;
 
@@ -45,6 +49,10 @@ type Key = (TopicId, PartitionId);
 pub(crate) struct KafkaSource {
     engine: Arc<Shared>,
     member: Arc<Member>,
+    /// Which of this process's members of the group it is.
+    number: usize,
+    /// When members were replaced, lately.
+    replaced: Vec<Instant>,
     parts: BTreeMap<Key, Part>,
     held: BTreeSet<Key>,
     restore: Option<Restore>,
@@ -67,10 +75,12 @@ struct Part {
 }
 
 impl KafkaSource {
-    pub(crate) fn new(engine: Arc<Shared>, member: Arc<Member>, claim: Arc<Claim>) -> KafkaSource {
+    pub(crate) fn new(engine: Arc<Shared>, member: Arc<Member>, number: usize, claim: Arc<Claim>) -> KafkaSource {
         KafkaSource {
             engine,
             member,
+            number,
+            replaced: Vec::new(),
             parts: BTreeMap::new(),
             held: BTreeSet::new(),
             restore: None,
@@ -125,6 +135,9 @@ impl KafkaSource {
 
     /// Where the group stands in these partitions: committed, or the first offset where nothing is committed.
     fn stands(&self, keys: &[Key]) -> Result<Vec<(Key, LogOffset)>> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
         let cluster = &self.member.keep.home.cluster;
         let names: Vec<(Arc<str>, PartitionId)> =
             keys.iter().map(|(topic, partition)| (self.name(*topic), *partition)).collect();
@@ -294,10 +307,39 @@ impl KafkaSource {
             return self.look_for_gap(error);
         }
         if failure::is_passing(&error) {
-            tracing::info!(%error, "Kafka");
+            tracing::debug!(%error, "Kafka");
             return Ok(());
         }
+        if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
+            return self.replace(error);
+        }
         Err(failure::error(format_args!("read for processor {:?}", self.member.keep.processor), error))
+    }
+
+    /// The group does not know the member any more: because it was away for too long, or because another one has its
+    /// name. A new one takes its place.
+    fn replace(&mut self, error: KafkaError) -> Result<()> {
+        let now = Instant::now();
+        self.replaced.retain(|then| now.duration_since(*then) < REPLACED_WITHIN);
+        self.replaced.push(now);
+        if self.replaced.len() >= REPLACED_MAX {
+            let doing = format!("read for processor {:?}: is its directory in use twice?", self.member.keep.processor);
+            return Err(failure::error(doing, error));
+        }
+        tracing::warn!(%error, "another member takes its place");
+        self.abandon();
+        self.member = Arc::new(self.engine.join(&self.member.keep, self.number)?);
+        Ok(())
+    }
+
+    /// Leaves everything to others.
+    fn abandon(&mut self) {
+        for key in self.parts.keys() {
+            self.engine.depart(&self.member, *key);
+        }
+        self.parts.clear();
+        self.restore = None;
+        self.member.consumer.context().end(&self.member.consumer);
     }
 
     /// Some partition does not have the offset at which it stands.
@@ -409,7 +451,7 @@ impl Source for KafkaSource {
                 Some(Ok(message)) => message,
                 Some(Err(error)) => {
                     self.judge(error)?;
-                    continue;
+                    break;
                 }
                 None => break,
             };
@@ -487,9 +529,6 @@ impl Source for KafkaSource {
 
 impl Drop for KafkaSource {
     fn drop(&mut self) {
-        for key in self.parts.keys() {
-            self.engine.depart(&self.member, *key);
-        }
-        self.member.consumer.context().end(&self.member.consumer);
+        self.abandon();
     }
 }

@@ -222,7 +222,7 @@ impl Broker {
 }
 
 /// Whoever reads may stop after the first line, which is the address.
-fn say(line: &str) {
+pub(super) fn say(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 

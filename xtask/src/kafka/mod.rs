@@ -29,6 +29,8 @@ pub(crate) enum Action {
     Up(u32),
     /// Ends them and removes their data.
     Down,
+    /// Ends them as a power cut would, and keeps their data: [`Action::Up`] starts them again.
+    Kill,
     /// Says whether they run, and where.
     Status,
     /// Starts one apart, runs the tests of `oncelog-kafka` against it with these arguments, and ends it.
@@ -47,9 +49,10 @@ pub(crate) fn parse(words: &[&str]) -> Result<Action, String> {
             number.map(Action::Up).ok_or_else(|| "--brokers wants 1 or 3".to_owned())
         }
         ["down"] => Ok(Action::Down),
+        ["kill"] => Ok(Action::Kill),
         ["status"] => Ok(Action::Status),
         ["test", rest @ ..] => Ok(Action::Test(rest.iter().map(|word| (*word).to_owned()).collect())),
-        _ => Err("kafka wants one of: up [--brokers 1|3], down, status, test [ARGUMENT ...]".to_owned()),
+        _ => Err("kafka wants one of: up [--brokers 1|3], kill, down, status, test [ARGUMENT ...]".to_owned()),
     }
 }
 
@@ -58,6 +61,7 @@ pub(crate) fn run(root: &Path, action: &Action) -> ExitCode {
     let done = match action {
         Action::Up(brokers) => up(&Cluster::at(home(root)), *brokers).map(|()| true),
         Action::Down => Cluster::at(home(root)).down().map(|()| true),
+        Action::Kill => Cluster::at(home(root)).stop().map(|()| true),
         Action::Status => Cluster::at(home(root)).status(),
         Action::Test(arguments) => test(root, arguments),
     };
@@ -82,8 +86,8 @@ fn target_dir(root: &Path) -> PathBuf {
 fn up(cluster: &Cluster, brokers: u32) -> Result<(), String> {
     let jars = jars::get()?;
     let bootstrap = cluster.up(&jars, brokers)?;
-    println!("Apache Kafka {} runs: {bootstrap}", jars::KAFKA);
-    println!("data and logs are in {}; `cargo xtask kafka down` ends it", cluster.dir().display());
+    cluster::say(&format!("Apache Kafka {} runs: {bootstrap}", jars::KAFKA));
+    cluster::say(&format!("data and logs are in {}; `cargo xtask kafka down` ends it", cluster.dir().display()));
     Ok(())
 }
 
@@ -123,6 +127,7 @@ mod tests {
     fn one_broker_unless_told() {
         assert_eq!(parse(&["up"]), Ok(Action::Up(1)));
         assert_eq!(parse(&["up", "--brokers", "3"]), Ok(Action::Up(3)));
+        assert_eq!(parse(&["kill"]), Ok(Action::Kill));
         assert_eq!(parse(&["down"]), Ok(Action::Down));
         assert_eq!(parse(&["status"]), Ok(Action::Status));
         assert_eq!(

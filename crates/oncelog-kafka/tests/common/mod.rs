@@ -24,6 +24,8 @@ pub(crate) const LONG: Duration = Duration::from_secs(120);
 
 /// Where the broker is; `None`, and said, if there is none.
 pub(crate) fn broker() -> Option<String> {
+    // Shown when a test fails. Several tests of one process begin with this.
+    let _ = tracing_subscriber::fmt().with_test_writer().try_init();
     if let Ok(servers) = std::env::var("ONCELOG_KAFKA") {
         return Some(servers);
     }
@@ -204,6 +206,8 @@ impl Writer {
 fn config(servers: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", servers).set("partitioner", "murmur2_random").set("linger.ms", "1");
+    // Once, also when a broker comes and goes.
+    config.set("enable.idempotence", "true");
     config
 }
 
