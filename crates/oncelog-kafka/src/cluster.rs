@@ -249,7 +249,7 @@ fn look_at(probe: &BaseConsumer, topic: &str, tails: &mut [Tail]) -> Result<()> 
 /// A client that reads what is committed and remembers nothing by itself.
 pub(crate) fn consumer(config: &ClientConfig, settings: &[(&str, &str)]) -> Result<BaseConsumer> {
     let mut config = config.clone();
-    config.set("isolation.level", "read_committed").set("enable.auto.commit", "false");
+    config.set("isolation.level", "read_committed").set("enable.auto.commit", "false").set("check.crcs", "true");
     config.set("auto.offset.reset", "earliest").set("allow.auto.create.topics", "false");
     for (key, value) in settings {
         config.set(*key, *value);

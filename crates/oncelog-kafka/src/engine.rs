@@ -249,7 +249,7 @@ impl Shared {
         config.set("partition.assignment.strategy", strategy);
         config.set("session.timeout.ms", millis(self.settings.session_timeout));
         config.set("heartbeat.interval.ms", millis(self.settings.session_timeout / 4));
-        config.set("isolation.level", "read_committed").set("auto.offset.reset", "error");
+        config.set("isolation.level", "read_committed").set("auto.offset.reset", "error").set("check.crcs", "true");
         config.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
         config.set("allow.auto.create.topics", "false");
         let consumer = config.create_with_context(Assignments::default());
@@ -338,8 +338,8 @@ impl Engine for KafkaEngine {
         self.0.ends(topic)
     }
 
-    fn shared_progress(&self, consumer: &str, topic: TopicId) -> Result<Option<Vec<LogOffset>>> {
-        let topic = self.0.topic(topic)?;
+    fn shared_progress(&self, consumer: &str, id: TopicId) -> Result<Option<Vec<LogOffset>>> {
+        let topic = self.0.topic(id)?;
         let (cluster, group) = (&self.0.home.cluster, names::group(&self.0.settings.application, consumer));
         let places = (0..topic.partitions).map(|number| (&*topic.name, PartitionId(number)));
         let committed = cluster.committed(&group, places)?;
@@ -347,7 +347,15 @@ impl Engine for KafkaEngine {
             Some(next) => Ok(next),
             None => Ok(cluster.low_and_stable(&topic.name, PartitionId(number))?.0),
         };
-        (0..).zip(committed).map(next).collect::<Result<_>>().map(Some)
+        let mut nexts: Vec<LogOffset> = (0..).zip(committed).map(next).collect::<Result<_>>()?;
+        // What is processed here is done when the tables here have followed.
+        let members = lock(&self.0.members);
+        for (number, next) in (0..).zip(&mut nexts) {
+            if let Some(member) = members.get(&(consumer.to_owned(), id, PartitionId(number))) {
+                *next = member.applied(id, PartitionId(number)).map_or(LogOffset(0), |applied| applied.min(*next));
+            }
+        }
+        Ok(Some(nexts))
     }
 
     fn now_ms(&self) -> i64 {

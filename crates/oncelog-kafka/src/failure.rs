@@ -20,6 +20,7 @@ fn kind(cause: &KafkaError) -> ErrorKind {
         }
         Some(
             Code::MessageSizeTooLarge
+            | Code::NotImplemented
             | Code::InvalidRecord
             | Code::InvalidTopic
             | Code::InvalidPartitions
@@ -37,6 +38,7 @@ fn kind(cause: &KafkaError) -> ErrorKind {
         Some(Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch | Code::FencedInstanceId) => {
             ErrorKind::Fenced
         }
+        Some(Code::BadMessage) => ErrorKind::Corrupt,
         Some(Code::UnsupportedVersion) => ErrorKind::UnsupportedVersion,
         _ => ErrorKind::Unavailable,
     }
@@ -66,21 +68,34 @@ pub(crate) fn next(cause: &KafkaError) -> Next {
     }
 }
 
-/// Whether a consumer that was told so goes on by itself.
+/// Whether a consumer that was told so goes on by itself. What is not known to pass is told.
 pub(crate) fn is_passing(cause: &KafkaError) -> bool {
     let KafkaError::MessageConsumption(code) = cause else { return false };
-    !matches!(
+    matches!(
         code,
-        Code::TopicAuthorizationFailed
-            | Code::GroupAuthorizationFailed
-            | Code::ClusterAuthorizationFailed
-            | Code::UnknownTopicOrPartition
-            | Code::UnknownTopic
-            | Code::UnknownPartition
-            | Code::InconsistentGroupProtocol
-            | Code::UnsupportedVersion
-            | Code::Authentication
-            | Code::BadMessage
+        Code::BrokerTransportFailure
+            | Code::AllBrokersDown
+            | Code::Resolve
+            | Code::OperationTimedOut
+            | Code::RequestTimedOut
+            | Code::TimedOutQueue
+            | Code::WaitingForCoordinator
+            | Code::NotCoordinator
+            | Code::CoordinatorNotAvailable
+            | Code::CoordinatorLoadInProgress
+            | Code::LeaderNotAvailable
+            | Code::NotLeaderForPartition
+            | Code::ReplicaNotAvailable
+            | Code::BrokerNotAvailable
+            | Code::NetworkException
+            | Code::KafkaStorageError
+            | Code::FencedLeaderEpoch
+            | Code::UnknownLeaderEpoch
+            | Code::OffsetNotAvailable
+            | Code::PollExceeded
+            | Code::RebalanceInProgress
+            | Code::IllegalGeneration
+            | Code::UnknownMemberId
     )
 }
 
@@ -106,7 +121,11 @@ mod tests {
     fn a_consumer_goes_on_when_a_broker_is_away() {
         assert!(is_passing(&KafkaError::MessageConsumption(Code::BrokerTransportFailure)));
         assert!(is_passing(&KafkaError::MessageConsumption(Code::AllBrokersDown)));
-        assert!(!is_passing(&KafkaError::MessageConsumption(Code::TopicAuthorizationFailed)));
+        for code in
+            [Code::TopicAuthorizationFailed, Code::NotImplemented, Code::InvalidSessionTimeout, Code::BadMessage]
+        {
+            assert!(!is_passing(&KafkaError::MessageConsumption(code)), "{code:?}");
+        }
         assert!(!is_passing(&KafkaError::MessageConsumptionFatal(Code::FencedInstanceId)));
     }
 

@@ -9,6 +9,8 @@
 //! Invariants:
 //! * The group's metadata is taken before records are handed out. If the partitions were given away since, the broker
 //!   refuses the offsets, and so the transaction.
+//! * A commit is the business of the thread that polls the member. Another one, whose partition has come here
+//!   meanwhile, would borrow a membership that it has lost.
 //! * A commit whose outcome is not known is never repeated and never taken for granted: the producer is replaced by one
 //!   of the same transactional id, which ends the transaction one way or the other, and then the committed offsets say
 //!   which.
@@ -17,6 +19,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use oncelog::{Error, ErrorKind, LogOffset, PartitionId, Result, TopicId};
@@ -59,6 +62,8 @@ pub(crate) struct Member {
     name: String,
     producer_config: ClientConfig,
     state: Mutex<State>,
+    /// Up to where the local tables have followed. Apart, so that who asks does not wait for a commit.
+    applied: Mutex<BTreeMap<(TopicId, PartitionId), LogOffset>>,
 }
 
 #[derive(Default)]
@@ -69,6 +74,8 @@ struct State {
     /// Offsets and tables are to be asked for before the next record.
     is_unsettled: bool,
     metadata: Option<ConsumerGroupMetadata>,
+    /// Who polls, and so has what was handed out.
+    poller: Option<ThreadId>,
     committed: BTreeMap<(TopicId, PartitionId), LogOffset>,
 }
 
@@ -119,7 +126,7 @@ impl Member {
         consumer: BaseConsumer<Assignments>,
         producer_config: ClientConfig,
     ) -> Member {
-        Member { keep, consumer, name, producer_config, state: Mutex::default() }
+        Member { keep, consumer, name, producer_config, state: Mutex::default(), applied: Mutex::default() }
     }
 
     /// Sees to it that there is a producer that can begin; `false`: the coordinator does not answer, try later.
@@ -176,6 +183,7 @@ impl Member {
     /// These are no longer ours.
     pub(crate) fn forget(&self, topic: TopicId, partition: PartitionId) {
         lock(&self.state).committed.remove(&(topic, partition));
+        lock(&self.applied).remove(&(topic, partition));
     }
 
     /// The next offset of a partition that is ours.
@@ -183,12 +191,25 @@ impl Member {
         lock(&self.state).committed.get(&(topic, partition)).copied()
     }
 
+    /// The tables are where the committed offsets are.
+    pub(crate) fn followed(&self) {
+        let committed = lock(&self.state).committed.clone();
+        *lock(&self.applied) = committed;
+    }
+
+    /// Up to where the tables have followed in a partition that is ours.
+    pub(crate) fn applied(&self, topic: TopicId, partition: PartitionId) -> Option<LogOffset> {
+        lock(&self.applied).get(&(topic, partition)).copied()
+    }
+
     /// Takes the metadata for what is handed out next; `false`: the partitions were taken from us.
     pub(crate) fn take_metadata(&self) -> bool {
         let metadata = self.consumer.group_metadata();
         // Asked after the metadata, so that it is none of a member that has lost its place.
         let lost = self.consumer.assignment_lost();
-        lock(&self.state).metadata = metadata;
+        let mut state = lock(&self.state);
+        state.metadata = metadata;
+        state.poller = Some(std::thread::current().id());
         !lost
     }
 
@@ -200,8 +221,8 @@ impl Member {
     pub(crate) fn commit(&self, staged: Staged) -> Result<()> {
         let mut state = lock(&self.state);
         let logs = self.changelogs(&staged)?;
-        let ours =
-            staged.progress.iter().all(|(topic, partition, _)| state.committed.contains_key(&(*topic, *partition)));
+        let ours = state.poller == Some(std::thread::current().id())
+            && staged.progress.iter().all(|(topic, partition, _)| state.committed.contains_key(&(*topic, *partition)));
         let (true, true, Some(producer), Some(metadata)) =
             (ours, state.is_ready, state.producer.as_ref(), state.metadata.as_ref())
         else {
@@ -210,11 +231,13 @@ impl Member {
         match self.transact(producer, metadata, &staged, &logs) {
             Ok(nexts) => {
                 let progress = staged.progress.iter().map(|(topic, partition, next)| ((*topic, *partition), *next));
-                state.committed.extend(progress);
+                let applied: Vec<_> = progress.collect();
+                state.committed.extend(applied.iter().copied());
                 // Until the tables have followed.
                 state.is_unsettled = true;
                 self.follow(staged, &logs, &nexts)?;
                 state.is_unsettled = false;
+                lock(&self.applied).extend(applied);
                 Ok(())
             }
             Err(Failed::Aborted(error)) => Err(error),

@@ -38,6 +38,7 @@ const OURS: &[&str] = &[
     "allow.auto.create.topics",
     "auto.offset.reset",
     "bootstrap.servers",
+    "check.crcs",
     "enable.auto.commit",
     "enable.auto.offset.store",
     "enable.idempotence",

@@ -91,6 +91,17 @@ impl Restore {
         Restore::new(tables, &all)
     }
 
+    /// What is left of `self` without these partitions: somebody else writes to their shards now. Nothing if that is
+    /// all.
+    pub(crate) fn without(self, tables: &[KeptTable], gone: &[PartitionId]) -> Option<Restore> {
+        let mut left: Vec<PartitionId> = self.todo.iter().flat_map(|(_, partitions)| partitions).copied().collect();
+        left.extend(self.now.iter().flat_map(|now| &now.shards).map(|shard| shard.partition));
+        left.sort_unstable();
+        left.dedup();
+        left.retain(|partition| !gone.contains(partition));
+        (!left.is_empty()).then(|| Restore::new(tables, &left))
+    }
+
     /// Goes on for a moment; whether all is done.
     pub(crate) fn step(&mut self, home: &Home) -> Result<bool> {
         let deadline = Instant::now() + STEP;
@@ -112,8 +123,9 @@ impl TableRestore {
     fn plan(home: &Home, table: KeptTable, partitions: &[PartitionId]) -> Result<TableRestore> {
         let mut shards = Vec::new();
         for &partition in partitions {
-            let (low, target) = home.cluster.low_and_high(&table.changelog, partition)?;
+            // In this order: whoever had the shard before may have come farther between the two.
             let known = home.checkpoints.get(&table.changelog, partition)?;
+            let (low, target) = home.cluster.low_and_high(&table.changelog, partition)?;
             let next = match known.filter(|known| can_go_on(known, low, target, home.local.now_ms())) {
                 Some(Checkpoint { next, .. }) => next,
                 None => {

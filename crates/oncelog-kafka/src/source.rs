@@ -119,6 +119,7 @@ impl KafkaSource {
             }
             self.resume_all()?;
         }
+        self.member.followed();
         self.go_back()?;
         Ok(self.member.take_metadata())
     }
@@ -147,11 +148,36 @@ impl KafkaSource {
         for ((key, (name, partition)), committed) in keys.iter().zip(&names).zip(committed) {
             let next = match committed {
                 Some(next) => next,
-                None => cluster.low_and_stable(name, *partition)?.0,
+                None => {
+                    self.check_tables_are_empty(key.1)?;
+                    cluster.low_and_stable(name, *partition)?.0
+                }
             };
             stands.push((*key, next));
         }
         Ok(stands)
+    }
+
+    /// Nothing is committed: then nothing may be in the tables either, or all of it would be done again on top.
+    fn check_tables_are_empty(&self, partition: PartitionId) -> Result<()> {
+        let keep = &self.member.keep;
+        for table in &keep.tables {
+            let partitions = keep.home.cluster.partitions(&table.changelog)?.unwrap_or(0);
+            let ends = keep.home.cluster.ends(&table.changelog, partitions)?;
+            let (low, _) = keep.home.cluster.low_and_stable(&table.changelog, partition)?;
+            if ends.get(partition.0 as usize).is_some_and(|end| *end > low) {
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    format!(
+                        "group {:?} has no committed offset for partition {partition}, and changelog {:?} is not \
+                         empty: the offsets have expired or were deleted. Put them back, or delete the changelog to \
+                         begin anew",
+                        keep.group, table.changelog
+                    ),
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Partitions have come.
@@ -176,6 +202,15 @@ impl KafkaSource {
             self.parts.remove(key);
             self.member.forget(key.0, key.1);
             self.engine.depart(&self.member, *key);
+        }
+        // Before anybody else has them.
+        let is_gone = |partition: &PartitionId| !self.parts.keys().any(|(_, left)| left == partition);
+        let gone: Vec<PartitionId> = keys.iter().map(|(_, partition)| *partition).filter(is_gone).collect();
+        let restore = self.restore.take();
+        let was_restoring = restore.is_some();
+        self.restore = restore.and_then(|begun| begun.without(&self.member.keep.tables, &gone));
+        if was_restoring && self.restore.is_none() {
+            self.resume_all()?;
         }
         let mut list = TopicPartitionList::new();
         for (topic, partition) in places {
@@ -303,15 +338,16 @@ impl KafkaSource {
 
     /// What an error of the client library means for the records.
     fn judge(&mut self, error: KafkaError) -> Result<()> {
+        // Whatever it is told as.
+        if let Some((code, _)) = self.member.consumer.client().fatal_error() {
+            return self.replace(KafkaError::MessageConsumptionFatal(code));
+        }
         if matches!(error, KafkaError::MessageConsumption(Code::AutoOffsetReset | Code::OffsetOutOfRange)) {
             return self.look_for_gap(error);
         }
         if failure::is_passing(&error) {
             tracing::debug!(%error, "Kafka");
             return Ok(());
-        }
-        if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
-            return self.replace(error);
         }
         Err(failure::error(format_args!("read for processor {:?}", self.member.keep.processor), error))
     }

@@ -61,6 +61,7 @@ struct Mark {
     local: TxMark,
     appends: usize,
     changes: usize,
+    tables: usize,
     bytes: usize,
 }
 
@@ -165,12 +166,13 @@ impl EngineTx for KafkaTx {
 
     fn mark(&mut self) -> TxMark {
         self.marks += 1;
-        let Staged { appends, changes, local, .. } = &mut self.staged;
+        let Staged { appends, changes, tables, local, .. } = &mut self.staged;
         self.mark = Some(Mark {
             number: self.marks,
             local: local.mark(),
             appends: appends.len(),
             changes: changes.len(),
+            tables: tables.len(),
             bytes: self.bytes,
         });
         TxMark::new(self.marks, 0)
@@ -182,6 +184,7 @@ impl EngineTx for KafkaTx {
         self.staged.local.rollback(at.local);
         self.staged.appends.truncate(at.appends);
         self.staged.changes.truncate(at.changes);
+        self.staged.tables.truncate(at.tables);
         self.bytes = at.bytes;
     }
 
