@@ -69,8 +69,6 @@ pub(super) fn steps(root: &Path, size: Size) -> Vec<Step> {
             Proof::TestResults,
         )
         .with("ONCELOG_TEST_OFFSETS_SECONDS", offset_seconds),
-        // On a broker that it starts and ends itself.
-        Step::new("Apache Kafka", "xtask kafka test", Proof::TestResults),
         Step::new("simulation", &simulate, Proof::Crashes(crashes)),
         Step::new("short histories", &exhaust, Proof::Crashes(1000)),
         Step::new("failing calls", &failures, Proof::Checked),
