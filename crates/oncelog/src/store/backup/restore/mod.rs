@@ -129,16 +129,16 @@ impl RestoreOptions {
     }
 
     /// Brings the owner of that name (`main` for most stores) from the backup on to the state as of frame `lsn`, by the
-    /// frames that [`StoreOptions::journal_archive`] has kept. Other owners stay at the LSN of the backup. Unless one
+    /// frames that `StoreOptions::journal_archive` has kept. Other owners stay at the LSN of the backup. Unless one
     /// is named, the newest backup from before that frame is taken.
     pub fn until_lsn(self, owner: impl Into<String>, lsn: Lsn) -> RestoreOptions {
         RestoreOptions { until: Until::Lsn(owner.into(), lsn), ..self }
     }
 
     /// Brings all owners from the backup on to their state at that time, in milliseconds since 1970, by the frames that
-    /// [`StoreOptions::journal_archive`] has kept. What had happened at which time was noted once a second while the
+    /// `StoreOptions::journal_archive` has kept. What had happened at which time was noted once a second while the
     /// store was open and had something new, by the clock of its machine; the notes since the last trim point are lost
-    /// in a crash, so behind one it is about [`StoreOptions::archive_interval`]. It is never later than asked for.
+    /// in a crash, so behind one it is about `StoreOptions::archive_interval`. It is never later than asked for.
     /// Where the archive ends before that time, so does what is restored: see [`RestoreReport::newest_ms`]. Of several
     /// owners one that would be ahead of what it has read of another one is taken back to before that:
     /// [`RestoreReport::held_back`]. Unless one is named, the newest backup from before that time is taken.
@@ -163,7 +163,7 @@ impl RestoreOptions {
         RestoreOptions { clock, ..self }
     }
 
-    /// As [`StoreOptions::allow_network_file_system`].
+    /// As `StoreOptions::allow_network_file_system`.
     pub fn allow_network_file_system(self) -> RestoreOptions {
         RestoreOptions { network: true, ..self }
     }
