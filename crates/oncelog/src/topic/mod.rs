@@ -112,8 +112,8 @@ impl TopicSpec {
     /// made, and are changed by `alter` alone: a definition that says nothing of them is no wish to change them.
     pub(crate) fn ignored_settings(&self, wanted: &TopicSpec) -> Vec<&'static str> {
         let settings = [
-            ("compression", wanted.compression != Compression::None && wanted.compression != self.compression),
-            ("retention", wanted.retention != Retention::default() && wanted.retention != self.retention),
+            ("compression", wanted.compression != self.compression && wanted.compression != Compression::None),
+            ("retention", wanted.retention != self.retention && wanted.retention != Retention::default()),
             ("compaction", wanted.compaction.is_some() && wanted.compaction != self.compaction),
         ];
         settings.into_iter().filter_map(|(name, ignored)| ignored.then_some(name)).collect()
