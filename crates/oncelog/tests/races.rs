@@ -17,7 +17,7 @@ use hooked_disk::{Event, on};
 use oncelog::disk::{Disk, MemoryDisk, OpenMode, SyncSite};
 use oncelog::{
     Bytes, ConsumerStyle, ErrorKind, IdempotentProducerConfig, LogOffset, Outcome, PartitionId, Processor, Step, Store,
-    SyncPolicy, TableDef, TopicDef, U64, Utf8,
+    SyncPolicy, TableDef, TopicDef, U64, Utf8, Whence,
 };
 
 const LINES: TopicDef<Bytes, Bytes> = TopicDef::new("lines").partitions(2);
@@ -139,6 +139,43 @@ fn a_segments_file_is_held_from_its_place_to_the_copy() {
     assert_eq!(store.offsets("one", PartitionId(0)).unwrap().1.0, 6);
     assert_eq!(store.snapshot().unwrap().read("one", PartitionId(0), LogOffset(0), |_| Ok(Step::Next)).unwrap().0, 6);
     store.close().unwrap();
+}
+
+/// Whoever is about to open a file of a topic that is deleted at that moment is told that, and of no damage.
+#[test]
+fn a_topic_that_is_deleted_while_its_file_is_opened_is_not_damaged() {
+    type Look = fn(&Store) -> oncelog::Result<u64>;
+    let looks: [Look; 3] = [
+        |store| {
+            let mut consumer = store.consumer(ONE, ConsumerStyle::NonTx(Whence::Oldest))?;
+            consumer.next().transpose().map(|record| u64::from(record.is_some()))
+        },
+        |store| store.snapshot()?.read("one", PartitionId(0), LogOffset(0), |_| Ok(Step::Next)).map(|next| next.0),
+        |store| store.offset_at_time("one", PartitionId(0), 1).map(|offset| offset.0),
+    ];
+    for look in looks {
+        let disk = Arc::new(MemoryDisk::default());
+        let store = on(&disk, |_| Ok(())).manual_duties().open("/s").unwrap();
+        store.producer(ONE).unwrap().append(b"k", b"v").unwrap();
+        store.close().unwrap();
+        let meanwhile = Arc::new(Mutex::new(None::<Store>));
+        let inside = Arc::clone(&meanwhile);
+        let hook = move |event: Event<'_>| {
+            // The index of a segment is opened before the segment is.
+            let is_index = |path: &Path| path.extension().is_some_and(|kind| kind == "index");
+            if matches!(event, Event::Open(path, OpenMode::Read) if is_index(path)) {
+                let store = inside.lock().unwrap().take();
+                store.into_iter().for_each(|store| store.delete_topic("one").unwrap());
+            }
+            Ok(())
+        };
+        let store = on(&disk, hook).manual_duties().open("/s").unwrap();
+        *meanwhile.lock().unwrap() = Some(store.clone());
+        let told = look(&store).unwrap_err();
+        assert!(meanwhile.lock().unwrap().is_none(), "no index was opened");
+        assert_eq!(told.kind(), ErrorKind::NotFound, "{told}");
+        store.close().unwrap();
+    }
 }
 
 #[test]

@@ -357,7 +357,7 @@ impl Partition {
     /// need not rise: records behind it may be older.
     ///
     /// # Errors
-    /// `Corrupt`, `Unavailable`.
+    /// `Corrupt`, `Unavailable`; `NotFound`: the topic is deleted.
     pub(crate) fn offset_at_time(&self, timestamp_ms: i64, end: LogOffset) -> Result<LogOffset> {
         let start = self.start();
         let mut from = start;
@@ -374,7 +374,7 @@ impl Partition {
                     }
                     // Or compacted: what took its place is asked.
                     Err(_) if !self.holds(&segment) => continue,
-                    Err(error) => return Err(error),
+                    Err(error) => return self.check_there().and(Err(error)),
                 }
             }
             from = its_end.offset;

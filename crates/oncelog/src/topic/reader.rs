@@ -66,8 +66,9 @@ impl PartitionReader {
                 Err(error) => error,
                 polled => return polled,
             };
-            // Another segment may have taken its place meanwhile, and its file be gone: then that it cannot be read
-            // means nothing.
+            // The topic may have been deleted meanwhile, or another segment have taken the place of this one, and its
+            // file be gone: then that it cannot be read means nothing.
+            self.partition.check_there()?;
             let read = sought.as_ref().or(self.reader.as_ref().map(BatchReader::segment));
             if read.is_none_or(|segment| self.partition.holds(segment)) {
                 return Err(error);
