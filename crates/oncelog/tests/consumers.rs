@@ -10,9 +10,9 @@ use std::time::Duration;
 use gap_at_end::with_a_gap_at_the_end;
 use oncelog::disk::MemoryDisk;
 use oncelog::{
-    AsEngine, Bytes, Consumer, ConsumerOptions, ConsumerStyle, Error, ErrorKind, FailurePolicy, LogOffset, Outcome,
-    Pair, PartitionId, RecordRef, Result, RetryPolicy, Store, StoreOptions, SyncPolicy, TableDef, TopicDef, Tx, U64,
-    Utf8, Visibility, Whence, commit, skip, stop,
+    AsEngine, Bytes, Consumer, ConsumerOptions, ConsumerStyle, Error, ErrorKind, FailurePolicy, LogOffset,
+    MinimumRetention, Outcome, Pair, PartitionId, RecordRef, Result, RetryPolicy, Store, StoreOptions, SyncPolicy,
+    TableDef, TopicDef, Tx, U64, Utf8, Visibility, WhenFull, Whence, commit, skip, stop,
 };
 
 const LINES: TopicDef<Utf8, U64> = TopicDef::new("lines");
@@ -402,6 +402,54 @@ fn the_iterator_commits_one_when_the_next_is_asked_for() {
     assert_eq!(committed(), 4);
     fill(&store, 4..5);
     assert_eq!(value_of(&consumer.next().unwrap().unwrap()), 4, "it goes on when there is more");
+}
+
+/// What comes before a gap is not passed with it: not where its commit was refused for what another has changed, and not
+/// where it was refused for want of room.
+#[test]
+fn a_record_before_a_gap_whose_commit_was_refused_is_not_passed_with_the_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = with_a_gap_at_the_end(dir.path(), LINES);
+    // Larger groups, so that the gap is met while the record has no place yet.
+    let grouped = |id| ConsumerOptions::new(client(id)).commit_records(10);
+    let mut consumer = store.consumer(LINES, grouped("loses")).unwrap();
+    let (mut calls, theirs) = (0, store.clone());
+    let told = consumer.try_process(None, |record, tx| {
+        calls += 1;
+        let sum = tx.table(SUMS)?.get("sum")?.unwrap_or(0);
+        if calls == 1 {
+            theirs.transact(|tx| tx.table(SUMS)?.put("sum", &100))?;
+        }
+        tx.table(SUMS)?.put("sum", &(sum + record.value()?))?;
+        Ok(Outcome::Commit)
+    });
+    assert_eq!((told.unwrap_err().kind(), calls), (ErrorKind::Gap, 2));
+    assert_eq!(store.snapshot().unwrap().get(SUMS, "sum").unwrap(), Some(107));
+
+    let small =
+        OUT.max_total_bytes(4 << 10).blocking_minimum_retention(MinimumRetention::Age(Duration::from_secs(3600)));
+    let out = store.producer(small.clone()).unwrap().when_full(WhenFull::Fail);
+    while out.append("k", &0).is_ok() {}
+    let mut consumer = store.consumer(LINES, grouped("finds no room")).unwrap();
+    let mut copy = |record: RecordRef<'_, Utf8, U64>, tx: &mut Tx<'_>| {
+        tx.append(small.clone(), "copied", &record.value()?)?;
+        Ok(Outcome::Commit)
+    };
+    for _ in 0..2 {
+        let told = consumer.try_process(None, &mut copy).unwrap_err();
+        assert_eq!(told.kind(), ErrorKind::TopicFull, "{told}");
+        // There is none before which it stands.
+        consumer.skip_gap().unwrap();
+        assert_eq!(consumer.positions(), [(PartitionId(0), LogOffset(0))]);
+    }
+    let end = store.offsets("out", PartitionId(0)).unwrap().1;
+    store.truncate_before("out", PartitionId(0), end).unwrap();
+    let told = consumer.try_process(None, &mut copy).unwrap_err();
+    assert_eq!(told.gap().unwrap().start, LogOffset(1), "{told}");
+    consumer.skip_gap().unwrap();
+    assert_eq!(consumer.try_process(None, &mut copy).unwrap(), 0);
+    let copies = store.consumer(OUT, plain(Whence::Position(end))).unwrap();
+    assert_eq!(copies.map(|record| value_of(&record.unwrap())).collect::<Vec<_>>(), [7]);
 }
 
 #[test]

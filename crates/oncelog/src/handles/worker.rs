@@ -122,7 +122,7 @@ impl Worker {
             let pause = hold_back(&mut *self.source, self.group.attempts(), self.group.now());
             let polled = self.poll(count_max, stop, &mut done, call);
             let placed = self.group.submit();
-            if let Some(error) = polled.as_ref().err().or(placed.as_ref().err())
+            if let Some(error) = placed.as_ref().err().or(polled.as_ref().err())
                 && let Some(lost) = self.group.lose(error)
             {
                 done -= self.rewind();
@@ -134,16 +134,17 @@ impl Worker {
             if polled.is_err() || placed.is_err() || settled.is_err() {
                 self.rewind();
             }
-            let end = polled?;
+            // What the poll ended with comes behind the group: whoever is told of a gap, and steps over it, is told that
+            // all before it is done with.
             placed?;
             settled?;
-            match (end, pause) {
+            match (polled?, pause) {
                 (End::Again, _) => {}
                 (End::Drained, _) if done > before => {}
                 (End::Drained, Some(_)) if stop() => return Ok((done, End::Stopped)),
                 (End::Drained, Some(pause)) => self.source.wait(pause.min(WAIT_MAX), stop),
-                (End::Drained, None) => return self.pass_skipped().map(|()| (done, end)),
-                _ => return Ok((done, end)),
+                (End::Drained, None) => return self.pass_skipped().map(|()| (done, End::Drained)),
+                (end, _) => return Ok((done, end)),
             }
         }
     }

@@ -98,7 +98,8 @@ impl TopicLoader {
     fn check_claim(&self, dir: &Path, id: TopicId) -> Result<()> {
         let claim = topic::read_claim(&*self.files.disk, dir)?;
         if (claim.store, claim.topic, &claim.owner) != (self.store, id, &self.owner) {
-            let what = format!("the name is claimed for topic id {} of owner {:?}", claim.topic, claim.owner);
+            let Claim { topic, owner, .. } = claim;
+            let what = format!("the name is claimed for topic id {topic} of owner {owner:?}, and is that of {id} here");
             return Err(Error::corrupt(&Claim::path(dir), 0, what));
         }
         Ok(())

@@ -241,6 +241,8 @@ impl Source for StoreSource {
     }
 
     fn seek(&mut self, topic: TopicId, partition: PartitionId, next: LogOffset) {
+        // Whoever goes elsewhere does not stand before it any more, and must not step over it.
+        self.gap.take_if(|(of, at, lost)| (*of, *at) == (topic, partition) && lost.start != next);
         for cursor in &mut self.cursors {
             if cursor.topic == topic && cursor.partition == partition {
                 cursor.next = next;
