@@ -178,6 +178,42 @@ fn a_topic_that_is_deleted_while_its_file_is_opened_is_not_damaged() {
     }
 }
 
+/// Whether a topic or a table was made is in doubt: whoever waited to make it too must not take over its claim, which is
+/// the right one if it was.
+#[test]
+fn a_name_whose_making_is_in_doubt_is_not_claimed_anew() {
+    type Make = fn(&Store) -> oncelog::Result<()>;
+    let makes: [Make; 2] = [
+        |store| store.producer(ONE)?.append(b"k", b"v").map(drop),
+        |store| store.transact(|tx| tx.table(ROWS)?.put("k", &1)),
+    ];
+    for make in makes {
+        let disk = Arc::new(MemoryDisk::default());
+        let meanwhile = Arc::new(Mutex::new(None::<Store>));
+        let (other, theirs) = (Arc::new(Mutex::new(None)), Arc::clone(&meanwhile));
+        let others = Arc::clone(&other);
+        let hook = move |event: Event<'_>| match event {
+            Event::Sync(_, SyncSite::JournalGroup) => {
+                let Some(store) = theirs.lock().unwrap().take() else { return Ok(()) };
+                *others.lock().unwrap() = Some(std::thread::spawn(move || make(&store)));
+                // It has seen that the store is open, and waits for its turn.
+                std::thread::sleep(Duration::from_millis(50));
+                Err(io::Error::other("a failure on purpose"))
+            }
+            _ => Ok(()),
+        };
+        let store = on(&disk, hook).manual_duties().open("/s").unwrap();
+        *meanwhile.lock().unwrap() = Some(store.clone());
+        assert_eq!(make(&store).unwrap_err().kind(), ErrorKind::InDoubt);
+        let other = other.lock().unwrap().take().unwrap();
+        assert_eq!(other.join().unwrap().unwrap_err().kind(), ErrorKind::Closed);
+        drop(store);
+        let store = on(&disk, |_| Ok(())).open("/s").unwrap();
+        make(&store).unwrap();
+        store.close().unwrap();
+    }
+}
+
 #[test]
 fn a_failed_making_of_a_store_leaves_that_of_another_process_alone() {
     let disk = Arc::new(MemoryDisk::default());

@@ -68,12 +68,14 @@ impl Name<'_> {
 impl Core {
     /// The lock under which names are made and removed, for an opening that still has its owner. The look is exact: a
     /// successor makes names only under this lock, and only when its epoch can be seen. So either it is seen here, or
-    /// it comes later and takes over what is left.
+    /// it comes later and takes over what is left. Nor for one whose journal has failed: what its last commits made of a
+    /// name is in doubt, and the claim must stay one that fits.
     ///
     /// # Errors
     /// `Fenced`: another has the owner; nothing of its may be touched. `Locked`, `Closed`.
     pub(super) fn lock_names(&self) -> Result<Box<dyn DiskFile>> {
         let held = self.layout.lock_owners(&*self.disk, &*self.options.clock)?;
+        self.check_open()?;
         self.fence.check()?;
         Ok(held)
     }
