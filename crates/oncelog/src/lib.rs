@@ -50,6 +50,10 @@
 //! * [`Engine`]: what stands between the handles and a log, so that another one can stand there.
 //! * [`disk`] and [`clock`]: the ground, to be replaced in simulations.
 
+// What models share with the tests outside names the library.
+#[cfg(all(test, shuttle))]
+extern crate self as oncelog;
+
 mod backup;
 mod chance;
 mod checkpoint;

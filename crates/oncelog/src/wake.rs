@@ -278,6 +278,8 @@ pub(crate) enum RaceSite {
     AnswerLast,
     /// Who leads next knows that the last write or sync failed.
     FailureIsPassedOn,
+    /// Who moves the trim point looks whether a group has failed, at the place that it moves to.
+    TrimLooksForFailure,
     /// Who makes all durable waits for a leader that has its frames and not yet the writer.
     SettleWaits,
     /// What is pinned is chosen while the horizon cannot move.

@@ -345,16 +345,18 @@ impl<A: Apply> Journal<A> {
             queue.frames_bytes = 0;
             (std::mem::take(&mut queue.frames), std::mem::take(&mut queue.group), queue.failed)
         };
+        // Declared before it: should a panic pass, others get these only when it is told that the journal has failed.
+        let (mut writer, mut applier);
         let mut leading = Leading { journal: self, group: Some(&group) };
         if !keeps(RaceSite::AnswerLast) {
             group.finish(Done::Applied);
         }
-        let mut writer = self.writer.lock();
+        writer = self.writer.lock();
         let written = if failed_before { Ok(Lsn(0)) } else { self.write(&mut writer, &mut frames) };
         // Taken before the writer is free: groups are applied in LSN order, and whoever holds both sees all that is
         // written applied.
         let writer = keeps(RaceSite::ApplierBeforeWriterIsFree).then_some(writer);
-        let mut applier = self.applier.lock();
+        applier = self.applier.lock();
         drop(writer);
         self.pass_on(written.is_err());
         if written.is_err() {

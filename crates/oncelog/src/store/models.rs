@@ -6,7 +6,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a model fails by panicking")]
 
+#[path = "../../tests/common/hooked_disk.rs"]
+mod hooked_disk;
+
+use std::io;
 use std::time::Duration;
+
+use hooked_disk::{Event, over};
 
 use super::{Snapshot, Store, StoreOptions, StoreReader};
 use crate::clock::Clock;
@@ -18,7 +24,8 @@ use crate::handles::{Processor, SyncPolicy, TableDef, TopicDef};
 use crate::ids::{LogOffset, PartitionId};
 use crate::transaction::Step;
 use crate::wake::models::explore_so_many;
-use crate::wake::{Arc, RaceSite, Thread, leave_out, spawn, yield_now};
+use crate::wake::plain::AtomicBool;
+use crate::wake::{Arc, Ordering, RaceSite, Thread, leave_out, spawn, yield_now};
 
 const ACCOUNTS: TableDef<U64, U64> = TableDef::new("accounts");
 const COUNTS: TableDef<U64, U64> = TableDef::new("counts");
@@ -279,4 +286,45 @@ fn a_topic_is_made_beside_a_trim() {
 #[test]
 fn a_trim_holds_nobody_up_who_leads_for_others() {
     check(a_topic_is_made_beside_a_trim);
+}
+
+/// A group is durable and its records cannot be put in their place, while the trim point moves: afterwards all of it is
+/// there, or nothing. A trim that took it for applied would keep its rows, and give up the frame that has its records.
+fn a_group_that_cannot_be_applied_beside_a_trim() {
+    let disk = Arc::new(MemoryDisk::default());
+    let fails = Arc::new(AtomicBool::new(false));
+    let theirs = Arc::clone(&fails);
+    let over = over(Arc::clone(&disk) as _, move |event| match event {
+        Event::Write(path, position)
+            if position > 0
+                && theirs.load(Ordering::SeqCst)
+                && path.extension().is_some_and(|kind| kind == "segment") =>
+        {
+            Err(io::Error::other("a failure on purpose"))
+        }
+        _ => Ok(()),
+    });
+    let store = options(&disk).disk(over).trim_bytes(1 << 20).manual_duties().open("/s").unwrap();
+    store.transact(|tx| (0..2).try_for_each(|n| tx.table(ACCOUNTS)?.put(&n, &50))).unwrap();
+    let events = store.producer(EVENTS).unwrap();
+    events.append(&0, &0).unwrap();
+    fails.store(true, Ordering::SeqCst);
+    let trims = thread(&store, |store| drop(store.trim()));
+    let moved = store.transact(|tx| {
+        tx.table(ACCOUNTS)?.put(&0, &49)?;
+        tx.append(EVENTS, &0, &1)
+    });
+    assert_eq!(moved.unwrap_err().kind(), ErrorKind::InDoubt);
+    trims.join().unwrap();
+    drop((events, store));
+    let store = open(&disk);
+    let snapshot = store.snapshot().unwrap();
+    let (records, coins) = (records(&snapshot).len(), coins(&snapshot));
+    assert!(matches!((records, coins), (1, 100) | (2, 99)), "{records} records, {coins} coins");
+}
+
+#[test]
+fn what_was_not_applied_is_not_trimmed() {
+    check(a_group_that_cannot_be_applied_beside_a_trim);
+    check_needs(RaceSite::TrimLooksForFailure, a_group_that_cannot_be_applied_beside_a_trim);
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::manifest::State;
 use super::{Core, compact};
 use crate::disk::{StepSite, is_kept};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, Lsn, PartitionId, TopicId};
 use crate::journal::JournalPosition;
 use crate::segment::{Segment, SegmentEnd};
@@ -20,7 +20,7 @@ use crate::table::{ScanRange, TableBatch};
 use crate::topic::{Exchange, Partition, PartitionState, Removal, SegmentRow};
 use crate::transaction::EngineTx;
 use crate::transaction::system;
-use crate::wake::{Arc, Ordering};
+use crate::wake::{Arc, Ordering, RaceSite, keeps};
 
 impl Core {
     /// Moves the trim point to the newest frame and leaves the owner in `state`.
@@ -41,7 +41,13 @@ impl Core {
             // versions of that place stay, however fast they change meanwhile.
             let pin = self.pipeline.view.pin(|| Lsn(position.next_lsn.0 - 1));
             let mut touched = applier.take_touched();
-            let rows = gone.and_then(|(deleted, mut gone)| {
+            let whole = if journal.has_failed() && keeps(RaceSite::TrimLooksForFailure) {
+                // Since the flush above a group has failed: it is behind this place, and not applied.
+                Err(Error::closed())
+            } else {
+                gone
+            };
+            let rows = whole.and_then(|(deleted, mut gone)| {
                 touched.retain(|partition| !deleted.contains(&partition.topic));
                 let (mut rows, changes) = self.partition_rows(&touched)?;
                 rows.append(&mut gone);
