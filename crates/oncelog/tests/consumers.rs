@@ -404,8 +404,8 @@ fn the_iterator_commits_one_when_the_next_is_asked_for() {
     assert_eq!(value_of(&consumer.next().unwrap().unwrap()), 4, "it goes on when there is more");
 }
 
-/// What comes before a gap is not passed with it: not where its commit was refused for what another has changed, and not
-/// where it was refused for want of room.
+/// What comes before a gap is not passed with it: not where its commit was refused for what another has changed, and
+/// not where it was refused for want of room.
 #[test]
 fn a_record_before_a_gap_whose_commit_was_refused_is_not_passed_with_the_gap() {
     let dir = tempfile::tempdir().unwrap();

@@ -178,8 +178,8 @@ fn a_topic_that_is_deleted_while_its_file_is_opened_is_not_damaged() {
     }
 }
 
-/// Whether a topic or a table was made is in doubt: whoever waited to make it too must not take over its claim, which is
-/// the right one if it was.
+/// Whether a topic or a table was made is in doubt: whoever waited to make it too must not take over its claim, which
+/// is the right one if it was.
 #[test]
 fn a_name_whose_making_is_in_doubt_is_not_claimed_anew() {
     type Make = fn(&Store) -> oncelog::Result<()>;

@@ -134,8 +134,8 @@ impl Worker {
             if polled.is_err() || placed.is_err() || settled.is_err() {
                 self.rewind();
             }
-            // What the poll ended with comes behind the group: whoever is told of a gap, and steps over it, is told that
-            // all before it is done with.
+            // What the poll ended with comes behind the group: whoever is told of a gap, and steps over it, is told
+            // that all before it is done with.
             placed?;
             settled?;
             match (polled?, pause) {

@@ -68,8 +68,8 @@ impl Name<'_> {
 impl Core {
     /// The lock under which names are made and removed, for an opening that still has its owner. The look is exact: a
     /// successor makes names only under this lock, and only when its epoch can be seen. So either it is seen here, or
-    /// it comes later and takes over what is left. Nor for one whose journal has failed: what its last commits made of a
-    /// name is in doubt, and the claim must stay one that fits.
+    /// it comes later and takes over what is left. Nor for one whose journal has failed: what its last commits made of
+    /// a name is in doubt, and the claim must stay one that fits.
     ///
     /// # Errors
     /// `Fenced`: another has the owner; nothing of its may be touched. `Locked`, `Closed`.
