@@ -266,8 +266,8 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
     ///
     /// # Errors
     /// Whatever `process` fails with, as it is (a panic as kind `User`): that record is unprocessed, those before it
-    /// are committed. `Gap`: the next record is gone, see [`Consumer::skip_gap`]. `Corrupt`, `Full`, `InDoubt`,
-    /// `Closed`.
+    /// are committed. `TopicFull`: a topic that it writes to is full; what was not committed is handed out again.
+    /// `Gap`: the next record is gone, see [`Consumer::skip_gap`]. `Corrupt`, `Full`, `InDoubt`, `Closed`.
     pub fn try_process(
         &mut self,
         count_max: Option<u64>,
@@ -358,7 +358,8 @@ impl<K: Codec, V: Codec> Consumer<K, V> {
     /// ```
     ///
     /// # Errors
-    /// `Conflict`, `Full`: nothing happened, and what was handed out is still at hand: fill another transaction.
+    /// `Conflict`, `Full`, `TopicFull`: nothing happened, and what was handed out is still at hand: fill another
+    /// transaction.
     /// `Invalid`: the transaction is one of another store. `InDoubt`, `Closed`.
     pub fn commit_with(&mut self, transaction: Transaction) -> Result<Committed> {
         #[cfg(feature = "async")]

@@ -216,8 +216,8 @@ impl<K: Codec, V: Codec> IdempotentProducer<K, V> {
     ///
     /// # Errors
     /// `Fenced`: the producer was opened again, stop. `Conflict`: a transaction uses this producer's sequences at the
-    /// same time. `Invalid`, `Full`, `Closed`: nothing was written, and the sequence is not used. `InDoubt`: it may be
-    /// there; reopen the store and the producer, and append it again under its sequence.
+    /// same time. `Invalid`, `Full`, `TopicFull`, `Closed`: nothing was written, and the sequence is not used.
+    /// `InDoubt`: it may be there; reopen the store and the producer, and append it again under its sequence.
     pub fn append(&self, key: &K::Value, value: &V::Value) -> Result<LogOffset> {
         self.submit(key, value)?.wait()
     }

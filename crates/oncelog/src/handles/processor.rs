@@ -412,7 +412,8 @@ where
     ///
     /// # Errors
     /// Whatever the function fails with (a panic as kind `User`), where the policies do not say otherwise: that record
-    /// is unprocessed, those before it are committed. `Gap`, `Corrupt`, `Full`, `InDoubt`, `Closed`.
+    /// is unprocessed, those before it are committed. `TopicFull`: an output is full; what was not committed is
+    /// processed again. `Gap`, `Corrupt`, `Full`, `InDoubt`, `Closed`.
     pub fn step(&mut self, count_max: Option<u64>) -> Result<u64> {
         self.run(count_max, &|| false).map(|(count, _)| count)
     }

@@ -282,8 +282,9 @@ impl<K: Codec, V: Codec> Producer<K, V> {
     /// Callers that wait together share one disk sync (group commit, DeWitt et al. 1984).
     ///
     /// # Errors
-    /// `Invalid`: over a limit or no encoding; `Full`: no space, nothing was written; `Closed`; `InDoubt`: the sync
-    /// failed, the record may be there: reopen the store and look.
+    /// `Invalid`: over a limit or no encoding; `Full`: no space, nothing was written; `TopicFull`, where
+    /// [`Producer::when_full`] says so: the topic is full, nothing was written; `Closed`; `InDoubt`: the sync failed,
+    /// the record may be there: reopen the store and look.
     pub fn append(&self, key: &K::Value, value: &V::Value) -> Result<LogOffset> {
         let record = Given::<K, V>::pair(key, value);
         if self.linger.is_none() || (K::as_encoded(key).is_some() && V::as_encoded(value).is_some()) {

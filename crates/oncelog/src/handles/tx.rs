@@ -449,8 +449,9 @@ impl Transaction {
     /// Makes all of it happen; durable on return.
     ///
     /// # Errors
-    /// `Conflict`: something it read has changed, run it again; `Full`, `Closed`: it did not happen; `InDoubt`: the
-    /// disk failed, reopen the store and look.
+    /// `Conflict`: something it read has changed, run it again; `TopicFull`: a topic has no room for it, and it does
+    /// not wait for that ([`Store::transact_patiently`](crate::Store::transact_patiently) does); `Full`, `Closed`: it
+    /// did not happen; `InDoubt`: the disk failed, reopen the store and look.
     pub fn commit(self) -> Result<Committed> {
         self.inner.submit()?.wait()
     }

@@ -302,8 +302,9 @@ impl Store {
     ///
     /// # Errors
     /// Whatever `change` fails with: nothing happened then. `Conflict`: ten thousand times in a row, so that `change`
-    /// itself must be what changes the rows it read, by another transaction. `Full`, `Closed`: nothing happened.
-    /// `InDoubt`: the disk failed, reopen the store and look.
+    /// itself must be what changes the rows it read, by another transaction. `TopicFull`: a topic has no room, see
+    /// [`Store::transact_patiently`]. `Full`, `Closed`: nothing happened. `InDoubt`: the disk failed, reopen the store
+    /// and look.
     pub fn transact<T>(&self, mut change: impl FnMut(&mut Tx<'_>) -> Result<T>) -> Result<T> {
         let mut attempts = 0u32;
         loop {
