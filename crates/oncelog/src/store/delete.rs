@@ -7,7 +7,8 @@
 //!
 //! Ids are never given twice, so a topic made anew under the name inherits nothing. A crash behind step 2 leaves the
 //! note, and the next opening goes on with step 3; recovery forgives a frame whose topic is gone when a later frame
-//! deletes that topic. The rows that only trim points write go with the next trim point behind the deletion.
+//! deletes that topic. The rows that only trim points write go with the first trim point
+//! behind the deletion, however the two meet.
 
 use std::io;
 use std::ops::Bound;
@@ -162,13 +163,18 @@ fn gone<T: Default>(done: io::Result<T>) -> io::Result<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::backup::BackupTarget;
     use crate::codec::Bytes;
+    use crate::disk::MemoryDisk;
     use crate::error::ErrorKind;
     use crate::handles::{IdempotentProducerConfig, TopicDef};
     use crate::ids::{LogOffset, PartitionId, Sequence};
-    use crate::store::Store;
-    use crate::wake::spawn;
+    use crate::store::{RestoreOptions, Store, StoreReader};
+    use crate::table::{StateKey, Visit};
+    use crate::wake::{Arc, spawn};
     use std::time::Duration;
 
     const TOPIC: TopicDef<Bytes, Bytes> = TopicDef::new("short-lived");
@@ -207,6 +213,79 @@ mod tests {
         drop(turn);
         deletion.join().unwrap().unwrap();
         assert_eq!(rows_of(core, topic.id), 0);
+    }
+
+    /// The topics of which the trim point has rows of segments, and those that it knows.
+    fn of_trim_point(core: &Core) -> [BTreeSet<TopicId>; 2] {
+        let (mut placed, mut known) = (BTreeSet::new(), BTreeSet::new());
+        let each = |key: &[u8], _: &[u8]| {
+            let (table, _, own) = StateKey::read(key).unwrap();
+            if table == system::SEGMENTS {
+                placed.extend(system::read_partition_key(own).map(|(topic, _)| topic));
+            }
+            if let (system::CATALOGUE, Some(CatalogueKey::Topic(id))) = (table, CatalogueKey::decode(own)) {
+                known.insert(id);
+            }
+            Ok(Visit::Next)
+        };
+        core.backend.hold().unwrap().each(&[], each).unwrap();
+        [placed, known]
+    }
+
+    /// A trim looks for deleted topics, and one is deleted then. A trim point that has the rows of its segments behind
+    /// the frame that deletes it would have them for ever, were this the end.
+    #[test]
+    fn a_topic_that_is_deleted_in_the_middle_of_a_trim_leaves_no_segments() {
+        const OTHER: TopicDef<Bytes, Bytes> = TopicDef::new("deleted-before");
+        let store = Store::options().manual_duties().journal_file_bytes(64 << 10).disk(Arc::new(MemoryDisk::default()));
+        let store = store.open("/store").unwrap();
+        for topic in [TOPIC, OTHER] {
+            store.producer(topic).unwrap().append(b"k", b"v").unwrap();
+        }
+        store.trim().unwrap();
+        store.delete_topic("deleted-before").unwrap();
+        let core = &store.inner.core;
+        let topic = core.topic("short-lived").unwrap();
+        store.producer(TOPIC).unwrap().append(b"k", b"more").unwrap();
+        // As a deletion begins: the trim looks at it, and finds that it is not deleted.
+        core.pipeline.retire(&topic).unwrap();
+        core.pipeline.journal.at_rest(|applier, _| applier.forget_rows_of(topic.id));
+        let rows = core.tables.shard(system::PARTITIONS, system::SHARD);
+        let turn = rows.turn();
+        let theirs = store.clone();
+        let trim = spawn("trims".to_owned(), move || theirs.trim()).unwrap();
+        // It looks at the rows of the other one, as far as it comes.
+        core.options.clock.sleep(Duration::from_millis(200));
+        core.commit_deletion(&topic).unwrap();
+        drop(turn);
+        trim.join().unwrap().unwrap();
+        let [placed, known] = of_trim_point(core);
+        assert!(placed.is_subset(&known), "segments of {placed:?}, and the topics are {known:?}");
+        store.trim().unwrap();
+        assert_eq!(of_trim_point(core), [const { BTreeSet::new() }; 2]);
+    }
+
+    /// Rows of segments that no topic is known of are no reason not to make backups.
+    #[test]
+    fn segments_of_a_topic_that_is_not_known_are_in_no_backup() {
+        let disk = Arc::new(MemoryDisk::default());
+        let store = Store::options().manual_duties().journal_file_bytes(64 << 10).disk(Arc::clone(&disk) as _);
+        let store = store.open("/store").unwrap();
+        store.producer(TOPIC).unwrap().append(b"k", b"v").unwrap();
+        store.trim().unwrap();
+        let core = &store.inner.core;
+        let topic = core.topic("short-lived").unwrap();
+        core.pipeline.retire(&topic).unwrap();
+        core.commit_deletion(&topic).unwrap();
+        core.pipeline.journal.at_rest(|applier, _| applier.are_forgotten(&[topic.id]));
+        store.trim().unwrap();
+        let [placed, known] = of_trim_point(core);
+        assert!(placed.contains(&topic.id) && known.is_empty());
+        let target = BackupTarget::dir_on(Arc::new(MemoryDisk::default()), "/target").unwrap();
+        store.backup(&target).unwrap();
+        StoreReader::options().disk(Arc::clone(&disk) as _).open("/store").unwrap().backup(&target).unwrap();
+        let verified = RestoreOptions::new().disk(disk).verify(&target, "/scratch").unwrap();
+        assert!(verified.is_sound());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, Lsn, PartitionId, TopicId};
 use crate::journal::JournalPosition;
 use crate::segment::{Segment, SegmentEnd};
-use crate::table::{ScanRange, TableBatch};
+use crate::table::{ScanRange, StateKey, TableBatch};
 use crate::topic::{Exchange, Partition, PartitionState, Removal, SegmentRow};
 use crate::transaction::EngineTx;
 use crate::transaction::system;
@@ -32,28 +32,29 @@ impl Core {
         self.pipeline.flush()?;
         let journal = &self.pipeline.journal;
         let placed = journal.placed_bytes();
-        // Before the place is taken: a topic that is deleted meanwhile is for the next trim. And not while the applier
-        // is held: looking at rows waits for turns, and whoever has one may be waiting to lead.
-        let candidates = journal.at_rest(|applier, _| applier.deleted());
-        let gone = self.deleted_rows(candidates);
-        let (position, pin, touched, rows) = journal.at_rest(|applier, position| {
+        let (position, pin, mut touched, noted, rows) = journal.at_rest(|applier, position| {
             // What the rows were at that place is written, and what follows from them is replayed over it: so the
             // versions of that place stay, however fast they change meanwhile.
             let pin = self.pipeline.view.pin(|| Lsn(position.next_lsn.0 - 1));
-            let mut touched = applier.take_touched();
-            let whole = if journal.has_failed() && keeps(RaceSite::TrimLooksForFailure) {
+            let touched = applier.take_touched();
+            let rows = if journal.has_failed() && keeps(RaceSite::TrimLooksForFailure) {
                 // Since the flush above a group has failed: it is behind this place, and not applied.
                 Err(Error::closed())
             } else {
-                gone
+                self.partition_rows(&touched)
             };
-            let rows = whole.and_then(|(deleted, mut gone)| {
-                touched.retain(|partition| !deleted.contains(&partition.topic));
-                let (mut rows, changes) = self.partition_rows(&touched)?;
-                rows.append(&mut gone);
-                Ok((rows, (changes, deleted)))
-            });
-            (position, pin, touched, rows)
+            (position, pin, touched, applier.deleted(), rows)
+        });
+        // As of that place: what is deleted before it is replayed by nobody, what is deleted behind it is for the next
+        // trim. And not while the applier is held: looking at rows waits for turns, and whoever has one may be waiting
+        // to lead.
+        let rows = rows.and_then(|(mut rows, mut changes)| {
+            let (deleted, mut gone) = self.deleted_rows(noted, pin.lsn())?;
+            touched.retain(|partition| !deleted.contains(&partition.topic));
+            changes.leave_out(&deleted);
+            rows.retain(|key, _| place_of_row(key).is_none_or(|topic| !deleted.contains(&topic)));
+            rows.append(&mut gone);
+            Ok((rows, (changes, deleted)))
         });
         let moved = rows.and_then(|(rows, changes)| self.trim_to(position, &touched, rows, state).map(|()| changes));
         drop(pin);
@@ -83,13 +84,13 @@ impl Core {
         }
     }
 
-    /// Those of `candidates` that are deleted, and the rows in which the trim point says something of them, to delete.
-    fn deleted_rows(&self, candidates: Vec<TopicId>) -> Result<(Vec<TopicId>, TableBatch)> {
+    /// Those of `noted` that are deleted as of `at`, which is pinned, and the rows in which the trim point says
+    /// something of them, to delete.
+    fn deleted_rows(&self, noted: Vec<TopicId>, at: Lsn) -> Result<(Vec<TopicId>, TableBatch)> {
         let (mut deleted, mut rows) = (Vec::new(), TableBatch::new());
-        let visible = self.pin_visible();
         let catalogue = self.tables.shard(system::CATALOGUE, system::SHARD);
-        for topic in candidates {
-            if catalogue.get(&system::CatalogueKey::Topic(topic).encode(), visible.lsn())?.is_some() {
+        for topic in noted {
+            if catalogue.get(&system::CatalogueKey::Topic(topic).encode(), at)?.is_some() {
                 continue;
             }
             let first = system::partition_key(topic, PartitionId(0));
@@ -97,8 +98,8 @@ impl Core {
             for table in [system::PARTITIONS, system::SEGMENTS] {
                 let shard = self.tables.shard(table, system::SHARD);
                 let range = (Bound::Included(&first[..]), Bound::Included(&last[..]));
-                for (key, _) in shard.scan(ScanRange::between(range.0, range.1), visible.lsn())? {
-                    rows.insert(crate::table::StateKey::of(table, system::SHARD, &key), None);
+                for (key, _) in shard.scan(ScanRange::between(range.0, range.1), at)? {
+                    rows.insert(StateKey::of(table, system::SHARD, &key), None);
                 }
             }
             deleted.push(topic);
@@ -273,13 +274,30 @@ struct Changes {
     exchanges: Vec<(Arc<Partition>, Exchange)>,
 }
 
+impl Changes {
+    /// What is of these topics is no part of it.
+    fn leave_out(&mut self, topics: &[TopicId]) {
+        let stays = |topic: TopicId| !topics.contains(&topic);
+        self.ends.retain(|(segment, _)| stays(segment.head.topic));
+        self.removals.retain(|(partition, _)| stays(partition.topic));
+        self.exchanges.retain(|(partition, _)| stays(partition.topic));
+    }
+}
+
+/// The topic of a row that says where a partition is.
+fn place_of_row(key: &[u8]) -> Option<TopicId> {
+    let (table, _, own) = StateKey::read(key)?;
+    let of_place = [system::PARTITIONS, system::SEGMENTS].contains(&table);
+    of_place.then(|| system::read_partition_key(own)).flatten().map(|(topic, _)| topic)
+}
+
 impl Core {
     /// The rows that say where the partitions are now, as far as the last trim point does not say it, and what time it
     /// is.
     fn partition_rows(&self, touched: &[Arc<Partition>]) -> Result<(TableBatch, Changes)> {
         let now_ms = self.store_time.now_ms(&*self.options.clock);
         let (mut rows, mut changes) = (TableBatch::new(), Changes::default());
-        let flat = |table, key: &[u8]| crate::table::StateKey::of(table, system::SHARD, key);
+        let flat = |table, key: &[u8]| StateKey::of(table, system::SHARD, key);
         rows.insert(flat(system::TIME, system::TIME_KEY), Some(Bytes::from(system::encode_row(&now_ms)?)));
         for partition in touched {
             let key = system::partition_key(partition.topic, partition.id);
