@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex};
 use hooked_disk::{Event, over};
 use oncelog::disk::{Disk, RealDisk};
 use oncelog::{
-    ConsumerStyle, ErrorKind, Result, Store, StoreOptions, StoreReader, TableDef, TopicDef, U64, Utf8, Whence,
+    BackupTarget, ConsumerStyle, ErrorKind, RestoreOptions, Result, Store, StoreOptions, StoreReader, TableDef,
+    TopicDef, U64, Utf8, Whence,
 };
 
 const ROWS: TableDef<Utf8, U64> = TableDef::new("rows");
@@ -114,6 +115,30 @@ fn who_sleeps_in_a_trim_does_no_harm_to_who_has_taken_over() -> Result<()> {
         assert_all(&third.snapshot()?.scan(ROWS, ..)?, 4);
         third.close()?;
     }
+    Ok(())
+}
+
+/// Its rows are not its successor's, whatever the manifest says of those.
+#[test]
+fn who_has_lost_the_owner_unawares_makes_no_backup() -> Result<()> {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("data");
+    let first = options().open(&dir)?;
+    put(&first, 1);
+    first.trim()?;
+    put(&first, 2);
+    lose_lock(&dir);
+    let second = options().open(&dir)?;
+    put(&second, 3);
+    second.trim()?;
+    let target = BackupTarget::dir(home.path().join("target"))?;
+    assert_eq!(first.backup(&target).unwrap_err().kind(), ErrorKind::Fenced);
+    assert!(target.list()?.is_empty());
+    second.backup(&target)?;
+    let copy = home.path().join("copy");
+    RestoreOptions::new().restore(&target, &copy)?;
+    assert_all(&StoreReader::open(&copy)?.snapshot()?.scan(ROWS, ..)?, 3);
+    drop((first, second));
     Ok(())
 }
 

@@ -257,6 +257,9 @@ impl Reader<'_> {
             }
             owners.push(OwnerImage { name, number, epoch, opening, rows_lsn, lsn, link });
         }
+        if owners.is_empty() {
+            return Err(self.flaw("no owner is in it"));
+        }
         Ok(owners)
     }
 

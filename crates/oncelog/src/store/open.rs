@@ -348,7 +348,7 @@ impl Opening {
     pub(super) fn replay(&mut self, applier: &mut Applier, found: &Manifest) -> Result<Lsn> {
         let Some((start, _)) = &found.trim else { return Ok(Lsn(1)) };
         let mut replayer = Replayer::new(&self.tables, &self.topics, &self.view, applier);
-        replayer.may_skip = self.options.restoring;
+        replayer.may_skip = self.options.over_holes;
         let (disk, until) = (&*self.options.disk, self.options.replay_until);
         let replayed = journal::replay(disk, &self.layout.journal, self.store, *start, until, |lsn, body| {
             replayer.frame(lsn, body).map_err(|error| error.in_file(&self.layout.journal))

@@ -35,6 +35,8 @@ pub struct StoreOptions {
     pub(super) replay_until: Option<Lsn>,
     /// The directory is being restored: a store to nobody else, and nobody was ever told more than its journal holds.
     pub(super) restoring: bool,
+    /// Offsets may be left out.
+    pub(super) over_holes: bool,
     pub(super) continued: bool,
     /// What is damaged is mended on the way, as far as that goes.
     pub(super) mends: Option<Arc<Mends>>,
@@ -87,6 +89,7 @@ impl StoreOptions {
             beside_owner: false,
             replay_until: None,
             restoring: false,
+            over_holes: false,
             continued: false,
             mends: None,
             journal_file_bytes: 16 << 20,
@@ -283,6 +286,11 @@ impl StoreOptions {
     /// For whoever restores a backup.
     pub(super) fn restoring(self) -> StoreOptions {
         StoreOptions { restoring: true, shared_page: false, ..self }
+    }
+
+    /// The frames that are replayed are those of several openings: offsets that one of them has skipped are left out.
+    pub(super) fn over_holes(self) -> StoreOptions {
+        StoreOptions { over_holes: true, ..self }
     }
 
     /// More frames are laid behind its end: it commits none by itself.

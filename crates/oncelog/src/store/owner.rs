@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::layout::{Layout, MAIN};
-use super::manifest::{ManifestFile, OWNER_BYTES};
+use super::manifest::{Manifest, ManifestFile, OWNER_BYTES};
 use crate::clock::Clock;
 use crate::disk::{Disk, DiskFile, OpenMode, SyncSite};
 use crate::error::{Error, ErrorKind, Result};
@@ -88,11 +88,8 @@ impl Layout {
         let mut found = disk.list(&self.owners).map_err(|error| Error::io(&self.owners, "list the owners", error))?;
         found.sort();
         for owner in found.iter().filter(|path| !path.ends_with("LOCK")) {
-            let manifest = owner.join("MANIFEST");
-            match ManifestFile::peek(disk, &manifest)? {
-                Some(found) => highest = highest.max(found.number),
-                None if is_unmade(disk, owner)? => {}
-                None => return Err(Error::corrupt(&manifest, 0, "the manifest of an owner is gone or damaged")),
+            if let Some(found) = manifest_of(disk, owner)? {
+                highest = highest.max(found.number);
             }
         }
         if highest == OwnerId::MAX {
@@ -118,6 +115,26 @@ impl Layout {
         ManifestFile::lock(disk, &self.manifest, OpenMode::Create)?.begin(store, &self.name, number)?;
         sync(&self.owner)
     }
+}
+
+/// The manifest of the owner in that directory; `None`: its making was not finished, or it is no directory.
+///
+/// # Errors
+/// `Corrupt`: something was written there, and there is no manifest, or no whole copy.
+pub(super) fn manifest_of(disk: &dyn Disk, owner: &Path) -> Result<Option<Manifest>> {
+    let path = owner.join("MANIFEST");
+    if let Some(found) = ManifestFile::peek(disk, &path)? {
+        return Ok(Some(found));
+    }
+    match is_unmade(disk, owner) {
+        Ok(true) => return Ok(None),
+        Ok(false) => {}
+        Err(error) if error.is_not_a_directory() => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    // It may have been made meanwhile.
+    let found = ManifestFile::peek(disk, &path)?;
+    found.map(Some).ok_or_else(|| Error::corrupt(&path, 0, "the manifest of an owner is gone or damaged"))
 }
 
 /// Whether the making of an owner was not finished: it has no manifest and has never written anything. With files and

@@ -288,13 +288,21 @@ pub(crate) struct HeldRows {
 }
 
 impl HeldRows {
+    /// The LSN that they reflect; `None`: nothing was ever applied.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub(crate) fn lsn(&self) -> Result<Option<Lsn>> {
+        let row = self.ask(|rows| Ok(rows.get(LSN_KEY)?.map(|lsn| lsn.value().first_chunk().copied())))?;
+        Ok(row.flatten().flatten().map(|lsn| Lsn(u64::from_le_bytes(lsn))))
+    }
+
     /// Hands the rows with flat keys from `first` on to `each`, in order, until it answers `Stop`.
     ///
     /// # Errors
     /// `Corrupt`; what `each` fails with.
     pub(crate) fn each(&self, first: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> Result<Visit>) -> Result<()> {
-        let Some(rows) = &self.live.rows else { return Ok(()) };
-        let mut ask = || -> StdResult<Result<()>, redb::Error> {
+        let asked = self.ask(|rows| {
             for row in rows.range::<&[u8]>(first..)? {
                 let (key, value) = row?;
                 if key.value() == LSN_KEY {
@@ -307,9 +315,15 @@ impl HeldRows {
                 }
             }
             Ok(Ok(()))
-        };
-        match catch_unwind(AssertUnwindSafe(&mut ask)) {
-            Ok(Ok(asked)) => asked,
+        });
+        asked?.unwrap_or(Ok(()))
+    }
+
+    /// `None`: nothing was ever applied.
+    fn ask<T>(&self, ask: impl FnOnce(&Rows) -> StdResult<T, redb::Error>) -> Result<Option<T>> {
+        let Some(rows) = &self.live.rows else { return Ok(None) };
+        match catch_unwind(AssertUnwindSafe(|| ask(rows))) {
+            Ok(Ok(asked)) => Ok(Some(asked)),
             Ok(Err(error)) => Err(Failed::of(error, &self.path).error),
             Err(_) => Err(Failed::panicked(&self.path).error),
         }

@@ -17,6 +17,8 @@
 
 mod create;
 mod restore;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 pub use create::BackupReport;

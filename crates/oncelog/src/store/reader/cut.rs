@@ -162,7 +162,7 @@ impl Cut {
             })?;
         let lsn = Lsn(replayed.end.next_lsn.0 - 1);
         let rows = match own {
-            Some(core) => core.backend.hold()?,
+            Some(core) => own_rows(core, rows_lsn)?,
             None => {
                 let (disk, dir) = (Arc::clone(&reader.disk), reader.layout.state.clone());
                 let home = TableHome { disk, dir, store: reader.store, memory: reader.table_memory };
@@ -209,6 +209,22 @@ impl Cut {
     pub(in crate::store) fn effects(&self, each: &mut dyn FnMut(Effect<'_>) -> Result<()>) -> Result<()> {
         frames_of(&self.frames, |_, body| effects(body)?.into_iter().try_for_each(&mut *each))
     }
+}
+
+/// The rows of the owner that this process has, kept in place: those that the manifest names, of frame `lsn`. A process
+/// that has lost the owner, or could not write the manifest, has others.
+fn own_rows(core: &Core, lsn: Lsn) -> Result<HeldRows> {
+    let rows = core.backend.hold()?;
+    // Behind it: whoever still has the owner now had it when the rows were taken.
+    core.check_open()?;
+    core.fence.check()?;
+    let found = rows.lsn()?;
+    if found != Some(lsn) {
+        let found = found.map_or_else(|| "no frame".to_owned(), |found| format!("frame {found}"));
+        let what = format!("the tables are as of {found}, and the trim point is behind frame {lsn}");
+        return Err(Error::corrupt(&core.layout.manifest, 0, what));
+    }
+    Ok(rows)
 }
 
 /// Whether nobody has read further than there is.

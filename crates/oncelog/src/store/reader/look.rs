@@ -8,9 +8,10 @@
 use std::path::Path;
 
 use super::super::Store;
-use super::super::layout::MAIN;
+use super::super::layout::{Layout, MAIN};
 use super::super::manifest::ManifestFile;
 use super::super::options::Beside;
+use super::super::owner::manifest_of;
 use super::live::{Found, Live};
 use super::offline::Offline;
 use super::owner::OwnerReader;
@@ -101,11 +102,12 @@ impl StoreReader {
     }
 
     pub(super) fn known_owner(&self, owner: &str) -> Result<Arc<OwnerReader>> {
-        let known = owner == MAIN || self.inner.all_owners()?.iter().any(|(name, _)| name == owner);
-        if !known {
+        let (inner, layout) = (&self.inner, Layout::of(&self.inner.layout.dir, owner));
+        // Whatever has become of the others.
+        if owner != MAIN && manifest_of(&*inner.disk, &layout.owner)?.is_none() {
             return Err(Error::new(ErrorKind::NotFound, format!("the store has no owner {owner:?}")));
         }
-        self.inner.owner(owner)
+        inner.owner(owner)
     }
 }
 

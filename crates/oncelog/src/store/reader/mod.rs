@@ -45,6 +45,7 @@ pub(super) use verify::read_rows;
 pub(super) use watcher::{Watcher, Watchers};
 
 use super::layout::{Layout, MAIN};
+use super::owner::manifest_of;
 use crate::clock::{Clock, SystemClock};
 use crate::consumer::Whence;
 use crate::disk::{Disk, RealDisk};
@@ -299,16 +300,24 @@ impl Inner {
         Ok(owner)
     }
 
-    /// Every owner that has been made.
+    /// Every owner that has been made, by name.
+    ///
+    /// # Errors
+    /// `Corrupt`: one is gone, or nobody can say which it is. None is left out.
     fn all_owners(&self) -> Result<Vec<(String, Arc<OwnerReader>)>> {
-        let dir = &self.layout.owners;
+        let (dir, layout) = (&self.layout.owners, &self.layout);
         let mut found = Vec::new();
         let paths = self.disk.list(dir).map_err(|error| Error::io(dir, "list the owners", error))?;
         for path in paths.into_iter().filter(|path| !path.ends_with("LOCK")) {
-            let manifest = path.join("MANIFEST");
-            if let Some(manifest) = super::manifest::ManifestFile::peek(&*self.disk, &manifest)? {
-                found.push((manifest.owner.clone(), self.owner(&manifest.owner)?));
+            let Some(manifest) = manifest_of(&*self.disk, &path)? else { continue };
+            if path != Layout::of(&layout.dir, &manifest.owner).owner {
+                let what = format!("this is owner {:?}, and its directory has another name", manifest.owner);
+                return Err(Error::corrupt(&path.join("MANIFEST"), 0, what));
             }
+            found.push((manifest.owner.clone(), self.owner(&manifest.owner)?));
+        }
+        if !found.iter().any(|(name, _)| name == MAIN) {
+            return Err(Error::corrupt(&layout.manifest, 0, "the owner that every store is made with is gone"));
         }
         found.sort_by(|one, other| one.0.cmp(&other.0));
         Ok(found)

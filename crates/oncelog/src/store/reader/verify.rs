@@ -14,8 +14,8 @@ use std::time::Duration;
 use super::super::Store;
 use super::super::claims::Name;
 use super::super::layout::MAIN;
-use super::super::manifest::{Copy, Manifest, ManifestFile, PAIRS, State, pair_of, read_copies};
-use super::super::owner::is_unmade;
+use super::super::manifest::{Copy, Manifest, PAIRS, State, pair_of, read_copies};
+use super::super::owner::manifest_of;
 use super::super::report::LostOffsets;
 use super::StoreReader;
 use super::owner::OwnerReader;
@@ -87,13 +87,8 @@ impl StoreReader {
         let mut names = Vec::new();
         let dirs = disk.list(&layout.owners).map_err(doing)?;
         for dir in dirs.into_iter().filter(|path| !path.ends_with("LOCK")) {
-            let path = dir.join("MANIFEST");
-            match ManifestFile::peek(disk, &path) {
-                Ok(Some(manifest)) => names.push(manifest.owner),
-                Ok(None) if is_unmade(disk, &dir)? => {}
-                Ok(None) => {
-                    found.note_damage(Error::corrupt(&path, 0, "the manifest of an owner is gone or damaged"))?
-                }
+            match manifest_of(disk, &dir) {
+                Ok(manifest) => names.extend(manifest.map(|manifest| manifest.owner)),
                 Err(error) => found.note_damage(error)?,
             }
         }

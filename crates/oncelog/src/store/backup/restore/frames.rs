@@ -94,12 +94,15 @@ impl Site<'_> {
         known: &mut Known,
         (report, reading): (&mut RestoreReport, &mut Reading),
     ) -> Result<()> {
+        // What the backup itself holds is of one opening: there offsets that are missing are damage.
+        let is_archived = point.goal > owner.lsn;
+        let options = |options: StoreOptions| if is_archived { options.over_holes() } else { options };
         let mut laid = laid;
         while laid < point.goal {
-            self.recovered(owner, StoreOptions::continued)?.close()?;
+            self.recovered(owner, |as_well| options(as_well).continued())?.close()?;
             laid = self.lay_step(owner, (laid, point), known)?;
         }
-        self.recover(owner, report, reading)
+        self.recover(owner, options, report, reading)
     }
 
     /// Lays the frames of the next step behind the trim point of the last one.
@@ -143,12 +146,18 @@ impl Site<'_> {
     }
 
     /// Recovers an owner and closes it in order.
-    fn recover(&self, owner: &OwnerImage, report: &mut RestoreReport, reading: &mut Reading) -> Result<()> {
+    fn recover(
+        &self,
+        owner: &OwnerImage,
+        options: impl Fn(StoreOptions) -> StoreOptions,
+        report: &mut RestoreReport,
+        reading: &mut Reading,
+    ) -> Result<()> {
         if owner.rows_lsn.is_none() {
             report.owners.push((owner.name.clone(), owner.lsn));
             return Ok(());
         }
-        let store = self.recovered(owner, |options| options)?;
+        let store = self.recovered(owner, options)?;
         report.owners.push((owner.name.clone(), store.core().pipeline.view.visible()));
         report.topics += store.topics()?.len() as u64;
         let core = store.core();
