@@ -143,6 +143,44 @@ fn two_histories_are_never_mixed() {
     assert_eq!((reach.until, reach.gap, reach.other_history), (of_b_end, None, Some(of_a_end)));
 }
 
+/// A backup that is kept keeps the frames behind it, whatever the numbers of others say: of a machine that was set back
+/// the newer one may be of an earlier frame. So does one that somebody has given a name of his own.
+#[test]
+fn frames_behind_any_backup_that_is_kept_stay() {
+    let place = Place::new();
+    let (data, image) = (place.path("data"), place.path("image"));
+    let store = place.archived().open(&data).unwrap();
+    let first = store.backup(&place.target).unwrap().name;
+    write(&store, &place, &["shared"]);
+    store.close().unwrap();
+    copy_dir(&data, &image);
+    let store = place.archived().open(&data).unwrap();
+    write(&store, &place, &["a1", "a2", "a3", "a4", "a5", "a6"]);
+    store.backup(&place.target).unwrap();
+    store.close().unwrap();
+    fs::remove_dir_all(&data).unwrap();
+    copy_dir(&image, &data);
+    let store = place.archived().open(&data).unwrap();
+    let of_b = store.backup(&place.target).unwrap().name;
+    write(&store, &place, &["b1", "b2"]);
+    let pruned = place.target.prune(2).unwrap();
+    assert_eq!(pruned.removed, [first]);
+    assert!(pruned.removed_pieces > 0, "{pruned:?}");
+    let until = |backup: &str| RestoreOptions::new().backup(backup).until_time(i64::MAX);
+    assert_eq!(place.restore(until(&of_b), "b").unwrap().1, ["shared", "b1", "b2"]);
+
+    let named = |name: &str| place.path(&format!("target/backups/{name}.backup"));
+    fs::rename(named(&of_b), named("before-upgrade")).unwrap();
+    let newest = store.backup(&place.target).unwrap().name;
+    write(&store, &place, &["b3"]);
+    assert_eq!(place.target.prune(1).unwrap().kept, [newest]);
+    assert_eq!(place.restore(until("before-upgrade"), "named").unwrap().1, ["shared", "b1", "b2", "b3"]);
+    fs::remove_file(named("before-upgrade")).unwrap();
+    assert!(place.target.prune(1).unwrap().removed_pieces > 0);
+    let newest = RestoreOptions::new().until_time(i64::MAX);
+    assert_eq!(place.restore(newest, "newest").unwrap().1, ["shared", "b1", "b2", "b3"]);
+}
+
 /// What an opening without the option has given up is told by the next one with it, and by whoever lists.
 #[test]
 fn a_gap_is_told_when_it_is_made_and_where_it_is() {

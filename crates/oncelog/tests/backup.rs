@@ -367,6 +367,60 @@ fn damage_of_the_source_makes_no_backup() {
     StoreReader::open(&data).unwrap().backup(&target(dir.path())).unwrap();
 }
 
+/// An owner whose manifest is gone or rotten is not left out: there is no backup, however alive the others are.
+#[test]
+fn an_owner_that_cannot_be_read_is_not_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, target) = (dir.path().join("data"), target(dir.path()));
+    let main = open(&data);
+    let billing = Store::attach(&data, "billing").unwrap();
+    main.producer(LINES).unwrap().append("k", "of main").unwrap();
+    billing.producer(LEDGER).unwrap().append("k", &1).unwrap();
+    billing.close().unwrap();
+    let told = |manifest: &Path, store: Option<&Store>| {
+        let made = match store {
+            Some(store) => store.backup(&target),
+            None => StoreReader::open(&data).unwrap().backup(&target),
+        };
+        let error = made.expect_err("an owner is left out");
+        assert_eq!((error.kind(), error.file()), (ErrorKind::Corrupt, Some(manifest)), "{error}");
+        assert!(target.list().unwrap().is_empty());
+        let error = StoreReader::open(&data).unwrap().snapshot().map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    };
+    let each_damage = |owner: &str, store: Option<&Store>| {
+        let manifest = data.join("owners").join(owner).join("MANIFEST");
+        let good = fs::read(&manifest).unwrap();
+        let rotten = good.iter().map(|byte| byte ^ 1).collect::<Vec<_>>();
+        for bad in [None, Some(&good[..100]), Some(&rotten[..]), Some(&[])] {
+            match bad {
+                None => fs::remove_file(&manifest).unwrap(),
+                Some(bad) => fs::write(&manifest, bad).unwrap(),
+            }
+            told(&manifest, store);
+            fs::write(&manifest, &good).unwrap();
+        }
+    };
+    each_damage("billing", Some(&main));
+    each_damage("billing", None);
+    // A copy of it is no other owner.
+    let twin = data.join("owners/twin");
+    copy_dir(&data.join("owners/billing"), &twin);
+    told(&twin.join("MANIFEST"), Some(&main));
+    fs::remove_dir_all(&twin).unwrap();
+    main.close().unwrap();
+    each_damage("main", None);
+    let gone = dir.path().join("gone");
+    fs::rename(data.join("owners/main"), &gone).unwrap();
+    told(&data.join("owners/main/MANIFEST"), None);
+    fs::rename(&gone, data.join("owners/main")).unwrap();
+    // What nobody has finished to make, and what is no owner, are none.
+    fs::create_dir_all(data.join("owners/begun/journal")).unwrap();
+    fs::write(data.join("owners/stray"), "x").unwrap();
+    let made = StoreReader::open(&data).unwrap().backup(&target).unwrap();
+    assert_eq!(made.owners.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["billing", "main"]);
+}
+
 #[test]
 fn a_restore_takes_an_empty_directory_and_half_of_one_is_no_store() {
     let dir = tempfile::tempdir().unwrap();
@@ -710,6 +764,29 @@ fn what_is_newest_is_said_of_all_owners() {
     assert!(report.owners[0].1 > made.owners[0].1, "{report:?} of {made:?}");
     assert_eq!(report.newest_ms, report.taken_ms);
     drop(other);
+}
+
+/// Another disk comes in the place of the one with the backups: it is written as any new one.
+#[test]
+fn a_target_that_is_made_anew_is_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, place) = (dir.path().join("data"), dir.path().join("target"));
+    let target = target(dir.path());
+    let store = archived(&target).open(&data).unwrap();
+    let lines = store.producer(LINES).unwrap();
+    lines.append("k", "before").unwrap();
+    wait_for_archive(&store);
+    store.backup(&target).unwrap();
+    fs::rename(&place, dir.path().join("away")).unwrap();
+    fs::create_dir(&place).unwrap();
+    lines.append("k", "between").unwrap();
+    wait_for_archive(&store);
+    store.backup(&target).unwrap();
+    lines.append("k", "behind").unwrap();
+    wait_for_archive(&store);
+    let into = dir.path().join("restored");
+    RestoreOptions::new().until_time(i64::MAX).restore(&target, &into).unwrap();
+    assert_eq!(lines_of(&into), ["before", "between", "behind"]);
 }
 
 /// A target that cannot be written holds nothing up, until what waits for it is too much; then it is told, and all is

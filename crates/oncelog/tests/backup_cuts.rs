@@ -8,8 +8,8 @@ mod hooked_disk;
 mod set_clock;
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use hooked_disk::{Event, over};
 use oncelog::disk::{MemoryDisk, OpenMode, RealDisk};
@@ -268,4 +268,119 @@ fn a_backup_whose_mark_was_taken_away_is_none() {
     assert_eq!(plain.list().unwrap().len(), 1);
     assert!(RestoreOptions::new().verify(&plain, dir.path().join("scratch")).unwrap().store.is_sound());
     store.backup(&plain).unwrap();
+}
+
+/// Marks that are taken away by hand in the last moment: what was pruned then knew nothing of the manifest.
+#[test]
+fn a_backup_whose_mark_was_taken_away_while_it_was_named_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("data"));
+    store.producer(KEPT).unwrap().append("k", "x").unwrap();
+    let place = dir.path().join("target");
+    let plain = BackupTarget::dir(&place).unwrap();
+    let first = store.backup(&plain).unwrap().name;
+    store.producer(KEPT).unwrap().append("k", "more").unwrap();
+    let (theirs, once) = (plain.clone(), AtomicU32::new(0));
+    let disk = over(Arc::new(RealDisk), move |event| {
+        if let Event::Open(path, OpenMode::CreateNew) = event
+            && path.parent().is_some_and(|dir| dir.ends_with("backups"))
+            && once.fetch_add(1, Ordering::SeqCst) == 0
+        {
+            assert_eq!(theirs.unlock().unwrap(), 1);
+            assert!(theirs.prune(1).unwrap().removed_chunks > 0);
+        }
+        Ok(())
+    });
+    let error = store.backup(&BackupTarget::dir_on(disk, &place).unwrap()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
+    let left: Vec<_> = plain.list().unwrap().into_iter().map(|info| info.name).collect();
+    assert_eq!(left, [first]);
+    assert!(RestoreOptions::new().verify(&plain, dir.path().join("scratch")).unwrap().store.is_sound());
+}
+
+/// A slow backup ends behind one that was cut later: that one stays the newest.
+#[test]
+fn the_newest_backup_is_the_one_that_was_cut_last() {
+    for by_owner in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir.path().join("data"));
+        store.producer(KEPT).unwrap().append("k", "before").unwrap();
+        let disk: Arc<dyn oncelog::disk::Disk> = Arc::new(MemoryDisk::default());
+        let plain = BackupTarget::dir_on(Arc::clone(&disk), "/target").unwrap();
+        let (once, theirs, later) = (AtomicU32::new(0), (store.clone(), plain.clone()), Arc::new(OnceLock::new()));
+        let made = Arc::clone(&later);
+        let slow = over(disk, move |event| {
+            if let Event::Open(path, OpenMode::CreateNew) = event
+                && path.components().any(|part| part.as_os_str() == "chunks")
+                && once.fetch_add(1, Ordering::SeqCst) == 0
+            {
+                theirs.0.producer(KEPT).unwrap().append("k", "meanwhile").unwrap();
+                made.set(theirs.0.backup(&theirs.1).unwrap().name).unwrap();
+            }
+            Ok(())
+        });
+        let slow = BackupTarget::dir_on(slow, "/target").unwrap();
+        let earlier = match by_owner {
+            true => store.backup(&slow),
+            false => StoreReader::open(store.dir()).unwrap().backup(&slow),
+        };
+        let (earlier, later) = (earlier.unwrap().name, later.get().unwrap());
+        let listed: Vec<_> = plain.list().unwrap().into_iter().map(|info| info.name).collect();
+        assert_eq!(listed.iter().collect::<Vec<_>>(), [&earlier, later]);
+        let copy = restored(&plain, &dir.path().join("restored"));
+        assert_eq!(copy.offsets("kept", PartitionId(0)).unwrap().1.0, 2);
+        assert_eq!(plain.prune(1).unwrap().kept, [later.as_str()]);
+        // Behind both comes the next.
+        let next = store.backup(&plain).unwrap().name;
+        assert!(next > *later, "{next} behind {later}");
+    }
+}
+
+/// A folder of chunks that vanishes before its names are durable: what was in it is in no backup.
+#[test]
+fn chunks_that_are_taken_away_meanwhile_make_no_backup() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("data"));
+    store.producer(KEPT).unwrap().append("k", "x").unwrap();
+    let place = dir.path().join("target");
+    let once = AtomicU32::new(0);
+    let disk = over(Arc::new(RealDisk), move |event| {
+        if let Event::SyncDir(path, _) = event
+            && path.parent().is_some_and(|dir| dir.ends_with("chunks"))
+            && once.fetch_add(1, Ordering::SeqCst) == 0
+        {
+            std::fs::remove_dir_all(path).unwrap();
+        }
+        Ok(())
+    });
+    let target = BackupTarget::dir_on(disk, &place).unwrap();
+    store.backup(&target).unwrap_err();
+    assert!(target.list().unwrap().is_empty());
+    store.backup(&target).unwrap();
+    assert!(RestoreOptions::new().verify(&target, dir.path().join("scratch")).unwrap().store.is_sound());
+}
+
+/// Pruning is what makes room, so it needs none.
+#[test]
+fn a_full_target_can_be_pruned() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("data"));
+    let is_full = Arc::new(AtomicBool::new(false));
+    let full = Arc::clone(&is_full);
+    let disk = over(Arc::new(RealDisk), move |event| match event {
+        Event::Write(..) if full.load(Ordering::SeqCst) => Err(std::io::ErrorKind::StorageFull.into()),
+        _ => Ok(()),
+    });
+    let target = BackupTarget::dir_on(disk, dir.path().join("target")).unwrap();
+    for value in ["one", "two"] {
+        store.producer(KEPT).unwrap().append("k", value).unwrap();
+        store.backup(&target).unwrap();
+    }
+    store.producer(KEPT).unwrap().append("k", "three").unwrap();
+    is_full.store(true, Ordering::SeqCst);
+    assert_eq!(store.backup(&target).unwrap_err().kind(), ErrorKind::Full);
+    assert_eq!(target.prune(1).unwrap().removed.len(), 1);
+    is_full.store(false, Ordering::SeqCst);
+    store.backup(&target).unwrap();
+    assert_eq!(target.list().unwrap().len(), 2);
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::chance::Chance;
 use crate::disk::{Disk, OpenMode, SyncSite};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::wake::{Arc, Mutex};
 
 /// What a file is called while it is written; whoever finds it later knows that it is none.
@@ -78,6 +78,17 @@ impl Files {
     /// What is in the file is durable on return; its name is when its directory is [synced](Files::settle).
     pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.dir.join(name);
+        match self.write_to(&path, bytes) {
+            // A directory is gone that was there: another disk has come in its place, or somebody took it away.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.made.lock().clear();
+                self.write_to(&path, bytes)
+            }
+            written => written,
+        }
+    }
+
+    fn write_to(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         if let Some(dir) = path.parent() {
             self.make_dir(dir).map_err(|error| Error::io(dir, "make a directory for backups", error))?;
         }
@@ -87,22 +98,30 @@ impl Files {
             file.write_all_at(bytes, 0)?;
             file.sync(SyncSite::BackupFile)?;
             drop(file);
-            self.disk.rename(&new, &path)
+            self.disk.rename(&new, path)
         });
         written.map_err(|error| {
             // Best effort: what stays is no object, and goes with the next prune.
             let _ = self.disk.remove(&new);
-            Error::io(&path, "write a backup", error)
+            Error::io(path, "write a backup", error)
         })
     }
 
-    /// Makes the names in `folder` durable, if there is one.
+    /// Makes the names in `folder` durable.
     pub(super) fn settle(&self, folder: &str) -> Result<()> {
-        let dir = self.dir.join(folder);
-        match self.disk.sync_dir(&dir, SyncSite::BackupDir) {
+        self.synced(folder, self.disk.sync_dir(&self.dir.join(folder), SyncSite::BackupDir))
+    }
+
+    /// As [`Files::settle`], of a folder that may never have been made.
+    pub(super) fn settle_if_there(&self, folder: &str) -> Result<()> {
+        match self.disk.sync_dir(&self.dir.join(folder), SyncSite::BackupDir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            synced => synced.map_err(|error| Error::sync(&dir, "sync a directory of backups", error)),
+            synced => self.synced(folder, synced),
         }
+    }
+
+    fn synced(&self, folder: &str, synced: io::Result<()>) -> Result<()> {
+        synced.map_err(|error| Error::sync(&self.dir.join(folder), "sync a directory of backups", error))
     }
 
     /// Whether there was one.

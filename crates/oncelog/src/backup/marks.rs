@@ -4,11 +4,17 @@
 //! Each puts a mark of its own first, and then looks for marks of the other: whichever comes first, one of them sees
 //! the other (Dekker 1965), and gives up. Storage has no locks, so a mark that a killed process left stays, and is told
 //! of, until it is taken away by hand: see [`BackupTarget::unlock`]. That of a backup keeps nobody from making others.
+//!
+//! The mark of a backup also holds its number, once its owners are cut: so one that is cut later gets a greater number,
+//! whichever of the two is written first.
 
 use super::target::BackupTarget;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 const MARKS: &str = "marks";
+/// How names of marks begin.
+const BACKUP: &str = "backup-";
+const PRUNE: &str = "prune-";
 
 /// What a mark stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,12 +38,35 @@ impl<'t> Mark<'t> {
     /// # Errors
     /// `Locked`, naming the mark of the other.
     pub(crate) fn put(target: &'t BackupTarget, kind: MarkKind) -> Result<Mark<'t>> {
-        let prefix = if kind == MarkKind::Backup { "backup" } else { "prune" };
-        let name = format!("{prefix}-{:016x}", target.draw());
+        let prefix = if kind == MarkKind::Backup { BACKUP } else { PRUNE };
+        let name = format!("{prefix}{:016x}", target.draw());
         let mark = Mark { target, kind, object: format!("{MARKS}/{name}") };
-        target.write_object(&mark.object, format!("pid {}\n", std::process::id()).as_bytes())?;
+        mark.write()?;
         mark.look()?;
         Ok(mark)
+    }
+
+    fn write(&self) -> Result<()> {
+        match self.target.write_object(&self.object, format!("pid {}\n", std::process::id()).as_bytes()) {
+            // Pruning is what makes room. The name alone needs none, or little, and says enough.
+            Err(error) if error.kind() == ErrorKind::Full => self.target.write_object(&self.object, &[]),
+            written => written,
+        }
+    }
+
+    /// Draws the number of a backup whose owners were just cut: above those of all that are there or being made.
+    ///
+    /// # Errors
+    /// `Full`, `Unavailable`.
+    pub(crate) fn draw_number(&mut self) -> Result<u64> {
+        let marks = self.target.list_objects(MARKS, 1)?;
+        let drawn = marks.iter().filter_map(|mark| drawn_by(mark)).max().unwrap_or(0);
+        let number = drawn.max(self.target.last_number()?).saturating_add(1);
+        let object = format!("{MARKS}/{BACKUP}{:016x}-{number:08}", self.target.draw());
+        let before = std::mem::replace(&mut self.object, object);
+        // There is one at each instant.
+        let written = self.write().and_then(|()| self.target.remove_object(&before).map(drop));
+        written.map(|()| number)
     }
 
     /// Whether it has kept others off until now: by hand marks may be taken away while somebody is at work.
@@ -57,9 +86,9 @@ impl<'t> Mark<'t> {
         let marks = self.target.list_objects(MARKS, 1)?;
         let is_own =
             |mark: &String| self.object.strip_prefix(MARKS).and_then(|own| own.strip_prefix('/')) == Some(mark);
-        let bars = |other: &&String| !is_own(other) && (self.kind == MarkKind::Prune || other.starts_with("prune-"));
+        let bars = |other: &&String| !is_own(other) && (self.kind == MarkKind::Prune || other.starts_with(PRUNE));
         if let Some(other) = marks.iter().find(bars) {
-            let who = if other.starts_with("prune-") { "backups are being pruned" } else { "a backup is being made" };
+            let who = if other.starts_with(PRUNE) { "backups are being pruned" } else { "a backup is being made" };
             let place = self.target.object_place(&format!("{MARKS}/{other}"));
             return Err(Error::locked(&place, format!("{who}, or was when its process was killed"), None));
         }
@@ -74,6 +103,13 @@ impl Drop for Mark<'_> {
             tracing::warn!(%error, mark = %mark.display(), "a mark stays; nothing is pruned until it is taken away");
         }
     }
+}
+
+/// The number that a mark holds.
+fn drawn_by(mark: &str) -> Option<u64> {
+    let (_, number) = mark.strip_prefix(BACKUP)?.split_once('-')?;
+    let parsed: u64 = number.parse().ok()?;
+    (number == format!("{parsed:08}")).then_some(parsed)
 }
 
 impl BackupTarget {
@@ -95,7 +131,6 @@ impl BackupTarget {
 mod tests {
     use super::*;
     use crate::disk::MemoryDisk;
-    use crate::error::ErrorKind;
     use crate::wake::Arc;
 
     #[test]

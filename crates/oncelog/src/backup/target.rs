@@ -52,7 +52,7 @@ enum Place {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct BackupInfo {
-    /// Its name in the target: later backups have greater numbers.
+    /// Its name in the target: backups that were cut later have greater numbers.
     pub name: String,
     /// When it was made, by the clock of the machine, in milliseconds since 1970.
     pub taken_ms: i64,
@@ -167,14 +167,25 @@ impl BackupTarget {
         manifest::decode(&bytes).map_err(|flaw| flaw.in_object(&self.object_place(&object)))
     }
 
-    /// Makes a backup of what is there already; durable on return. Gives its name.
-    pub(crate) fn write_manifest(&self, manifest: &BackupManifest) -> Result<String> {
-        let last = self.names()?.last().and_then(|name| number_of(name)).unwrap_or(0);
-        // Two that are made at once may have one number, and differ behind it.
-        let name = format!("{:08}-{:08x}", last.saturating_add(1), self.chance.next_u64() >> 32);
+    /// The greatest number of a backup that is there.
+    pub(super) fn last_number(&self) -> Result<u64> {
+        Ok(self.names()?.last().and_then(|name| number_of(name)).unwrap_or(0))
+    }
+
+    /// Makes a backup of what is there already, with the number that was [drawn](super::Mark::draw_number) for it;
+    /// durable on return. Gives its name.
+    pub(crate) fn write_manifest(&self, manifest: &BackupManifest, number: u64) -> Result<String> {
+        // Two that draw at once may have one number, and differ behind it.
+        let name = format!("{number:08}-{:08x}", self.chance.next_u64() >> 32);
         self.write_object(&manifest_object(&name), &manifest::encode(manifest)?)?;
         self.settle_folder(BACKUPS)?;
         Ok(name)
+    }
+
+    /// Takes a backup away again, durably.
+    pub(crate) fn take_back(&self, name: &str) -> Result<()> {
+        self.remove_object(&manifest_object(name))?;
+        self.settle_folder(BACKUPS)
     }
 
     /// A number that nobody else has drawn.
@@ -233,10 +244,20 @@ impl BackupTarget {
         }
     }
 
-    /// Makes the names in `folder` durable.
+    /// Makes the names in `folder`, which was written to or counted on, durable.
     pub(crate) fn settle_folder(&self, folder: &str) -> Result<()> {
         match &self.place {
             Place::Files(files) => files.settle(folder),
+            // They are, when a put is answered.
+            #[cfg(feature = "object-store")]
+            Place::Objects(_) => Ok(()),
+        }
+    }
+
+    /// As [`BackupTarget::settle_folder`], of a folder that may never have been made.
+    pub(super) fn settle_if_there(&self, folder: &str) -> Result<()> {
+        match &self.place {
+            Place::Files(files) => files.settle_if_there(folder),
             // They are, when a put is answered.
             #[cfg(feature = "object-store")]
             Place::Objects(_) => Ok(()),

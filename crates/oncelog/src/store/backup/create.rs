@@ -75,19 +75,18 @@ impl StoreReader {
 }
 
 fn backup(reader: &StoreReader, target: &BackupTarget, own: Option<&Core>) -> Result<BackupReport> {
-    let mark = Mark::put(target, MarkKind::Backup)?;
+    let mut mark = Mark::put(target, MarkKind::Backup)?;
     let (uploads, before) = (Uploads::begin(target)?, newest_of(reader, target)?);
     let mut work = Work { reader, uploads, before, copied: BTreeMap::new() };
     let mut met: Option<(Error, Option<u64>)> = None;
     for _ in 0..ATTEMPTS {
         let cuts = reader.cuts(own)?;
         // Nothing in the cuts is later, and little that is earlier is missing, however long it takes to copy them.
-        let taken_ms = reader.now_ms();
+        let (taken_ms, number) = (reader.now_ms(), mark.draw_number()?);
         match work.copy(&cuts, taken_ms) {
             Ok(manifest) => {
                 work.uploads.settle()?;
-                mark.check()?;
-                let name = target.write_manifest(&manifest)?;
+                let name = write_marked(target, &mark, &manifest, number)?;
                 return Ok(BackupReport {
                     name,
                     store: manifest.identity,
@@ -115,6 +114,18 @@ fn backup(reader: &StoreReader, target: &BackupTarget, own: Option<&Core>) -> Re
     let what = "the store changes faster than it can be copied";
     let unavailable = Error::new(ErrorKind::Unavailable, what).in_file(reader.dir());
     Err(met.into_iter().map(|(error, _)| error).fold(unavailable, Error::because))
+}
+
+/// Writes the manifest of a backup whose mark has kept prunes off until then. One that comes behind this looks at the
+/// manifests behind putting its own mark, and so finds this one.
+fn write_marked(target: &BackupTarget, mark: &Mark<'_>, manifest: &BackupManifest, number: u64) -> Result<String> {
+    mark.check()?;
+    let name = target.write_manifest(manifest, number)?;
+    if let Err(error) = mark.check() {
+        target.take_back(&name)?;
+        return Err(error);
+    }
+    Ok(name)
 }
 
 /// The newest backup of the store: segments that it has need not be read again.
@@ -184,9 +195,8 @@ impl Work<'_> {
         for (cut, seen) in seen {
             let deleted = deleted_in(cut).map_err(Failed::of_rows)?;
             for (topic, partition, row) in seen.segments.into_iter().filter(|(topic, ..)| !deleted.contains(topic)) {
-                let unknown =
-                    || Error::new(ErrorKind::Corrupt, format!("segments of topic {topic}, which is not known"));
-                let name = seen.topics.get(&topic).ok_or_else(unknown).map_err(Failed::of_rows)?;
+                // What no topic is known of is read by nobody: nor is it restored.
+                let Some(name) = seen.topics.get(&topic) else { continue };
                 let dir = partition_dir(&topic_dir(&self.reader.dir().join("topics"), name), partition);
                 let head = SegmentHead {
                     store: cut.manifest.store,

@@ -4,7 +4,7 @@ use super::*;
 use crate::backup::BackupTarget;
 use crate::codec::{U64, Utf8};
 use crate::disk::{Disk, MemoryDisk};
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, Result};
 use crate::handles::{TableDef, TopicDef};
 use crate::store::Store;
 use crate::wake::Arc;
@@ -29,7 +29,7 @@ impl Place {
         options.open("/data").unwrap()
     }
 
-    fn restore(&self) -> crate::Result<RestoreReport> {
+    fn restore(&self) -> Result<RestoreReport> {
         RestoreOptions::new().disk(Arc::clone(&self.disk)).restore(&self.target, "/restored")
     }
 }
