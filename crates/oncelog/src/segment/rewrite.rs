@@ -7,8 +7,8 @@
 //!
 //! It is written under a name that nobody reads, and is whole and durable before it gets its own. Invariants: its
 //! batches follow each other without a gap from its base offset to its end, as those of any segment; offsets, keys,
-//! values and timestamps are those of the records that it was made from. Whatever goes wrong, dropping it leaves no
-//! file behind. Memory: one batch, and what is gathered for one write.
+//! values and timestamps are those of the records that it was made from. It takes no more room than it was given.
+//! Whatever goes wrong, dropping it leaves no file behind. Memory: one batch, and what is gathered for one write.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use super::head::{SEGMENT_HEAD_BYTES, SegmentHead};
 use super::index::SparseIndex;
 use super::{Fresh, OpenFiles, Segment, SegmentEnd, TombstoneTime};
 use crate::disk::{DiskFile, OpenMode, SyncSite};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::LogOffset;
 use crate::record::{self, Batch, BatchBuilder, BatchHead, Compression, Span, Tombstones, Verdict};
 use crate::wake::{Arc, Mutex};
@@ -40,6 +40,8 @@ pub(crate) struct Rewriter {
     /// Behind what is gathered.
     position: u64,
     gathered: Vec<u8>,
+    /// It may grow up to here.
+    room_end: u64,
     unsynced: u64,
     /// Batches stand for all offsets below.
     next: LogOffset,
@@ -50,11 +52,11 @@ pub(crate) struct Rewriter {
 }
 
 impl Rewriter {
-    /// Begins to write the segment `head` in `dir`.
+    /// Begins to write the segment `head` in `dir`, where it may take `room` bytes for now.
     ///
     /// # Errors
     /// `Full`, `Unavailable`.
-    pub(crate) fn begin(files: &Arc<OpenFiles>, dir: &Path, head: SegmentHead) -> Result<Rewriter> {
+    pub(crate) fn begin(files: &Arc<OpenFiles>, dir: &Path, head: SegmentHead, room: u64) -> Result<Rewriter> {
         let path = head.unfinished_path(dir);
         let file = files.with_room(|| files.disk.open(&path, OpenMode::CreateNew));
         let file = file.map_err(|error| Error::io(&path, "make a compacted segment", error))?;
@@ -66,6 +68,7 @@ impl Rewriter {
             file: Some(file),
             position: SEGMENT_HEAD_BYTES,
             gathered: head.encode(),
+            room_end: room,
             unsynced: 0,
             next: head.base_offset,
             end: SegmentEnd::empty(&head),
@@ -150,6 +153,16 @@ impl Rewriter {
         Arc::new(segment)
     }
 
+    /// Beside what it has on the disk it may take `room` bytes from now on, and no more.
+    pub(crate) fn has_room(&mut self, room: u64) {
+        self.room_end = (self.position - self.gathered.len() as u64).saturating_add(room);
+    }
+
+    /// So many bytes of its room are left.
+    pub(crate) fn room(&self) -> u64 {
+        self.room_end.saturating_sub(self.position)
+    }
+
     /// How much of it there is.
     pub(crate) fn bytes(&self) -> u64 {
         self.position
@@ -180,6 +193,10 @@ impl Rewriter {
 
     /// Stamps a batch for its place, behind the others.
     fn put(&mut self, mut batch: Vec<u8>) -> Result<()> {
+        if batch.len() as u64 > self.room() {
+            let what = format!("{} bytes more are not free for a compaction", batch.len());
+            return Err(Error::new(ErrorKind::Full, what).in_file(&self.path));
+        }
         let head = BatchHead::peek(&batch).map_err(|error| self.malformed(&error))?;
         let place = record::place_checksum(self.head.salt, self.position, &batch);
         record::set_place(&mut batch, place);

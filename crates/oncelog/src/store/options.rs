@@ -177,8 +177,8 @@ impl StoreOptions {
 
     /// Sets how many bytes of the file system compaction leaves free: 64 MiB unless set. What it writes needs room
     /// beside what it takes the place of, a [piece](StoreOptions::compaction_piece_bytes) and one segment file at a
-    /// time; where that would take of these, it stops, and tries again later. Where the system does not tell what is
-    /// free, a compaction may fill the disk, and then removes what it wrote.
+    /// time; a file that would take of these is passed over, and tried again later. Where the system does not tell what
+    /// is free, a compaction may fill the disk, and then removes what it wrote.
     pub fn compaction_reserve(self, bytes: u64) -> StoreOptions {
         StoreOptions { compaction_reserve: bytes, ..self }
     }

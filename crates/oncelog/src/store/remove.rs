@@ -1,8 +1,8 @@
 //! Removing the oldest records of a topic.
 //!
 //! All that one round removes goes with one trim point: it holds the new starts and no rows for the segments that go.
-//! Then the starts are shown, first to this process and then to others, and the files are removed. Until the trim point
-//! is durable nothing has changed.
+//! Then the starts are shown, first to this process and then to others, and, when nobody waits for it any more, the
+//! files are removed. Until the trim point is durable nothing has changed.
 
 use super::manifest::State;
 use super::page::OwnerPage;
@@ -55,6 +55,17 @@ impl Store {
 impl Core {
     /// Removes what lies below these offsets, which must be visible, in one durable step.
     pub(super) fn remove_below(&self, starts: &[(Arc<Partition>, LogOffset)]) -> Result<()> {
+        let removed = self.remove_records(starts);
+        for (partition, _) in starts {
+            // What cannot be removed now is removed after the next ones, or when the partition is next put together.
+            if let Err(error) = partition.clear_leftovers() {
+                tracing::warn!(%error, "files of removed records stay");
+            }
+        }
+        removed
+    }
+
+    fn remove_records(&self, starts: &[(Arc<Partition>, LogOffset)]) -> Result<()> {
         let _one_at_a_time = self.removing.lock();
         let starts: Vec<_> = starts.iter().filter(|(partition, start)| *start > partition.start()).collect();
         if starts.is_empty() {
@@ -80,15 +91,11 @@ impl Core {
 
     /// The trim point no longer holds what `removal` names.
     pub(super) fn remove_segments(&self, partition: &Partition, removal: &Removal) {
-        let files = partition.removed(removal);
-        self.retaining.removed_segments.fetch_add(files.len() as u64, Ordering::SeqCst);
+        partition.removed(removal);
+        self.retaining.removed_segments.fetch_add(removal.count() as u64, Ordering::SeqCst);
         self.retaining.removed_bytes.fetch_add(removal.bytes(), Ordering::SeqCst);
         if let Some(board) = self.page.as_ref().and_then(OwnerPage::board) {
             board.set_start(partition.topic, partition.id, partition.start());
-        }
-        // What cannot be removed now is removed when the partition is next put together.
-        if let Err(error) = partition.remove_files(&files) {
-            tracing::warn!(%error, "files of removed records stay");
         }
     }
 }

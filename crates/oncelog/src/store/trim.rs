@@ -66,7 +66,7 @@ impl Core {
                 ends.iter().for_each(|(segment, end)| segment.is_recorded(*end));
                 touched.iter().for_each(|partition| partition.settle());
                 removals.iter().for_each(|(partition, removal)| self.remove_segments(partition, removal));
-                exchanges.iter().for_each(|(partition, exchange)| self.exchange_segments(partition, exchange));
+                exchanges.iter().for_each(|(partition, exchange)| partition.exchanged(exchange));
                 self.pipeline.trim_at.store(placed.saturating_add(self.options.trim_bytes), Ordering::Relaxed);
                 Ok(())
             }
@@ -127,10 +127,12 @@ impl Core {
         let Some(root) = self.backend.root() else { return Ok(()) };
         if !is_kept(StepSite::TrimBeforeRemoval) {
             touched.iter().for_each(|partition| self.remove_segments(partition, &partition.removal()));
+            touched.iter().try_for_each(|partition| partition.clear_leftovers())?;
         }
         if !is_kept(StepSite::TrimBeforeExchange) {
             let exchanges = touched.iter().filter_map(|partition| Some((partition, partition.exchange()?)));
-            exchanges.for_each(|(partition, exchange)| self.exchange_segments(partition, &exchange));
+            exchanges.for_each(|(partition, exchange)| partition.exchanged(&exchange));
+            touched.iter().try_for_each(|partition| partition.clear_leftovers())?;
         }
         if !is_kept(StepSite::ManifestBeforeRecycling) {
             self.pipeline.journal.release_before(position)?;

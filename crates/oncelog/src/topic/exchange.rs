@@ -21,6 +21,9 @@ use crate::ids::LogOffset;
 use crate::segment::{Generation, OpenFiles, Segment, SegmentName};
 use crate::wake::{Arc, Ordering};
 
+/// So many old segments are taken away at once.
+const CLEARED_AT_ONCE: usize = 32;
+
 /// What a compaction may work on.
 pub(crate) struct Compactable {
     /// From the first of the partition on, without one left out.
@@ -138,20 +141,39 @@ impl Partition {
         is_among(&self.segments.read(), segment)
     }
 
-    /// Notes files that are to be taken away before anything is compacted again.
+    /// Notes segment files that nothing names, to be taken away: soon, and before anything is compacted again.
     pub(crate) fn leave_over(&self, files: impl IntoIterator<Item = PathBuf>) {
         self.leftovers.lock().extend(files);
     }
 
-    /// Takes away what is left over of earlier compactions.
+    /// Takes away what is left over of removals and earlier compactions.
     ///
     /// # Errors
-    /// `Unavailable`: it stays, and nothing may be compacted.
+    /// `Unavailable`: some of it stays, and nothing may be compacted.
     pub(crate) fn clear_leftovers(&self) -> Result<()> {
-        let mut leftovers = self.leftovers.lock();
-        self.remove_files(&leftovers)?;
-        leftovers.clear();
+        while self.clear_some()? {}
         Ok(())
+    }
+
+    /// Takes some of that away; `false`: nothing is left. Nobody waits for it but who deletes the topic.
+    ///
+    /// # Errors
+    /// As [`Partition::clear_leftovers`].
+    pub(crate) fn clear_some(&self) -> Result<bool> {
+        let _no_deletion = self.clearing.lock();
+        if self.check_there().is_err() {
+            // Who deletes it takes all of its files, and then one of these names may be another's.
+            self.leftovers.lock().clear();
+            return Ok(false);
+        }
+        for _ in 0..CLEARED_AT_ONCE {
+            let Some(path) = self.leftovers.lock().pop_front() else { return Ok(false) };
+            if let Err(error) = self.remove_file(&path) {
+                self.leftovers.lock().push_front(path);
+                return Err(error);
+            }
+        }
+        Ok(!self.leftovers.lock().is_empty())
     }
 
     /// Whether a segment of that name stands aside for another writing of the same records.
@@ -177,8 +199,8 @@ impl Partition {
         self.exchange.lock().take().is_some()
     }
 
-    /// The trim point names the new segments. Gives the files that are left to remove.
-    pub(crate) fn exchanged(&self, exchange: &Exchange) -> Vec<PathBuf> {
+    /// The trim point names the new segments. The files of the old ones are left over.
+    pub(crate) fn exchanged(&self, exchange: &Exchange) {
         *self.exchange.lock() = None;
         let stays = |segment: &Arc<Segment>| !is_among(&exchange.old, segment);
         exchange.new.iter().for_each(|segment| segment.is_recorded(segment.end()));
@@ -195,7 +217,7 @@ impl Partition {
         let (went, came) = exchange.bytes();
         self.usage().add(came.saturating_sub(went));
         self.usage().free(went.saturating_sub(came));
-        exchange.old.iter().map(|segment| segment.path.clone()).collect()
+        self.leave_over(exchange.old.iter().map(|segment| segment.path.clone()));
     }
 }
 

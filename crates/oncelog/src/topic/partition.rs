@@ -84,8 +84,10 @@ pub(crate) struct Partition {
     pub(super) exchange: Mutex<Option<Exchange>>,
     /// Below it each key is once.
     pub(super) compacted: AtomicU64,
-    /// Files that were compacted, or came to nothing, and could not be taken away yet.
-    pub(super) leftovers: Mutex<Vec<PathBuf>>,
+    /// Files of segments that were removed or compacted, or came to nothing, and are not taken away yet.
+    pub(super) leftovers: Mutex<VecDeque<PathBuf>>,
+    /// Held while some of these are taken away.
+    pub(super) clearing: Mutex<()>,
     /// How often its compaction was begun in this opening.
     pub(super) generations: AtomicU64,
     /// Takes no more records. Set under the turn.
@@ -228,6 +230,7 @@ impl Partition {
             exchange: Mutex::default(),
             compacted: AtomicU64::new(state.compacted.0),
             leftovers: Mutex::default(),
+            clearing: Mutex::default(),
             generations: AtomicU64::new(0),
             retired: AtomicBool::new(false),
             gone: AtomicBool::new(false),
@@ -276,8 +279,10 @@ impl Partition {
         Error::new(ErrorKind::NotFound, format!("the topic with the id {} is deleted", self.topic))
     }
 
-    /// Closes the files of its segments, which are to be removed.
+    /// Closes the files of its segments, which are to be removed, since it is gone: nobody else removes any from here
+    /// on.
     pub(crate) fn close_files(&self) {
+        drop(self.clearing.lock());
         self.segments.read().iter().for_each(|segment| segment.close());
     }
 

@@ -8,7 +8,7 @@
 //! file that a crash then leaves is named by no row, and taken away when its partition is next put together.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use super::exchange::is_among;
@@ -92,11 +92,11 @@ impl Partition {
         *self.removal.lock() = Removal::default();
     }
 
-    /// The trim point no longer holds what `removal` names: moves the start and takes the segments away. Gives the
-    /// files that are left to remove.
-    pub(crate) fn removed(&self, removal: &Removal) -> Vec<PathBuf> {
+    /// The trim point no longer holds what `removal` names: moves the start and takes the segments away. Their files
+    /// are left over.
+    pub(crate) fn removed(&self, removal: &Removal) {
         if removal.start == LogOffset(0) {
-            return Vec::new();
+            return;
         }
         let stays = |segment: &Arc<Segment>| !is_among(&removal.segments, segment);
         {
@@ -112,15 +112,16 @@ impl Partition {
         self.unsettled.lock().retain(stays);
         removal.segments.iter().for_each(|segment| segment.close());
         self.usage().free(removal.bytes());
-        removal.segments.iter().map(|segment| segment.path.clone()).collect()
+        self.leave_over(removal.segments.iter().map(|segment| segment.path.clone()));
     }
 
-    /// Removes files of segments and their indexes; those that are gone already are no error.
-    pub(crate) fn remove_files(&self, segments: &[PathBuf]) -> Result<()> {
-        for path in segments.iter().flat_map(|path| [path.clone(), path.with_extension("index")]) {
-            match self.maker.files.disk.remove(&path) {
+    /// Removes the file of a segment and its index; that they are gone already is no error. Once the segment is gone
+    /// nothing fails any more, and it is never removed again: its name is free.
+    pub(super) fn remove_file(&self, segment: &Path) -> Result<()> {
+        for path in [&segment.with_extension("index"), segment] {
+            match self.maker.files.disk.remove(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(Error::io(&path, "remove an old segment", error));
+                    return Err(Error::io(path, "remove an old segment", error));
                 }
                 _ => {}
             }
@@ -130,6 +131,11 @@ impl Partition {
 }
 
 impl Removal {
+    /// How many segments go.
+    pub(crate) fn count(&self) -> usize {
+        self.segments.len()
+    }
+
     /// How much goes.
     pub(crate) fn bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.end().position).sum()

@@ -1,11 +1,12 @@
 //! The end of what a round has written: the new files get their names, the trim point names them, the old files go.
 //!
 //! ```text
-//! rename each -> sync of the directory -> plan_exchange (turn) -> trim point -> exchange_segments (old files go)
+//! rename each -> sync of the directory -> plan_exchange (turn) -> trim point -> exchanged -> old files go bit by bit
 //! ```
 //!
 //! Invariants: until the trim point is durable the old segments count, and a crash leaves all of an exchange or
-//! nothing. What was named and came to nothing is taken away before anything else is compacted.
+//! nothing. What was named and came to nothing is taken away before anything else is compacted; an opening that was
+//! overtaken while it named takes its names back. No old file is removed under a lock.
 
 use super::round::{Made, Round};
 use crate::disk::SyncSite;
@@ -25,6 +26,7 @@ impl Core {
         let exchanged = self.exchange(round, made, compacted)?;
         round.removed_records += gone;
         round.is_exchanged();
+        round.clears = exchanged.is_some();
         let (before, after) = exchanged.as_ref().map_or((0, 0), Exchange::bytes);
         let mut topics = self.compacting.topics.lock();
         let stats = topics.entry(round.topic.id).or_default();
@@ -33,7 +35,7 @@ impl Core {
         stats.removed_records += gone;
         let (topic, partition) = (&round.topic.spec.name, round.partition.id);
         tracing::debug!(topic, %partition, gone, before, after, "compacted segments are exchanged");
-        if round.is_over() {
+        if round.is_done() {
             stats.rounds += 1;
             stats.last_error = None;
             tracing::info!(topic, %partition, records = round.removed_records, upto = %round.stop, "compacted");
@@ -43,6 +45,8 @@ impl Core {
 
     fn exchange(&self, round: &Round, made: Vec<Made>, compacted: LogOffset) -> Result<Option<Exchange>> {
         let partition = &round.partition;
+        // Of the exchange before.
+        partition.clear_leftovers()?;
         let _one_at_a_time = self.removing.lock();
         self.check_open()?;
         partition.check_takes()?;
@@ -60,10 +64,9 @@ impl Core {
             self.pipeline.journal.at_rest(|applier, _| applier.touch(partition));
             return Ok(None);
         }
-        // Of the exchange before.
-        partition.clear_leftovers()?;
         self.fence.check()?;
-        if let Err(error) = self.name_all(partition, &mut files) {
+        // And again: it may have been stopped in between, and nobody looks for the names of who was overtaken.
+        if let Err(error) = self.name_all(partition, &mut files).and_then(|()| self.fence.check()) {
             partition.leave_over(files.iter().map(Rewriter::named_path));
             return Err(error);
         }
@@ -104,14 +107,5 @@ impl Core {
             self.pipeline.journal.fail();
             Error::sync(dir, "sync a partition", error)
         })
-    }
-
-    /// The trim point names the new segments.
-    pub(in crate::store) fn exchange_segments(&self, partition: &Partition, exchange: &Exchange) {
-        partition.leave_over(partition.exchanged(exchange));
-        // What cannot be removed now is removed before the next compaction, or when the partition is next put together.
-        if let Err(error) = partition.clear_leftovers() {
-            tracing::warn!(%error, "files that were compacted stay");
-        }
     }
 }

@@ -12,10 +12,11 @@
 //! Invariants: at most one round is under way, whoever drives it: the background, or somebody who compacts by hand.
 //! The newest segment with records is never touched, nor what somebody may still have to read (`min_lag`,
 //! `blocking_minimum_retention`). A round goes by what its topic was when it began, and is given up when that changes.
-//! No turn is held while records are read or written. A step reads about a mebibyte, so the background's other duties,
-//! of which answering tasks is one, never wait longer.
+//! No turn is held while records are read or written. A step reads or writes about a mebibyte, or removes some files:
+//! the background's other duties, of which answering tasks is one, never wait longer.
 
 mod exchange;
+mod pace;
 mod round;
 
 use std::collections::BTreeMap;
@@ -27,12 +28,17 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, PartitionId, TopicId};
 use crate::topic::{Compactable, Compaction, MinimumRetention, Partition, PartitionView, Topic};
 use crate::wake::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering};
+use pace::Pace;
 use round::{Limits, Round, STEP_BYTES};
 
 /// The background waits so long between two steps: others want the disk too.
 pub(super) const PAUSE: Duration = Duration::from_millis(1);
 /// A partition whose compaction failed, or that may not be compacted, is left alone for so many looks.
 const LOOKS_LEFT_OUT: u32 = 12;
+/// One for which there was no room is left alone twice as long each time, so often.
+const DOUBLED_MAX: u32 = 4;
+/// As far as there are records.
+const NO_END: LogOffset = LogOffset(u64::MAX);
 /// So many partitions are tried in a look.
 const TRIES: usize = 8;
 
@@ -86,8 +92,16 @@ struct Slot {
     round: Option<Round>,
     /// When it last looked what is due.
     looked: Option<Duration>,
-    /// Partitions that are left alone are not looked at before.
-    not_before: BTreeMap<(TopicId, PartitionId), Duration>,
+    left_alone: BTreeMap<(TopicId, PartitionId), LeftAlone>,
+    pace: Pace,
+}
+
+/// A partition that is not looked at for a while.
+#[derive(Clone, Copy)]
+struct LeftAlone {
+    until: Duration,
+    /// How often in a row there was no room for it.
+    without_room: u32,
 }
 
 /// A round that came to nothing.
@@ -100,8 +114,9 @@ struct Failed {
 impl Store {
     /// Compacts all partitions of a topic now, whatever share of them was compacted before: the background does so by
     /// itself when there is enough to do, see [`Compaction`]. What the settings and limits of the topic keep is kept,
-    /// and the newest segment file of each partition. Durable on return. Takes as long as it takes to read all of the
-    /// topic; others append and read meanwhile.
+    /// and the newest segment file of each partition as it is when its turn comes, with all that comes later. Durable
+    /// on return. Takes as long as it takes to read all of the topic, however much is appended meanwhile; others append
+    /// and read.
     ///
     /// ```
     /// use oncelog::{Compaction, Store, TopicDef, Utf8};
@@ -119,7 +134,7 @@ impl Store {
     ///
     /// # Errors
     /// `NotFound`: no such topic, or none of this owner. `Invalid`: it is not a compacted one. `Full`: no room for
-    /// the next new file; what was exchanged before stays so. `Corrupt`, `InDoubt`, `Closed`: partitions before may be
+    /// some new file; what was exchanged stays so. `Corrupt`, `InDoubt`, `Closed`: partitions before may be
     /// compacted.
     pub fn compact(&self, topic: &str) -> Result<CompactionStats> {
         let core = self.core();
@@ -197,14 +212,20 @@ impl Core {
             return Ok(());
         }
         let mut slot = self.compacting.slot.lock();
+        let now = self.options.clock.monotonic();
+        if !slot.pace.rest(now).is_zero() {
+            self.compacting.at_work.store(false, Ordering::SeqCst);
+            return Ok(());
+        }
         if slot.round.is_none() {
-            let now = self.options.clock.monotonic();
             let interval = self.options.retention_interval;
             if slot.looked.is_some_and(|looked| now.saturating_sub(looked) < interval) {
                 return Ok(());
             }
             slot.looked = Some(now);
-            slot.not_before.retain(|_, until| now < *until);
+            // How often there was no room is remembered until it would long have been tried again.
+            let kept = self.time_left_alone(DOUBLED_MAX);
+            slot.left_alone.retain(|_, left| now < left.until.saturating_add(kept));
             slot.round = self.next_round(&mut slot)?;
         }
         if slot.round.is_some() {
@@ -214,61 +235,89 @@ impl Core {
         Ok(())
     }
 
-    /// Takes the round that is under way a step on. Gives one that is over and has changed nothing.
+    /// Takes the round that is under way a step on. Gives one that is over.
     fn drive(&self, slot: &mut Slot) -> std::result::Result<Option<Round>, Failed> {
         let Some(mut round) = slot.round.take() else { return Ok(None) };
-        match self.step(&mut round) {
-            Ok(()) if round.is_over() => {
-                // There may be more to do, here or elsewhere.
-                slot.looked = None;
-                if !round.has_changed() {
-                    self.leave_alone(slot, &round.topic, round.partition.id);
-                    return Ok(Some(round));
-                }
-            }
-            Ok(()) => slot.round = Some(round),
-            Err(error) => return Err(Failed { topic: Arc::clone(&round.topic), partition: round.partition.id, error }),
+        let failed =
+            |error, round: &Round| Failed { topic: Arc::clone(&round.topic), partition: round.partition.id, error };
+        self.step(&mut round, &mut slot.pace).map_err(|error| failed(error, &round))?;
+        if !round.is_over() {
+            slot.round = Some(round);
+            return Ok(None);
         }
-        Ok(None)
+        if let Some(error) = round.take_failure() {
+            return Err(failed(error, &round));
+        }
+        // There may be more to do, here or elsewhere.
+        slot.looked = None;
+        if !round.has_changed() {
+            self.leave_alone(slot, (round.topic.id, round.partition.id), false);
+        } else if round.is_done() {
+            slot.left_alone.remove(&(round.topic.id, round.partition.id));
+        }
+        Ok(Some(round))
     }
 
-    fn step(&self, round: &mut Round) -> Result<()> {
-        let has_room = if round.is_writing() { self.check_room(&round.partition) } else { Ok(()) };
-        match has_room.and_then(|()| round.step()) {
-            // What is finished makes room.
-            Err(error) if error.kind() == ErrorKind::Full && round.hand_back() => self.exchange_made(round),
-            Ok(()) if round.wants_exchange() => self.exchange_made(round),
-            stepped => stepped,
+    fn step(&self, round: &mut Round, pace: &mut Pace) -> Result<()> {
+        if round.clears {
+            // What cannot be removed now is removed before the next exchange, or when the partition is put together.
+            let cleared = round.partition.clear_some();
+            round.clears = cleared.unwrap_or_else(|error| {
+                tracing::warn!(%error, "files that were compacted stay");
+                false
+            });
+            return Ok(());
         }
+        match self.room(&round.partition).and_then(|room| round.step(room)) {
+            // What is finished makes room.
+            Err(error) if error.kind() == ErrorKind::Full && round.hand_back() => {}
+            Err(error) if error.kind() == ErrorKind::Full => {
+                round.pass_over(error);
+                return Ok(());
+            }
+            Ok(()) if round.wants_exchange() => {}
+            stepped => return stepped,
+        }
+        let exchanged = self.exchange_made(round);
+        pace.moves(self.options.clock.monotonic());
+        exchanged
+    }
+
+    /// What a compaction may still write, and leave to others what is theirs.
+    fn room(&self, partition: &Partition) -> Result<u64> {
+        let dir = partition.dir();
+        let free = self.disk.free_bytes(dir).map_err(|error| Error::io(dir, "ask for the room that is left", error))?;
+        Ok(free.map_or(u64::MAX, |free| free.saturating_sub(self.options.compaction_reserve)))
     }
 
     /// # Errors
-    /// `Full`: what a step writes would take of the room that is left to others.
-    fn check_room(&self, partition: &Partition) -> Result<()> {
-        let (dir, reserve) = (partition.dir(), self.options.compaction_reserve);
-        let free = self.disk.free_bytes(dir).map_err(|error| Error::io(dir, "ask for the room that is left", error))?;
-        match free {
-            Some(free) if free < reserve.saturating_add(STEP_BYTES as u64) => {
-                let what = format!("{free} bytes are free, and a compaction leaves {reserve} to others");
-                Err(Error::new(ErrorKind::Full, what).in_file(dir))
-            }
-            _ => Ok(()),
+    /// `Full`: there is not even room for the smallest of these files, or a step.
+    fn check_room(&self, partition: &Partition, found: &Compactable) -> Result<()> {
+        let room = self.room(partition)?;
+        let least = found.segments.iter().map(|segment| segment.end().position).min();
+        if room >= least.unwrap_or(0).min(STEP_BYTES as u64) {
+            return Ok(());
         }
+        let reserve = self.options.compaction_reserve;
+        let what = format!("{room} bytes are free beside the {reserve} that a compaction leaves to others");
+        Err(Error::new(ErrorKind::Full, what).in_file(partition.dir()))
     }
 
     /// Leaves a partition alone for a while, which failed.
     fn put_off(&self, slot: &mut Slot, failed: &Failed) -> Result<()> {
-        if failed.error.kind() == ErrorKind::Conflict {
-            return Ok(());
-        }
-        self.leave_alone(slot, &failed.topic, failed.partition);
+        let is_full = failed.error.kind() == ErrorKind::Full;
+        self.leave_alone(slot, (failed.topic.id, failed.partition), is_full);
         self.note_failure(failed)
     }
 
-    fn leave_alone(&self, slot: &mut Slot, topic: &Topic, partition: PartitionId) {
-        let later = self.options.retention_interval.saturating_mul(LOOKS_LEFT_OUT);
-        let until = self.options.clock.monotonic().saturating_add(later);
-        slot.not_before.insert((topic.id, partition), until);
+    fn leave_alone(&self, slot: &mut Slot, partition: (TopicId, PartitionId), is_full: bool) {
+        let before = slot.left_alone.get(&partition).filter(|_| is_full).map_or(0, |left| left.without_room);
+        let until = self.options.clock.monotonic().saturating_add(self.time_left_alone(before));
+        slot.left_alone.insert(partition, LeftAlone { until, without_room: before + u32::from(is_full) });
+    }
+
+    fn time_left_alone(&self, doubled: u32) -> Duration {
+        self.options.retention_interval.saturating_mul(LOOKS_LEFT_OUT << doubled.min(DOUBLED_MAX))
     }
 
     /// A round that failed is told, and tried again later. Only what ends the handle is an error here.
@@ -299,9 +348,9 @@ impl Core {
             let Some((topic, partition)) = self.most_worth_it(slot)? else { return Ok(None) };
             let Some(settings) = topic.spec.compaction else { return Ok(None) };
             let due = |found: &Compactable| found.dirt.is_due(&settings) || found.has_old_tombstones;
-            match self.begin_round(&topic, &partition, settings, due) {
+            match self.begin_round(&topic, &partition, (settings, NO_END), due, &mut slot.pace) {
                 Ok(Some(round)) => return Ok(Some(round)),
-                Ok(None) => self.leave_alone(slot, &topic, partition.id),
+                Ok(None) => self.leave_alone(slot, (topic.id, partition.id), false),
                 Err(error) => self.put_off(slot, &Failed { topic, partition: partition.id, error })?,
             }
         }
@@ -310,11 +359,13 @@ impl Core {
 
     fn most_worth_it(&self, slot: &Slot) -> Result<Option<(Arc<Topic>, Arc<Partition>)>> {
         let now_ms = self.store_time.now_ms(&*self.options.clock);
+        let now = self.options.clock.monotonic();
+        let is_left_alone = |partition| slot.left_alone.get(&partition).is_some_and(|left| now < left.until);
         let (mut best, mut most) = (None, 0);
         for topic in self.compacted_topics()? {
             let Some(settings) = topic.spec.compaction else { continue };
             for partition in &topic.partitions {
-                if slot.not_before.contains_key(&(topic.id, partition.id)) || partition.check_takes().is_err() {
+                if is_left_alone((topic.id, partition.id)) || partition.check_takes().is_err() {
                     continue;
                 }
                 let floor = partition.end_at(self.pipeline.view.visible());
@@ -349,28 +400,31 @@ impl Core {
         found
     }
 
-    /// Begins the compaction of a partition, unless `wanted` says that it is not worth it.
+    /// Begins the compaction of a partition, of what lies below `upto`, unless `wanted` says that it is not worth it.
     fn begin_round(
         &self,
         topic: &Arc<Topic>,
         partition: &Arc<Partition>,
-        settings: Compaction,
+        (settings, upto): (Compaction, LogOffset),
         wanted: impl Fn(&Compactable) -> bool,
+        pace: &mut Pace,
     ) -> Result<Option<Round>> {
         let now_ms = self.store_time.now_ms(&*self.options.clock);
-        let floor = self.compaction_floor(topic, partition, now_ms)?;
+        let floor = self.compaction_floor(topic, partition, now_ms)?.min(upto);
         let mut found = self.compactable(topic, partition, settings, now_ms, floor);
         if !found.is_settled && wanted(&found) {
             // Before anything is done for it: a trim that finds no room puts off those that would make some.
-            self.check_room(partition)?;
+            self.check_room(partition, &found)?;
             self.pipeline.journal.at_rest(|applier, _| applier.touch(partition));
-            self.trim(State::Open)?;
+            let trimmed = self.trim(State::Open);
+            pace.moves(self.options.clock.monotonic());
+            trimmed?;
             found = self.compactable(topic, partition, settings, now_ms, floor);
         }
         let Some(last) = found.segments.last().filter(|_| found.is_settled && wanted(&found)) else { return Ok(None) };
         let stop = last.end().offset;
         // Before all of it is read for nothing.
-        self.check_room(partition)?;
+        self.check_room(partition, &found)?;
         partition.clear_leftovers()?;
         let Some(generation) = partition.next_generation() else { return Ok(None) };
         let compacted = partition.compacted();
@@ -392,8 +446,8 @@ impl Core {
         Ok(views.get(partition.id.0 as usize).map_or(LogOffset(0), |view| view.floor))
     }
 
-    /// All rounds that it takes to compact a partition to the end, each by what the topic is then. Drives whatever
-    /// round is under way.
+    /// All rounds that it takes to compact a partition up to where it is sealed now, each by what the topic is then.
+    /// Drives whatever round is under way.
     fn compact_partition(&self, of: &Topic, partition: PartitionId) -> Result<()> {
         let wanted = |found: &Compactable| found.dirt.dirty > 0 || found.has_old_tombstones;
         let is_mine = |round: &Round| round.topic.id == of.id && round.partition.id == partition;
@@ -402,29 +456,40 @@ impl Core {
             // The background's may have begun too early to see all.
             slot.round = slot.round.take().filter(|round| !is_mine(round));
         }
+        // What is sealed while it is at work is for the next one, or it would never end.
+        let mut upto = NO_END;
         loop {
             self.check_open()?;
             let mut slot = self.compacting.slot.lock();
+            let rest = slot.pace.rest(self.options.clock.monotonic());
+            if !rest.is_zero() {
+                drop(slot);
+                self.options.clock.sleep(rest);
+                continue;
+            }
             if slot.round.is_none() {
                 let topic = self.topic(&of.spec.name)?;
                 if topic.id != of.id {
                     return Err(Error::new(ErrorKind::NotFound, "the topic is deleted"));
                 }
                 let settings = settings_of(&topic)?;
-                let begun = self.begin_round(&topic, topic.partition(partition)?, settings, wanted);
+                let one = topic.partition(partition)?;
+                let begun = self.begin_round(&topic, one, (settings, upto), wanted, &mut slot.pace);
                 match begun {
                     Ok(None) => return Ok(()),
-                    Ok(round) => slot.round = round,
+                    Ok(Some(round)) => {
+                        upto = round.end();
+                        slot.round = Some(round);
+                    }
                     Err(error) => return self.failed_by_hand(Failed { topic, partition, error }),
                 }
             }
             match self.drive(&mut slot) {
-                Err(failed) if failed.error.kind() == ErrorKind::Conflict => {}
                 Err(failed) if failed.topic.id == of.id && failed.partition == partition => {
                     return self.failed_by_hand(failed);
                 }
                 Err(failed) => self.put_off(&mut slot, &failed)?,
-                Ok(Some(round)) if is_mine(&round) => return Ok(()),
+                Ok(Some(round)) if is_mine(&round) && !round.has_changed() => return Ok(()),
                 Ok(_) => {}
             }
             drop(slot);

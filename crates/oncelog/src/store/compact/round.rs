@@ -7,13 +7,15 @@
 //! ```
 //!
 //! Invariants: a record goes only if one of the same key is behind it, below `stop`, or if it is a tombstone whose time
-//! is over. What was made is exchanged from the front of the partition on, so that a tombstone never outlives in its
-//! old file what it ends in a new one. At no time are there copies of more than a piece and one group.
+//! is over. The time of a tombstone is given only when all in front of it has been gone through, so that it never goes
+//! before what it ends. So from a group on that is passed over, for which there is no room, no time is given, and the
+//! next round begins with the keys of this one again. At no time are there copies of more than a piece and one group.
 //! Dropped before its end, a round leaves no file behind. It reads one batch at a time, and holds no lock.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
+use crate::disk::{StepSite, is_kept};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::LogOffset;
 use crate::record::{Batch, BatchError, RecordView, Verdict};
@@ -75,9 +77,14 @@ pub(super) struct Round {
     made: Vec<Made>,
     /// So many records are gone with what was exchanged.
     pub(super) removed_records: u64,
-    /// Some file is exchanged, or said to have no tombstones.
+    /// Files of what was exchanged are left to take away.
+    pub(super) clears: bool,
+    /// Something is other than it was when it began, or when it last passed a group over.
     has_changed: bool,
-    compacted_before: LogOffset,
+    /// What files may still take in this step.
+    room: u64,
+    /// Why the first group was passed over.
+    no_room: Option<Error>,
 }
 
 enum Phase {
@@ -122,30 +129,58 @@ impl Round {
             group: 0..0,
             made: Vec::new(),
             removed_records: 0,
+            clears: false,
             has_changed: false,
-            compacted_before: compacted,
+            room: 0,
+            no_room: None,
         }
     }
 
-    /// Reads a little, and does with it what is next, up to the next exchange.
-    pub(super) fn step(&mut self) -> Result<()> {
+    /// Reads and writes a little, and does with it what is next, up to the next exchange. Its files take `room` bytes
+    /// at most.
+    ///
+    /// # Errors
+    /// `Full`: so much is not enough for the file that is being written, which is gone; see [`Round::hand_back`] and
+    /// [`Round::pass_over`].
+    pub(super) fn step(&mut self, room: u64) -> Result<()> {
         let mut done = 0;
-        self.opened = 0;
+        (self.opened, self.room) = (0, room);
+        if let Phase::Write(made) = &mut self.phase {
+            made.file.has_room(room);
+        }
         while done + self.opened * OPEN_COST < STEP_BYTES && !self.wants_exchange() {
             self.partition.check_takes()?;
-            done += self.batch().map_err(|error| {
-                // Retention has taken away what was being read: the next round begins behind it.
-                let gone = self.segments.get(self.at).is_some_and(|segment| !self.partition.holds(segment));
-                let what = "records that were being compacted are removed";
-                if gone { Error::new(ErrorKind::Conflict, what).because(error) } else { error }
-            })?;
+            let notes_keys = matches!(self.phase, Phase::Keys);
+            match self.batch() {
+                Ok(cost) => done += cost,
+                Err(_) if self.is_removed(self.at) => {
+                    done += FILE_COST;
+                    self.go_behind_what_is_removed(notes_keys);
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
 
-    /// Whether it writes with the next step.
-    pub(super) fn is_writing(&self) -> bool {
-        matches!(self.phase, Phase::Judge | Phase::Write(_))
+    /// Retention takes from the front, meanwhile too.
+    fn is_removed(&self, at: usize) -> bool {
+        self.segments.get(at).is_some_and(|segment| !self.partition.holds(segment))
+    }
+
+    /// What was being read is removed. What was made of others counts, and so do all keys: where a record is the last
+    /// of its key, those before it may go.
+    fn go_behind_what_is_removed(&mut self, notes_keys: bool) {
+        if notes_keys {
+            self.reader = None;
+            while self.is_removed(self.at) {
+                self.at += 1;
+            }
+            self.phase = Phase::Keys;
+        } else {
+            self.groups.push_front(self.group.clone());
+            self.next_group();
+        }
     }
 
     /// Whether there is enough to be exchanged, or nothing more to come.
@@ -155,10 +190,17 @@ impl Round {
         matches!(self.phase, Phase::Ending) || bytes() >= self.limits.piece_bytes || segments() >= EXCHANGE_SEGMENTS
     }
 
+    /// The end of all that it was begun over, if there were memory for all keys.
+    pub(super) fn end(&self) -> LogOffset {
+        self.segments.last().map_or(self.stop, |segment| segment.end().offset)
+    }
+
     /// What is to be exchanged, and how far each key is once with it.
     pub(super) fn take_made(&mut self) -> (Vec<Made>, LogOffset) {
-        self.has_changed |= !self.made.is_empty();
-        let compacted = if matches!(self.phase, Phase::Ending) { self.stop } else { self.partition.compacted() };
+        let before = self.partition.compacted();
+        let is_all = matches!(self.phase, Phase::Ending) && self.no_room.is_none();
+        let compacted = if is_all { self.stop } else { before };
+        self.has_changed |= !self.made.is_empty() || compacted > before;
         (std::mem::take(&mut self.made), compacted)
     }
 
@@ -169,14 +211,25 @@ impl Round {
         }
     }
 
-    /// Whether anything is other than it was when it began. One that has changed nothing would be followed by its like.
+    /// Whether anything is other than it was when it began, or when it last passed a group over. One that has changed
+    /// nothing would be followed by its like.
     pub(super) fn has_changed(&self) -> bool {
-        self.has_changed || self.partition.compacted() > self.compacted_before
+        self.has_changed
+    }
+
+    /// Whether each key is once below `stop` now: it has passed nothing over.
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self.phase, Phase::Over) && self.no_room.is_none()
+    }
+
+    /// Why it has come to nothing, if it has: it has passed a group over, and made no room since.
+    pub(super) fn take_failure(&mut self) -> Option<Error> {
+        if self.has_changed { None } else { self.no_room.take() }
     }
 
     /// Whether nothing is left to do.
     pub(super) fn is_over(&self) -> bool {
-        matches!(self.phase, Phase::Over)
+        matches!(self.phase, Phase::Over) && !self.clears
     }
 
     /// There was no room for the file that is being written: it goes, and is begun again when what is finished has been
@@ -189,6 +242,14 @@ impl Round {
         self.groups.push_front(self.group.clone());
         self.next_group();
         true
+    }
+
+    /// There is no room for the new file of the group that is being looked at, although nothing that is finished could
+    /// make any: it stays as it is for this round, and the next may be smaller.
+    pub(super) fn pass_over(&mut self, error: Error) {
+        self.has_changed = false;
+        self.no_room.get_or_insert(error);
+        self.next_group();
     }
 
     /// Reads a batch, and does with it what is next; gives what it cost.
@@ -292,8 +353,7 @@ impl Round {
                 self.phase = Phase::Ending;
                 return;
             };
-            // Retention takes from the front, meanwhile too.
-            while group.start < group.end && !self.partition.holds(&self.segments[group.start]) {
+            while group.start < group.end && self.is_removed(group.start) {
                 group.start += 1;
             }
             left = Some(group).filter(|group| !group.is_empty());
@@ -317,7 +377,7 @@ impl Round {
             }
             if !self.advance(LogOffset(0), group.end)? {
                 // Its time has come, and nothing went: else it would be read again and again.
-                if has_old_tombstones && end.offset <= self.stop {
+                if has_old_tombstones && end.offset <= self.stop && self.no_room.is_none() {
                     self.partition.has_no_tombstones(&self.segments[group.start]);
                     self.has_changed = true;
                 }
@@ -339,7 +399,7 @@ impl Round {
             salt: self.partition.fresh_salt(),
             ..self.segments[group.start].head
         };
-        let file = Rewriter::begin(self.partition.open_files(), self.partition.dir(), head)?;
+        let file = Rewriter::begin(self.partition.open_files(), self.partition.dir(), head, self.room)?;
         self.phase = Phase::Write(Box::new(Made { of: group, file, gone: 0 }));
         Ok(FILE_COST)
     }
@@ -353,6 +413,7 @@ impl Round {
             let (sealed, filled) =
                 (ends().filter_map(|end| end.sealed_ms).max(), ends().filter_map(|end| end.filled_ms).min());
             made.file.finish(end, sealed, filled)?;
+            self.room = made.file.room();
             self.made.push(*made);
             self.next_group();
             return Ok(FILE_COST);
@@ -360,19 +421,24 @@ impl Round {
         let Some(reader) = &self.reader else { return Err(Error::closed()) };
         let (batch, bytes) = (reader.current()?, reader.current_bytes());
         let verdict = self.judged(&batch)?;
+        let before = made.file.bytes();
         made.file.add((bytes, &batch), &verdict, self.tombstones(&batch), self.partition.compression())?;
-        let bytes = bytes.len();
+        // Compressed in another way it may be much more.
+        let put = usize::try_from(made.file.bytes() - before).unwrap_or(usize::MAX);
+        let bytes = bytes.len().max(put);
         made.gone += verdict.gone;
         self.phase = Phase::Write(made);
         Ok(bytes.max(BATCH_COST))
     }
 
     /// When the tombstones of the batch that is being read may go: at a time that is known, or, if what they end goes
-    /// now, at one that is counted from the exchange.
+    /// now, at one that is counted from the exchange. If some of that may stay, nobody knows when.
     fn tombstones(&self, batch: &Batch<'_>) -> Option<TombstoneTime> {
         self.known_time(batch).map(TombstoneTime::At).or_else(|| {
             let stamp = self.now_ms.saturating_add(self.settings.tombstone_retention_ms());
-            (batch.next_offset() <= self.stop).then_some(TombstoneTime::Counted(stamp))
+            let is_complete = self.no_room.is_none() || !is_kept(StepSite::TimeAfterAllBefore);
+            let goes_now = batch.next_offset() <= self.stop && is_complete;
+            goes_now.then_some(TombstoneTime::Counted(stamp))
         })
     }
 
