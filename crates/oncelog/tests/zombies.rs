@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex};
 use hooked_disk::{Event, over};
 use oncelog::disk::{Disk, RealDisk};
 use oncelog::{
-    BackupTarget, ConsumerStyle, ErrorKind, RestoreOptions, Result, Store, StoreOptions, StoreReader, TableDef,
-    TopicDef, U64, Utf8, Whence,
+    BackupTarget, Compaction, ConsumerStyle, ErrorKind, RestoreOptions, Result, Store, StoreOptions, StoreReader,
+    TableDef, TopicDef, U64, Utf8, Whence,
 };
 
 const ROWS: TableDef<Utf8, U64> = TableDef::new("rows");
@@ -257,4 +257,87 @@ fn who_has_lost_the_owner_is_told_so_and_not_of_damage() -> Result<()> {
     }
     assert!(others.is_empty(), "told otherwise: {others:#?}");
     Ok(())
+}
+
+/// An opening that was overtaken while it gave compacted segments their names. Nothing of what it has named is part of
+/// anything; and since nobody else would look for it before the next opening, it takes it away.
+#[test]
+fn who_is_overtaken_while_it_names_what_it_compacted_takes_the_names_back() -> Result<()> {
+    const PRICES: TopicDef<Utf8, U64> =
+        TopicDef::new("prices").file_roll_size(1024).compaction(Compaction::new().min_dirty_percent(0));
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().to_owned();
+    let (second, path) = (Arc::new(Mutex::new(None::<Store>)), dir.clone());
+    let theirs = Arc::clone(&second);
+    let disk = over(Arc::new(RealDisk), move |event| {
+        if matches!(event, Event::Rename(from, _) if from.to_str().unwrap().ends_with(".segment.new"))
+            && theirs.lock().unwrap().is_none()
+        {
+            lose_lock(&path);
+            // It sweeps there when the topic is first used.
+            *theirs.lock().unwrap() = Some(options().open(&path).unwrap());
+        }
+        Ok(())
+    });
+    let first = options().disk(disk).open(&dir)?;
+    let prices = first.producer(PRICES)?;
+    for number in 0..300 {
+        prices.append(&key(number % 7), &number)?;
+    }
+    first.trim()?;
+    let all = || -> Result<Vec<u64>> {
+        let found =
+            StoreReader::open(&dir)?.cursor("prices", Whence::Oldest)?.map(|record| record.map(|one| one.id.offset.0));
+        found.collect()
+    };
+    let failed = first.compact("prices").unwrap_err();
+    assert_eq!(failed.kind(), ErrorKind::Fenced, "{failed}");
+    let second = second.lock().unwrap().take().expect("it was overtaken");
+    let named = || {
+        let names =
+            std::fs::read_dir(dir.join("topics/prices/000000")).unwrap().map(|entry| entry.unwrap().file_name());
+        let names = names.map(|name| name.into_string().unwrap());
+        names.filter(|name| name.len() > 40 && name.contains(".segment")).collect::<Vec<_>>()
+    };
+    assert_eq!(named(), Vec::<String>::new());
+    assert_eq!(all()?, (0..300).collect::<Vec<_>>());
+    drop((prices, first));
+    assert!(second.compact("prices")?.removed_records > 200);
+    assert!(!named().is_empty(), "who has the owner does give names");
+    let left: Vec<_> = all()?;
+    assert!(left.len() < 40 && left.ends_with(&[293, 294, 295, 296, 297, 298, 299]), "{left:?}");
+    second.close()
+}
+
+/// The same at the worst moment: who sweeps has just seen the file under the name that it has while it is written.
+#[test]
+fn who_sweeps_while_another_names_what_it_compacted_goes_on() -> Result<()> {
+    const PRICES: TopicDef<Utf8, U64> = TopicDef::new("prices");
+    let home = tempfile::tempdir().unwrap();
+    let first = options().open(home.path())?;
+    first.producer(PRICES)?.append("mine", &7)?;
+    // Killed, as far as the next opening is told.
+    first.trim()?;
+    lose_lock(home.path());
+    let dir = home.path().join("topics/prices/000000");
+    let unfinished = dir.join("00000000000000000000-0000000001-00000000000016777217.segment.new");
+    std::fs::write(&unfinished, "anything").unwrap();
+    let named = unfinished.with_extension("");
+    let disk = over(Arc::new(RealDisk), move |event| {
+        if let Event::Remove(path) = event
+            && path == unfinished
+        {
+            std::fs::rename(path, path.with_extension("")).unwrap();
+        }
+        Ok(())
+    });
+    let second = options().disk(disk).open(home.path())?;
+    second.producer(PRICES)?.append("mine", &8)?;
+    assert!(named.exists(), "it was not met");
+    drop(first);
+    let here = second.consumer(PRICES, ConsumerStyle::NonTx(Whence::Oldest))?.map(|record| record.unwrap().id.offset.0);
+    assert_eq!(here.collect::<Vec<_>>(), [0, 1]);
+    let beside = StoreReader::open(home.path())?.cursor("prices", Whence::Oldest)?;
+    assert_eq!(beside.map(|record| record.unwrap().id.offset.0).collect::<Vec<_>>(), [0, 1]);
+    second.close()
 }

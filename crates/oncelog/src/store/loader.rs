@@ -183,7 +183,13 @@ impl TopicLoader {
             return Ok(());
         }
         for path in &strays {
-            self.files.disk.remove(path).map_err(|error| Error::io(path, "remove a leftover file", error))?;
+            match self.files.disk.remove(path) {
+                // A fenced opening has taken it away itself, or given it another name.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::io(path, "remove a leftover file", error));
+                }
+                _ => {}
+            }
             tracing::info!(path = %path.display(), "removed a segment that a crash left");
         }
         // Whoever reads this directory without us must not find it again when new records have taken its offsets.
