@@ -79,12 +79,15 @@ pub(super) enum Call {
     CreateDir,
     RemoveDir,
     SyncDir(SyncSite),
+    Room,
 }
 
 impl Call {
     /// Whether it may change what a crash leaves behind, and so is a point to crash at.
     pub(super) fn mutates(self) -> bool {
-        !matches!(self, Call::Open { .. } | Call::Read | Call::Len | Call::Lock | Call::Identify | Call::List)
+        let reads =
+            matches!(self, Call::Open { .. } | Call::Read | Call::Len | Call::List | Call::Identify | Call::Room);
+        !reads && self != Call::Lock
     }
 
     pub(super) fn sync_site(self) -> Option<SyncSite> {
@@ -111,6 +114,7 @@ impl Call {
             Call::CreateDir => 13,
             Call::RemoveDir => 14,
             Call::Identify => 15,
+            Call::Room => 16,
             Call::Sync(site) => 0x100 + site as u64,
             Call::SyncDir(site) => 0x200 + site as u64,
         }

@@ -164,7 +164,8 @@ impl SimDisk {
     }
 
     /// Lets all files together take `bytes` (lengths and preallocated space); what goes beyond answers `StorageFull`,
-    /// sometimes after a short write. A removed file frees its space at once. `None` is no limit.
+    /// sometimes after a short write. A removed file frees its space at once. `None` is no limit, and what is free is
+    /// not known then.
     pub fn capacity(&self, bytes: Option<u64>) {
         self.world().faults.capacity = bytes;
     }
@@ -222,6 +223,10 @@ impl Disk for SimDisk {
 
     fn map_shared(&self, path: &Path, words: usize, access: MapAccess) -> io::Result<Arc<dyn SharedMap>> {
         Ok(self.world().map_shared(path, words, access)?)
+    }
+
+    fn free_bytes(&self, dir: &Path) -> io::Result<Option<u64>> {
+        self.world().free_bytes(dir)
     }
 
     fn boot_id(&self) -> u128 {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use oncelog::{ErrorKind, LogOffset, PartitionId, RecordView, Snapshot, Step, Store, StoreReader};
 
 use super::ops::Done;
-use super::world::World;
+use super::world::{RESERVE, World};
 use crate::schema::KEYED;
 
 /// Key and value; none is a tombstone.
@@ -31,11 +31,22 @@ const ZERO: PartitionId = PartitionId(0);
 impl World {
     /// Appends some records of few keys, or compacts them: by hand, or as the background does it.
     pub(super) fn compact(&mut self) -> Done {
-        match self.dice.below(4) {
+        match self.dice.below(5) {
             0 => self.compact_by_hand(),
             1 => self.compact_by_duties(),
+            2 => self.compact_in_little_room(),
             _ => self.append_keyed(),
         }
+    }
+
+    /// Some files fit into what is left beside the reserve, and some do not.
+    fn compact_in_little_room(&mut self) -> Done {
+        let used: u64 = self.disk.paths().iter().map(|(_, len)| len).sum();
+        let room = RESERVE + self.dice.below(2 << 10);
+        self.disk.capacity(Some(used + room));
+        let done = if self.dice.one_in(2) { self.compact_by_hand() } else { self.compact_by_duties() };
+        self.disk.capacity(None);
+        done
     }
 
     /// As [`World::compact`], from the first record on.

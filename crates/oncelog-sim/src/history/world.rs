@@ -23,6 +23,9 @@ use crate::schema::LAX_TOPICS;
 /// Where the store is: two directories deep, so that those are made too.
 pub(super) const DIR: &str = "/data/store";
 
+/// What compaction leaves to others.
+pub(super) const RESERVE: u64 = 2048;
+
 pub(super) struct World {
     pub(super) disk: SimDisk,
     pub(super) clock: Arc<SimClock>,
@@ -140,6 +143,7 @@ impl World {
             .compaction_memory(if self.tight { 300 } else { 64 << 20 })
             // One file at a time takes the place of others, so that a crash comes between two.
             .compaction_piece_bytes(if self.tight { 1 } else { 32 << 20 })
+            .compaction_reserve(RESERVE)
             .batch_bytes(1024)
             .max_record_bytes(8 << 10)
             .max_transaction_bytes(32 << 10)

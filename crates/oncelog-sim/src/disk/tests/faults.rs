@@ -175,7 +175,9 @@ fn a_full_disk_takes_no_more_until_space_is_freed() {
         let disk = SimDisk::new(seed);
         durable(&disk, "a", &[1; 600]);
         let file = open(&disk, "b", OpenMode::CreateNew);
+        assert_eq!(disk.free_bytes(&path("")).unwrap(), None);
         disk.capacity(Some(1000));
+        assert_eq!(disk.free_bytes(&path("")).unwrap(), Some(400));
         assert_eq!(kind(file.write_all_at(&[2; 500], 0)), ErrorKind::StorageFull);
         assert!(file.len().unwrap() <= 400);
         file.set_len(0).unwrap();
@@ -183,7 +185,9 @@ fn a_full_disk_takes_no_more_until_space_is_freed() {
         assert_eq!(kind(file.write_at(&[2], 400)), ErrorKind::StorageFull);
         assert_eq!(kind(file.set_len(401)), ErrorKind::StorageFull);
         file.write_all_at(&[3; 400], 0).unwrap();
+        assert_eq!(disk.free_bytes(&path("")).unwrap(), Some(0));
         disk.remove(&path("a")).unwrap();
+        assert_eq!(disk.free_bytes(&path("")).unwrap(), Some(600));
         file.write_all_at(&[4; 600], 400).unwrap();
         file.set_len(10).unwrap();
         open(&disk, "c", OpenMode::CreateNew).write_all_at(&[5; 990], 0).unwrap();

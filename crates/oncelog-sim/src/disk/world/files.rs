@@ -1,13 +1,14 @@
 //! Calls on open files.
 
 use std::io;
+use std::path::Path;
 
 use oncelog::disk::{FileIdentity, SyncSite};
 
 use super::{Call, Handle, Ino, Verdict, World};
 use crate::disk::faults::{dead, stale_handle};
 use crate::disk::pages::SECTOR;
-use crate::disk::trace::hash_bytes;
+use crate::disk::trace::{hash_bytes, hash_path};
 
 /// No simulated file is longer: a wild position must not become a wild allocation.
 const FILE_BYTES_MAX: u64 = 1 << 36;
@@ -188,9 +189,20 @@ impl World {
 
     /// How long a file may get: what it has, and what is free.
     fn end_max(&self, ino: Ino) -> io::Result<Option<u64>> {
-        let Some(capacity) = self.faults.capacity.filter(|_| self.tree.is_named(ino)) else { return Ok(None) };
-        let free = capacity.saturating_sub(self.tree.bytes_used());
+        let Some(free) = self.free().filter(|_| self.tree.is_named(ino)) else { return Ok(None) };
         Ok(Some(self.tree.file(ino)?.inode.charge() as u64 + free))
+    }
+
+    pub(in crate::disk) fn free_bytes(&mut self, dir: &Path) -> io::Result<Option<u64>> {
+        self.call(Call::Room, &[hash_path(dir)], |world| {
+            world.tree.find(dir)?;
+            Ok(world.free().unwrap_or(u64::MAX))
+        })?;
+        Ok(self.free())
+    }
+
+    fn free(&self) -> Option<u64> {
+        self.faults.capacity.map(|capacity| capacity.saturating_sub(self.tree.bytes_used()))
     }
 }
 
