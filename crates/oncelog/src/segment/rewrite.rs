@@ -193,10 +193,7 @@ impl Rewriter {
 
     /// Stamps a batch for its place, behind the others.
     fn put(&mut self, mut batch: Vec<u8>) -> Result<()> {
-        if batch.len() as u64 > self.room() {
-            let what = format!("{} bytes more are not free for a compaction", batch.len());
-            return Err(Error::new(ErrorKind::Full, what).in_file(&self.path));
-        }
+        self.check_room(batch.len() as u64)?;
         let head = BatchHead::peek(&batch).map_err(|error| self.malformed(&error))?;
         let place = record::place_checksum(self.head.salt, self.position, &batch);
         record::set_place(&mut batch, place);
@@ -208,7 +205,18 @@ impl Rewriter {
         if self.gathered.len() >= WRITE_BYTES { self.write() } else { Ok(()) }
     }
 
+    /// Whether there is room for what is gathered and so much more.
+    fn check_room(&self, more: u64) -> Result<()> {
+        if self.position.saturating_add(more) <= self.room_end {
+            return Ok(());
+        }
+        let bytes = self.gathered.len() as u64 + more;
+        let what = format!("{bytes} bytes more are not free for a compaction");
+        Err(Error::new(ErrorKind::Full, what).in_file(&self.path))
+    }
+
     fn write(&mut self) -> Result<()> {
+        self.check_room(0)?;
         let doing = |error: io::Error| Error::io(&self.path, "write a compacted segment", error);
         let Some(file) = &self.file else { return Err(Error::closed()) };
         let start = self.position - self.gathered.len() as u64;

@@ -174,10 +174,11 @@ impl Compacting {
     /// in a step on return.
     pub(super) fn give_up(&self, of: impl Fn(TopicId) -> bool) {
         let mut slot = self.slot.lock();
-        if slot.round.as_ref().is_some_and(|round| of(round.topic.id)) {
-            slot.round = None;
-        }
+        let given_up = slot.round.take_if(|round| of(round.topic.id));
         self.at_work.store(slot.round.is_some(), Ordering::SeqCst);
+        drop(slot);
+        // What is left of it to take away is in nobody's way.
+        drop(given_up);
     }
 
     /// All topics together.
@@ -451,11 +452,9 @@ impl Core {
     fn compact_partition(&self, of: &Topic, partition: PartitionId) -> Result<()> {
         let wanted = |found: &Compactable| found.dirt.dirty > 0 || found.has_old_tombstones;
         let is_mine = |round: &Round| round.topic.id == of.id && round.partition.id == partition;
-        {
-            let mut slot = self.compacting.slot.lock();
-            // The background's may have begun too early to see all.
-            slot.round = slot.round.take().filter(|round| !is_mine(round));
-        }
+        // The background's may have begun too early to see all.
+        let too_early = self.compacting.slot.lock().round.take_if(|round| is_mine(round));
+        drop(too_early);
         // What is sealed while it is at work is for the next one, or it would never end.
         let mut upto = NO_END;
         loop {

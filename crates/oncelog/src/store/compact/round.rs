@@ -473,3 +473,14 @@ impl Round {
         }
     }
 }
+
+impl Drop for Round {
+    fn drop(&mut self) {
+        // It was given up just when it had exchanged something.
+        if self.clears
+            && let Err(error) = self.partition.clear_leftovers()
+        {
+            tracing::warn!(%error, "files that were compacted stay");
+        }
+    }
+}
