@@ -1,5 +1,5 @@
 //! Everything at once: producers of all kinds, processors, consumers of all styles, transfers, topics that come and go,
-//! trims, and a disk that fails, for many lives of one store. What was answered is there, what was not is there once or
+//! that are compacted and that are cut, trims, and a disk that fails, for many lives of one store. What was answered is there, what was not is there once or
 //! not at all, each record has its effect once.
 //!
 //! Seeded by `ONCELOG_STRESS_SEED`; threads are not, so a seed says what is tried and not in which order.
@@ -20,9 +20,9 @@ use std::time::{Duration, Instant};
 use disk::{FailingDisk, Faults};
 use oncelog::disk::MemoryDisk;
 use oncelog::{
-    Bytes, ConsumerOptions, ConsumerStyle, Error, ErrorKind, GapPolicy, IdempotentProducerConfig, LogOffset, Outcome,
-    Processor, RecordRef, Result, RetryPolicy, Sequence, Store, StoreOptions, SyncPolicy, TableDef, TopicDef, Tx, U64,
-    Whence,
+    Bytes, Compaction, ConsumerOptions, ConsumerStyle, Error, ErrorKind, GapPolicy, IdempotentProducerConfig,
+    LogOffset, Outcome, PartitionId, Processor, RecordRef, Result, RetryPolicy, Sequence, Store, StoreOptions,
+    SyncPolicy, TableDef, TopicDef, Tx, U64, Whence,
 };
 
 const A: TopicDef<U64, U64> = TopicDef::new("a").partitions(4).file_roll_size(8 << 10);
@@ -31,6 +31,9 @@ const STAMPED: TopicDef<U64, U64> = TopicDef::new("stamped").file_roll_size(8 <<
 const OUT: TopicDef<U64, U64> = TopicDef::new("out").partitions(2).file_roll_size(16 << 10);
 const DEAD: TopicDef<Bytes, Bytes> = TopicDef::new("dead");
 const PASSING: TopicDef<U64, U64> = TopicDef::new("passing");
+const KEPT: TopicDef<U64, U64> =
+    TopicDef::new("kept").file_roll_size(4 << 10).compaction(Compaction::new().min_dirty_percent(0));
+const CUT: TopicDef<U64, U64> = TopicDef::new("cut").file_roll_size(4 << 10);
 /// How often each value had its effect: of the processor, of the consumer that iterates, of the global one.
 const SEEN: TableDef<U64, U64> = TableDef::new("seen").shards(4);
 const ITERATED: TableDef<U64, U64> = TableDef::new("iterated");
@@ -57,6 +60,10 @@ struct Known {
     acked: Mutex<BTreeMap<u64, (&'static str, LogOffset)>>,
     /// Stamped records that were answered: sequence to offset.
     stamped: Mutex<BTreeMap<u64, LogOffset>>,
+    /// The last value that was answered of each key of the compacted topic.
+    kept: Mutex<BTreeMap<u64, u64>>,
+    /// Values that were answered by offset in the topic that is cut, and the highest offset that it was cut at.
+    cut: Mutex<(BTreeMap<u64, u64>, u64)>,
     next_value: AtomicU64,
 }
 
@@ -227,6 +234,85 @@ fn read_passing(life: &Life<'_>) {
     });
 }
 
+/// A few keys, again and again: later values are greater.
+fn keep(life: &Life<'_>) {
+    again(life, |life| {
+        let producer = life.store.producer(KEPT)?;
+        for _ in 0..50 {
+            let (key, value) = (life.roll(30), life.value());
+            producer.append(&key, &value)?;
+            life.known.kept.lock().unwrap().insert(key, value);
+        }
+        Ok(())
+    });
+}
+
+/// Compacts while it is written, and reads what is left: nothing is missing, and no key goes back.
+fn compact(life: &Life<'_>) {
+    again(life, |life| {
+        match life.store.compact("kept") {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            compacted => drop(compacted?),
+        }
+        let mut last = BTreeMap::new();
+        for record in life.store.consumer(KEPT, ConsumerStyle::NonTx(Whence::Oldest))? {
+            let record = record?;
+            let before = last.insert(number(record.key.as_deref()), number(record.value.as_deref()));
+            assert!(before < Some(number(record.value.as_deref())));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+        Ok(())
+    });
+}
+
+/// A topic whose beginning is cut off now and then.
+fn cut(life: &Life<'_>) {
+    again(life, |life| {
+        let producer = life.store.producer(CUT)?;
+        for _ in 0..30 {
+            let value = life.value();
+            let offset = producer.append(&value, &value)?;
+            life.known.cut.lock().unwrap().0.insert(offset.0, value);
+        }
+        let (start, end) = life.store.offsets("cut", PartitionId(0))?;
+        let at = start.0 + life.roll(end.0 - start.0);
+        let before = std::mem::replace(&mut life.known.cut.lock().unwrap().1, at);
+        life.store.truncate_before("cut", PartitionId(0), LogOffset(at)).inspect_err(|error| {
+            // Refused, and no later trim does it.
+            if error.kind() == ErrorKind::Full {
+                life.known.cut.lock().unwrap().1 = before;
+            }
+        })
+    });
+}
+
+/// Reads the topic that is cut: in order, and what is missing is told.
+fn read_cut(life: &Life<'_>) {
+    again(life, |life| {
+        let mut next = None;
+        let mut consumer = life.store.consumer(CUT, ConsumerStyle::NonTx(Whence::Oldest))?;
+        while let Some(record) = consumer.next() {
+            match record {
+                Ok(record) => {
+                    assert!(next.is_none_or(|next| next == record.id.offset), "{next:?} {}", record.id.offset);
+                    next = Some(record.id.offset.plus(1));
+                }
+                Err(error) if error.kind() == ErrorKind::Gap => {
+                    next = error.gap().map(|gap| gap.end);
+                    consumer.skip_gap()?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        std::thread::sleep(Duration::from_millis(2));
+        Ok(())
+    });
+}
+
+fn number(bytes: Option<&[u8]>) -> u64 {
+    u64::from_be_bytes(bytes.unwrap().try_into().unwrap())
+}
+
 fn client(id: &str) -> ConsumerOptions {
     ConsumerOptions::new(ConsumerStyle::ClientTx(id.to_owned())).on_gap(GapPolicy::Skip)
 }
@@ -235,7 +321,7 @@ fn client(id: &str) -> ConsumerOptions {
 fn iterate(life: &Life<'_>) -> Result<()> {
     let mut consumer = life.store.consumer(A, client("iterates"))?;
     while let Some(record) = consumer.next().transpose()? {
-        let value = u64::from_be_bytes(record.value.as_deref().unwrap().try_into().unwrap());
+        let value = number(record.value.as_deref());
         let mut transaction = life.store.begin()?;
         transaction.table(ITERATED)?.update(&value, |seen| seen.unwrap_or(0) + 1)?;
         consumer.commit_with(transaction)?;
@@ -320,7 +406,7 @@ fn run_processor(life: &Life<'_>) {
 
 fn live(store: &Store, known: &Known, faults: &Faults, dice: &AtomicU64, wrong: Wrong) {
     let ends = AtomicBool::new(false);
-    let workers: [fn(&Life<'_>); 12] = [
+    let workers: [fn(&Life<'_>); 16] = [
         produce_durably,
         produce_durably,
         produce_lax,
@@ -333,6 +419,10 @@ fn live(store: &Store, known: &Known, faults: &Faults, dice: &AtomicU64, wrong: 
         |life| again(life, consume_globally),
         scan,
         run_processor,
+        keep,
+        compact,
+        cut,
+        read_cut,
     ];
     std::thread::scope(|scope| {
         for worker in workers {
@@ -395,7 +485,7 @@ fn values(store: &Store, topic: TopicDef<U64, U64>) -> BTreeMap<u64, (u64, LogOf
     let mut found = BTreeMap::new();
     for record in store.consumer(topic, how).unwrap() {
         let record = record.unwrap();
-        let value = u64::from_be_bytes(record.value.as_deref().unwrap().try_into().unwrap());
+        let value = number(record.value.as_deref());
         let count = found.get(&value).map_or(0, |(count, _)| *count);
         found.insert(value, (count + 1, record.id.offset));
     }
@@ -420,10 +510,28 @@ fn check(store: &Store, known: &Known) {
     for (at, (sequence, found)) in (0..).zip(&stamped) {
         assert_eq!((*sequence, *found), (at, (1, LogOffset(at))));
     }
+    check_what_shrinks(store, known);
     for (table, name) in [(SEEN, "seen"), (ITERATED, "iterated"), (GLOBAL, "global")] {
         let twice: Vec<_> = counts(store, table).into_iter().filter(|(_, count)| *count != 1).collect();
         assert!(twice.is_empty(), "{name}: more than once: {twice:?}");
     }
+}
+
+/// The last values of a compacted topic, and all that is not cut off of the other, with no gap.
+fn check_what_shrinks(store: &Store, known: &Known) {
+    let oldest = |topic| store.consumer(topic, ConsumerStyle::NonTx(Whence::Oldest)).unwrap().map(Result::unwrap);
+    let last: BTreeMap<u64, u64> =
+        oldest(KEPT).map(|record| (number(record.key.as_deref()), number(record.value.as_deref()))).collect();
+    for (key, value) in &*known.kept.lock().unwrap() {
+        assert!(last.get(key).is_some_and(|last| last >= value), "key {key}: {:?}, answered {value}", last.get(key));
+    }
+    let left: BTreeMap<u64, u64> =
+        oldest(CUT).map(|record| (record.id.offset.0, number(record.value.as_deref()))).collect();
+    let (answered, cut) = &*known.cut.lock().unwrap();
+    let (start, end) = store.offsets("cut", PartitionId(0)).unwrap();
+    assert!(start.0 <= *cut || answered.is_empty(), "cut at {start}, and {cut} was asked for");
+    assert!(left.keys().copied().eq(start.0..end.0), "{start}..{end} is not dense");
+    assert!(answered.range(start.0..).all(|(offset, value)| left.get(offset) == Some(value)));
 }
 
 /// Lets everybody finish, on a disk without faults, and compares with what there is.
