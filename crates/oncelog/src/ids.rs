@@ -207,6 +207,18 @@ pub(crate) fn name_complaint(name: &str) -> Option<&'static str> {
     }
 }
 
+/// Bytes of an owner's name.
+pub(crate) const OWNER_NAME_BYTES_MAX: usize = 64;
+
+/// Why a name cannot be that of an owner; `None`: it can.
+pub(crate) fn owner_name_complaint(name: &str) -> Option<&'static str> {
+    match name_complaint(name) {
+        None if name.len() > OWNER_NAME_BYTES_MAX => Some("it is too long (64 bytes at most)"),
+        None if name.contains('\0') => Some("it holds a NUL"),
+        complaint => complaint,
+    }
+}
+
 /// A record that waits for its time, as the producer that delayed it was told: for which topic, when it is due, and a
 /// number of its own among all that were ever delayed in the store by one owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

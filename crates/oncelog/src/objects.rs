@@ -132,6 +132,22 @@ impl Objects {
     }
 }
 
+/// A name as it was before [`Path`] encoded it; `None`: it was never encoded so.
+pub(crate) fn decoded(name: &str) -> Option<String> {
+    let (mut bytes, mut rest) = (Vec::new(), name.as_bytes());
+    while let Some((first, behind)) = rest.split_first() {
+        rest = behind;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let (digits, behind) = rest.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+        rest = behind;
+    }
+    String::from_utf8(bytes).ok()
+}
+
 /// A place in the storage, as errors name it.
 pub(crate) fn place(path: &Path) -> PathBuf {
     PathBuf::from(path.to_string())

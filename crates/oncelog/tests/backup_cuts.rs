@@ -169,6 +169,64 @@ fn a_topic_that_is_made_between_two_cuts_is_in_the_backup_of_its_reader() {
     }
 }
 
+/// `billing` is cut while it has the topic, then it gives the name up, and `main` is cut when it has taken it.
+#[test]
+fn a_name_that_moves_between_two_cuts_is_in_the_backup_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let (main, billing) = (open(&data), Store::attach(&data, "billing").unwrap());
+    billing.producer(BRIEF).unwrap();
+    let (once, theirs) = (AtomicU32::new(0), (main.clone(), billing.clone()));
+    let disk = over(Arc::new(RealDisk), move |event| {
+        if let Event::Open(path, OpenMode::Read) = event
+            && path.starts_with(theirs.0.dir().join("owners/main/page"))
+            && once.fetch_add(1, Ordering::SeqCst) == 0
+        {
+            theirs.1.delete_topic("brief").unwrap();
+            theirs.0.producer(BRIEF).unwrap().append("b", "of main").unwrap();
+        }
+        Ok(())
+    });
+    let target = target(|| ());
+    StoreReader::options().disk(disk).open(&data).unwrap().backup(&target).unwrap();
+    let copy = restored(&target, &dir.path().join("restored"));
+    assert_eq!(copy.offsets("brief", PartitionId(0)).unwrap().1.0, 1);
+    drop((main, billing));
+}
+
+/// Each backup reads what is in one folder of chunks, each time the next one, before it counts on it.
+#[test]
+fn a_rotten_chunk_is_found_when_its_turn_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("data"));
+    let kept = store.producer(KEPT).unwrap();
+    for n in 0..50 {
+        kept.append("k", &format!("{n} {}", "x".repeat(200))).unwrap();
+    }
+    store.trim().unwrap();
+    let place = dir.path().join("target");
+    let target = BackupTarget::dir(&place).unwrap();
+    let mut name = store.backup(&target).unwrap().name;
+    for folder in std::fs::read_dir(place.join("chunks")).unwrap().map(|folder| folder.unwrap().path()) {
+        let number = u64::from_str_radix(folder.file_name().unwrap().to_str().unwrap(), 16).unwrap();
+        for chunk in std::fs::read_dir(&folder).unwrap().map(|chunk| chunk.unwrap().path()) {
+            let mut bytes = std::fs::read(&chunk).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            std::fs::write(&chunk, bytes).unwrap();
+        }
+        // So that the next one is that which reads this folder.
+        let backup = |name: &str| place.join(format!("backups/{name}.backup"));
+        let renamed = format!("{:08}-00000000", 256 * (number + 1) + number - 1);
+        std::fs::rename(backup(&name), backup(&renamed)).unwrap();
+        let again = store.backup(&target).unwrap();
+        assert!(again.new_chunks > 0, "{again:?}");
+        assert!(RestoreOptions::new().verify(&target, dir.path().join("scratch")).unwrap().is_sound());
+        std::fs::remove_file(backup(&renamed)).unwrap();
+        name = again.name;
+    }
+}
+
 /// A chunk that is cut short, or longer than it was, does not count as there.
 #[test]
 fn a_chunk_of_another_length_is_written_anew() {
@@ -383,4 +441,50 @@ fn a_full_target_can_be_pruned() {
     is_full.store(false, Ordering::SeqCst);
     store.backup(&target).unwrap();
     assert_eq!(target.list().unwrap().len(), 2);
+}
+
+/// Between a look at a directory and the lock on its mark another restore makes a store of it.
+#[test]
+fn a_restore_into_what_has_just_become_a_store_touches_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("data"));
+    store.producer(KEPT).unwrap().append("k", "x").unwrap();
+    let target = BackupTarget::dir(dir.path().join("target")).unwrap();
+    store.backup(&target).unwrap();
+    let into = dir.path().join("restored");
+    std::fs::create_dir(&into).unwrap();
+    std::fs::write(into.join("RESTORING"), "").unwrap();
+    let (theirs, once) = ((target.clone(), into.clone()), AtomicU32::new(0));
+    let disk = over(Arc::new(RealDisk), move |event| {
+        if let Event::TryLock(path) = event
+            && path.ends_with("RESTORING")
+            && once.fetch_add(1, Ordering::SeqCst) == 0
+        {
+            RestoreOptions::new().restore(&theirs.0, &theirs.1).unwrap();
+        }
+        Ok(())
+    });
+    let error = RestoreOptions::new().disk(disk).restore(&target, &into).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(StoreReader::open(&into).unwrap().verify(|_| {}).unwrap().is_sound());
+    assert_eq!(Store::open(&into).unwrap().offsets("kept", PartitionId(0)).unwrap().1.0, 1);
+    // Or it removes all, and yet another one has begun.
+    let (busy, once) = (dir.path().join("busy"), AtomicU32::new(0));
+    std::fs::create_dir(&busy).unwrap();
+    std::fs::copy(into.join("STORE"), busy.join("RESTORING")).unwrap();
+    let begun = busy.clone();
+    let disk = over(Arc::new(RealDisk), move |event| {
+        if let Event::TryLock(path) = event
+            && path.ends_with("RESTORING")
+            && once.fetch_add(1, Ordering::SeqCst) == 0
+        {
+            std::fs::rename(path, begun.join("old")).unwrap();
+            std::fs::copy(begun.join("old"), path).unwrap();
+            std::fs::remove_file(begun.join("old")).unwrap();
+            std::fs::create_dir(begun.join("topics")).unwrap();
+        }
+        Ok(())
+    });
+    RestoreOptions::new().disk(disk).restore(&target, &busy).unwrap_err();
+    assert!(busy.join("topics").exists() && !busy.join("owners").exists());
 }

@@ -59,6 +59,13 @@ impl ChunkId {
     }
 }
 
+impl Chunk {
+    /// Whether the bytes are those of the chunk.
+    pub(crate) fn is_of(&self, bytes: &[u8]) -> bool {
+        self.id.is_of(bytes)
+    }
+}
+
 impl fmt::Display for ChunkId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -73,15 +80,20 @@ pub(crate) struct Uploads<'t> {
     /// Folders with chunks that count on being there. Whoever wrote one that was found may have been killed before its
     /// name was durable.
     folders: BTreeSet<u8>,
+    /// Chunks of this folder are read before they are counted on ...
+    scrub: u8,
+    /// ... once each.
+    scrubbed: BTreeSet<ChunkId>,
     pub(crate) new_chunks: u64,
     pub(crate) new_bytes: u64,
 }
 
 impl<'t> Uploads<'t> {
-    pub(crate) fn begin(target: &'t BackupTarget) -> Result<Uploads<'t>> {
+    pub(crate) fn begin(target: &'t BackupTarget, scrub: u8) -> Result<Uploads<'t>> {
         let listed = target.list_sized(CHUNKS, 2)?;
         let known = listed.iter().filter_map(|(name, bytes)| Some((ChunkId::of_object(name)?, *bytes))).collect();
-        Ok(Uploads { target, known, folders: BTreeSet::new(), new_chunks: 0, new_bytes: 0 })
+        let (folders, scrubbed) = (BTreeSet::new(), BTreeSet::new());
+        Ok(Uploads { target, known, folders, scrub, scrubbed, new_chunks: 0, new_bytes: 0 })
     }
 
     /// Whether all of these are there, so that nothing of the file need be read.
@@ -103,6 +115,7 @@ impl<'t> Uploads<'t> {
         if !self.is_there(&chunk)? {
             self.target.write_object(&id.object(), bytes)?;
             self.known.insert(id, Some(u64::from(length)));
+            self.scrubbed.insert(id);
             self.new_chunks += 1;
             self.new_bytes += u64::from(length);
         }
@@ -110,7 +123,8 @@ impl<'t> Uploads<'t> {
         Ok(chunk)
     }
 
-    /// Whether a chunk is there with the length that it should have. One that was cut short is not.
+    /// Whether a chunk is there with the length that it should have, and is the one of its hash if it is its turn to be
+    /// looked at. One that was cut short, or is found rotten, is not.
     fn is_there(&mut self, chunk: &Chunk) -> Result<bool> {
         let Some(known) = self.known.get_mut(&chunk.id) else { return Ok(false) };
         let object = chunk.id.object();
@@ -119,13 +133,23 @@ impl<'t> Uploads<'t> {
             None => self.target.object_bytes(&object)?,
         };
         *known = found;
-        if found == Some(u64::from(chunk.bytes)) {
+        if found == Some(u64::from(chunk.bytes)) && self.is_whole(chunk, &object) {
             return Ok(true);
         }
         self.known.remove(&chunk.id);
         let place = self.target.object_place(&object);
         tracing::warn!(chunk = %place.display(), ?found, expected = chunk.bytes, "a damaged chunk is written anew");
         Ok(false)
+    }
+
+    /// Whether a chunk that is not looked at, or is what it should be. One that cannot be read is not: it is written
+    /// anew, which tells better whether the target can be.
+    fn is_whole(&mut self, chunk: &Chunk, object: &str) -> bool {
+        if chunk.id.0[0] != self.scrub || !self.scrubbed.insert(chunk.id) {
+            return true;
+        }
+        let read = self.target.read_object(object, u64::from(chunk.bytes));
+        read.is_ok_and(|bytes| bytes.is_some_and(|bytes| chunk.is_of(&bytes)))
     }
 
     /// Makes the names of all chunks durable that were put or asked for.
@@ -153,10 +177,7 @@ impl Cutter {
     /// Adds bytes; cuts at multiples of [`CHUNK_BYTES`].
     pub(crate) fn push(&mut self, bytes: &[u8], uploads: &mut Uploads<'_>) -> Result<()> {
         self.buffer.extend_from_slice(bytes);
-        while self.buffer.len() >= CHUNK_BYTES {
-            self.cut(CHUNK_BYTES, uploads)?;
-        }
-        Ok(())
+        self.cut_all(CHUNK_BYTES, uploads)
     }
 
     /// Adds a row. Where a chunk ends is decided by keys, so that rows that stay make chunks that stay, whatever comes
@@ -165,28 +186,26 @@ impl Cutter {
         super::stream::put_row(&mut self.buffer, key, value);
         let len = self.buffer.len();
         if len >= ROWS_BYTES_MAX || (len >= ROWS_BYTES_MIN && crc32c(key).is_multiple_of(ROWS_IN_CHUNK)) {
-            while self.buffer.len() > CHUNK_BYTES {
-                self.cut(CHUNK_BYTES, uploads)?;
-            }
-            self.cut(self.buffer.len(), uploads)?;
+            self.cut_all(1, uploads)?;
         }
         Ok(())
     }
 
     /// The chunks, with the last one.
     pub(crate) fn finish(mut self, uploads: &mut Uploads<'_>) -> Result<Vec<Chunk>> {
-        while self.buffer.len() > CHUNK_BYTES {
-            self.cut(CHUNK_BYTES, uploads)?;
-        }
-        if !self.buffer.is_empty() {
-            self.cut(self.buffer.len(), uploads)?;
-        }
+        self.cut_all(1, uploads)?;
         Ok(self.chunks)
     }
 
-    fn cut(&mut self, at: usize, uploads: &mut Uploads<'_>) -> Result<()> {
-        self.chunks.push(uploads.put(&self.buffer[..at])?);
-        self.buffer.drain(..at);
+    /// Cuts at multiples of [`CHUNK_BYTES`], and what is left then if it has so many bytes.
+    fn cut_all(&mut self, bytes_min: usize, uploads: &mut Uploads<'_>) -> Result<()> {
+        let (mut rest, mut cut) = (&self.buffer[..], 0);
+        while rest.len() >= bytes_min {
+            let (chunk, behind) = rest.split_at(rest.len().min(CHUNK_BYTES));
+            self.chunks.push(uploads.put(chunk)?);
+            (rest, cut) = (behind, cut + chunk.len());
+        }
+        self.buffer.drain(..cut);
         Ok(())
     }
 }
@@ -214,7 +233,7 @@ mod tests {
     #[test]
     fn rows_that_stay_make_chunks_that_stay() {
         let target = BackupTarget::dir_on(Arc::new(MemoryDisk::default()), "/target").unwrap();
-        let mut uploads = Uploads::begin(&target).unwrap();
+        let mut uploads = Uploads::begin(&target, 0).unwrap();
         let mut cut = |without: u32, changed: u32, more: &[u8]| {
             let mut cutter = Cutter::new(vec![1]);
             for row in (0..40_000u32).filter(|row| *row != without) {

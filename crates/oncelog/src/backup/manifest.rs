@@ -11,7 +11,7 @@ use super::chunks::{CHUNK_BYTES, Chunk, ChunkId};
 use super::link::Link;
 use crate::codec::{CheckSite, Input, crc32c, put_bytes, put_varint, same, varint_len};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Epoch, Lsn, OwnerId, StoreId, unescape_name};
+use crate::ids::{Epoch, Lsn, OwnerId, StoreId, owner_name_complaint, unescape_name};
 
 const MAGIC: [u8; 8] = *b"OLBACKUP";
 const VERSION: u32 = 1;
@@ -252,6 +252,12 @@ impl Reader<'_> {
             let rows_lsn = self.input.u64().ok_or_else(|| self.short())?.checked_sub(1).map(Lsn);
             let lsn = Lsn(self.input.u64().ok_or_else(|| self.short())?);
             let link = Link(self.input.u64().ok_or_else(|| self.short())?);
+            if let Some(complaint) = owner_name_complaint(&name) {
+                return Err(self.flaw(format!("{name:?} cannot name an owner: {complaint}")));
+            }
+            if owners.iter().any(|other: &OwnerImage| other.number == number) {
+                return Err(self.flaw(format!("owner {name:?} has the number of another one")));
+            }
             if number > OwnerId::MAX || lsn < rows_lsn.unwrap_or_default() || lsn.0 == u64::MAX {
                 return Err(self.flaw(format!("owner {name:?} cannot be as it says")));
             }

@@ -11,7 +11,7 @@
 use super::target::BackupTarget;
 use crate::error::{Error, ErrorKind, Result};
 
-const MARKS: &str = "marks";
+pub(super) const MARKS: &str = "marks";
 /// How names of marks begin.
 const BACKUP: &str = "backup-";
 const PRUNE: &str = "prune-";

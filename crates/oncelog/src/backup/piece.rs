@@ -211,7 +211,7 @@ impl PieceName {
         let (first, last) = (Lsn(part()?.parse().ok()?), Lsn(part()?.parse().ok()?));
         let mut link = || u64::from_str_radix(part()?, 16).ok().map(Link);
         let read = PieceName { first, last, before: link()?, after: link()? };
-        (read.to_string() == name && first <= last).then_some(read)
+        (read.to_string() == name && first <= last && last.0 != u64::MAX).then_some(read)
     }
 }
 
@@ -251,6 +251,8 @@ mod tests {
         }
         assert_eq!(PieceName::read(&piece.name().to_string()), Some(piece.name()));
         assert_eq!(PieceName::read("7-8-3-4.frames"), None);
+        let endless = PieceName { last: Lsn(u64::MAX), ..piece.name() };
+        assert_eq!(PieceName::read(&endless.to_string()), None, "nothing can be behind it");
         assert_eq!((piece.link_of(Lsn(6)).unwrap(), piece.link_of(Lsn(8)).unwrap()), (piece.before, piece.after));
         assert_eq!(piece.link_of(Lsn(7)).unwrap(), Link(3).next(Lsn(7), b"seven"));
         let other = Piece { before: Link(4), ..piece.clone() };

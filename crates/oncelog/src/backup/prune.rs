@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::chunks::ChunkId;
 use super::manifest::BackupManifest;
-use super::marks::{Mark, MarkKind};
+use super::marks::{MARKS, Mark, MarkKind};
 use super::piece::PieceName;
 use super::target::{BACKUPS, BackupTarget, CHUNKS, JOURNAL, manifest_object, number_of};
 use crate::error::{Error, ErrorKind, Result};
@@ -74,15 +74,18 @@ impl BackupTarget {
         }
         folders.iter().try_for_each(|folder| self.remove_unfinished(&format!("{CHUNKS}/{folder}")))?;
         report.removed_pieces = self.prune_journals(&kept)?;
+        // Whoever writes just then, an archive or a backup that is refused, writes it once more.
+        self.remove_unfinished(MARKS)?;
         Ok(report)
     }
 
     /// Removes frames that are in all backups of their owner that are kept. Of an owner that is in none all stay.
     fn prune_journals(&self, kept: &Kept) -> Result<u64> {
-        let mut removed = 0;
+        let (mut removed, mut folders) = (0, BTreeSet::new());
         for object in self.list_objects(JOURNAL, 3)? {
             let parts: Vec<&str> = object.split('/').collect();
             let [identity, owner, name] = parts[..] else { continue };
+            folders.insert(format!("{JOURNAL}/{identity}/{owner}"));
             let end = kept.ends.get(&(identity.to_owned(), owner.to_owned()));
             if let (Some(end), Some(piece)) = (end, PieceName::read(name))
                 && piece.last <= *end
@@ -90,6 +93,7 @@ impl BackupTarget {
                 removed += u64::from(self.remove_object(&format!("{JOURNAL}/{object}"))?);
             }
         }
+        folders.iter().try_for_each(|folder| self.remove_unfinished(folder))?;
         Ok(removed)
     }
 }

@@ -13,6 +13,10 @@ use crate::ids::Lsn;
 /// Both kinds of streams begin with it.
 const VERSION: u8 = 1;
 
+/// A row or a frame has 1 GiB at most, and a key and lengths beside that: more need not be gathered to know that it is
+/// none.
+const ITEM_BYTES_MAX: usize = (1 << 30) + (1 << 20);
+
 /// How a stream of rows begins.
 pub(crate) fn rows_begin() -> Vec<u8> {
     vec![VERSION]
@@ -44,12 +48,14 @@ pub(crate) struct ChunkReader<'t> {
     buffer: Vec<u8>,
     /// How much of the buffer was handed out.
     taken: usize,
+    /// What is gathered for one item.
+    item_bytes_max: usize,
 }
 
 impl<'t> ChunkReader<'t> {
     pub(crate) fn new(target: &'t BackupTarget, path: &str, file: &FileImage) -> ChunkReader<'t> {
         let (path, chunks) = (path.to_owned(), file.chunks.iter().copied().collect());
-        ChunkReader { target, path, chunks, buffer: Vec::new(), taken: 0 }
+        ChunkReader { target, path, chunks, buffer: Vec::new(), taken: 0, item_bytes_max: ITEM_BYTES_MAX }
     }
 
     /// The next chunk; `None`: that was the last.
@@ -76,7 +82,7 @@ impl<'t> ChunkReader<'t> {
                 &format!("is damaged: it has {found} bytes, and should have {length}"),
             ));
         }
-        if !chunk.id.is_of(&bytes) {
+        if !chunk.is_of(&bytes) {
             return Err(told(0, "is damaged: its hash does not fit"));
         }
         Ok(Some(bytes))
@@ -128,6 +134,11 @@ impl<'t> ChunkReader<'t> {
                 }
             }
             self.taken = self.buffer.len() - input.rest().len();
+            let open = self.buffer.len() - self.taken;
+            if open > self.item_bytes_max {
+                let what = format!("{}: {open} bytes, and no end of a row or frame", self.path);
+                return Err(Error::new(ErrorKind::Corrupt, what));
+            }
         }
         if !begun || self.taken < self.buffer.len() {
             let what = format!("{}: the stream ends in the middle", self.path);
@@ -153,4 +164,32 @@ pub(crate) fn frames_of(stream: &[u8], mut each: impl FnMut(Lsn, &[u8]) -> Resul
         each(Lsn(lsn), body)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::Uploads;
+    use crate::codec::put_varint;
+    use crate::disk::MemoryDisk;
+    use crate::wake::Arc;
+
+    /// A small manifest names one chunk so often that what seems to be one row would fill the memory.
+    #[test]
+    fn a_row_without_an_end_is_not_gathered() {
+        let target = BackupTarget::dir_on(Arc::new(MemoryDisk::default()), "/target").unwrap();
+        let mut bytes = rows_begin();
+        put_varint(&mut bytes, 1 << 50);
+        bytes.resize(1 << 20, 0);
+        let chunk = Uploads::begin(&target, 0).unwrap().put(&bytes).unwrap();
+        let file = FileImage { salt: 0, chunks: vec![chunk; 100] };
+        let read = |item_bytes_max| {
+            let mut reader = ChunkReader::new(&target, "owners/main/rows", &file);
+            reader.item_bytes_max = item_bytes_max;
+            reader.rows(|_, _| unreachable!("there is no row")).unwrap_err()
+        };
+        let error = read(8 << 20);
+        assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("no end"), "{error}");
+        assert!(read(ITEM_BYTES_MAX).to_string().contains("in the middle"));
+    }
 }

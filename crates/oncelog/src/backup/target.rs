@@ -172,6 +172,11 @@ impl BackupTarget {
         Ok(self.names()?.last().and_then(|name| number_of(name)).unwrap_or(0))
     }
 
+    /// The folder of chunks that the next backup reads: each in turn.
+    pub(crate) fn next_scrub(&self) -> Result<u8> {
+        Ok(self.last_number()?.wrapping_add(1).to_le_bytes()[0])
+    }
+
     /// Makes a backup of what is there already, with the number that was [drawn](super::Mark::draw_number) for it;
     /// durable on return. Gives its name.
     pub(crate) fn write_manifest(&self, manifest: &BackupManifest, number: u64) -> Result<String> {
@@ -207,8 +212,11 @@ impl BackupTarget {
                 let dir = below(objects, folder);
                 let start = format!("{dir}/");
                 let listed = objects.list(dir, "list the backups")?;
+                // Names come out as they went in: characters that storage does not take everywhere were encoded by
+                // `below`.
                 let named = |(path, bytes): &(object_store::path::Path, u64)| {
-                    Some((path.as_ref().strip_prefix(&start)?.to_owned(), Some(*bytes)))
+                    let name = path.as_ref().strip_prefix(&start)?;
+                    Some((objects::decoded(name)?, Some(*bytes)))
                 };
                 let mut found: Vec<_> = listed.iter().filter_map(named).collect();
                 found.sort();
@@ -313,4 +321,29 @@ pub(super) fn number_of(name: &str) -> Option<u64> {
 
 pub(super) fn manifest_object(name: &str) -> String {
     format!("{BACKUPS}/{name}{EXTENSION}")
+}
+
+#[cfg(all(test, feature = "object-store"))]
+mod tests {
+    use super::*;
+
+    /// Storage encodes what it does not take everywhere; whoever lists is given the names that were put.
+    #[test]
+    fn names_of_objects_come_out_as_they_went_in() {
+        let target = BackupTarget::objects(Arc::new(object_store::memory::InMemory::new()), "a prefix").unwrap();
+        let names = ["journal/1/%42illing/a", "journal/1/eu%2Fx/b", "journal/1/a%20b/c", "journal/1/~x#%25/d"];
+        for name in names {
+            target.write_object(name, b"x").unwrap();
+        }
+        let mut listed = target.list_objects(JOURNAL, 3).unwrap();
+        listed.sort();
+        let mut expected = names.map(|name| name.strip_prefix("journal/").unwrap());
+        expected.sort_unstable();
+        assert_eq!(listed, expected);
+        for name in names {
+            assert_eq!(target.read_object(name, 9).unwrap().as_deref(), Some(&b"x"[..]));
+            assert!(target.remove_object(name).unwrap());
+        }
+        assert!(target.list_objects(JOURNAL, 3).unwrap().is_empty());
+    }
 }

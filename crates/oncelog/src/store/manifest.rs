@@ -39,7 +39,7 @@ use crate::wake::Arc;
 use copy::{COPY_BYTES, FILE_BYTES, OPENINGS, encode, newest, newest_of, place_of};
 use holder::{HOLDER_AT, HOLDER_BYTES, encode_holder, read_holder};
 
-pub(super) use copy::{Archived, Copy, Manifest, OWNER_BYTES, PAIRS, State, Written, read_copies};
+pub(super) use copy::{Archived, Copy, Manifest, PAIRS, State, Written, read_copies};
 
 /// The manifest's file, locked.
 pub(super) struct ManifestFile {

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::layout::{Layout, MAIN};
-use super::manifest::{Manifest, ManifestFile, OWNER_BYTES};
+use super::manifest::{Manifest, ManifestFile};
 use crate::clock::Clock;
 use crate::disk::{Disk, DiskFile, OpenMode, SyncSite};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{OwnerId, StoreId, name_complaint};
+use crate::ids::{OwnerId, StoreId, owner_name_complaint};
 
 /// How often, and with what pause, the lock under which owners are made is tried. It is held for a few syncs.
 const LOCK_TRIES: u32 = 2000;
@@ -22,12 +22,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Whether `name` can name an owner.
 pub(super) fn check_owner_name(name: &str) -> Result<()> {
-    let complaint = match name_complaint(name) {
-        None if name.len() > OWNER_BYTES => Some("it is too long (64 bytes at most)"),
-        None if name.contains('\0') => Some("it holds a NUL"),
-        complaint => complaint,
-    };
-    match complaint {
+    match owner_name_complaint(name) {
         Some(complaint) => Err(Error::invalid(format!("{name:?} cannot name an owner: {complaint}"))),
         None => Ok(()),
     }

@@ -1,6 +1,7 @@
 //! Making a backup.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::Path;
 
 use super::super::reader::{Cut, are_in_force};
@@ -41,7 +42,7 @@ const ATTEMPTS: u32 = 64;
 impl Store {
     /// Copies the whole store as it is now, all owners of it, to `target`, while it runs. Durable on return; a crash
     /// before leaves no backup, and chunks that the next one finds. What other backups in the target have is not
-    /// written again, and a segment that they have is not even read.
+    /// written again, and of a segment that they have only the end is read.
     ///
     /// The owner that this is is copied at its visible LSN; others, living or not, each at one of its own, so that no
     /// consumer is ahead of a topic of another owner. Appends go on meanwhile. While it runs, what the state of the
@@ -76,7 +77,7 @@ impl StoreReader {
 
 fn backup(reader: &StoreReader, target: &BackupTarget, own: Option<&Core>) -> Result<BackupReport> {
     let mut mark = Mark::put(target, MarkKind::Backup)?;
-    let (uploads, before) = (Uploads::begin(target)?, newest_of(reader, target)?);
+    let (uploads, before) = (Uploads::begin(target, target.next_scrub()?)?, newest_of(reader, target)?);
     let mut work = Work { reader, uploads, before, copied: BTreeMap::new() };
     let mut met: Option<(Error, Option<u64>)> = None;
     for _ in 0..ATTEMPTS {
@@ -255,35 +256,40 @@ impl Work<'_> {
         let outside = || Error::invalid("a segment outside of its store").in_file(&path);
         let of_segment = Failed::of_segment(row.salt);
         let named = named.ok_or_else(outside).map_err(&of_segment)?;
-        if let Some(known) = self.known(cut, &named, row)
-            && self.uploads.has(&known.chunks).map_err(Failed::Otherwise)?
+        let copied = self.copied.get(&named).filter(|image| is_of_row(image, row)).cloned();
+        if let Some(copied) = copied
+            && self.uploads.has(&copied.chunks).map_err(Failed::Otherwise)?
         {
-            return Ok((named, known));
+            return Ok((named, copied));
         }
-        let gone = |error: std::io::Error| match error.kind() {
-            std::io::ErrorKind::NotFound => Error::corrupt(&path, 0, "a segment is gone"),
+        let gone = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => Error::corrupt(&path, 0, "a segment is gone"),
             _ => Error::io(&path, "open a segment", error),
         };
         let file = self.reader.disk().open(&path, OpenMode::Read).map_err(gone).map_err(&of_segment)?;
         head.check(&*file, &path).map_err(&of_segment)?;
+        if let Some(known) = self.known(cut, &named, row)
+            && self.uploads.has(&known.chunks).map_err(Failed::Otherwise)?
+            && ends_alike(&*file, &known).map_err(|error| of_segment(Error::io(&path, "read a segment", error)))?
+        {
+            return Ok((named, known));
+        }
         let chunks = self.copy_checked(&*file, &path, row)?;
         let image = FileImage { salt: row.salt, chunks };
         self.copied.insert(named.clone(), image.clone());
         Ok((named, image))
     }
 
-    /// What is in a segment that was copied before, by this backup or by the newest one; nothing of the segment need be
-    /// read again. An owner that was set back to an older state may go on in the same segment with other records: so
-    /// that opening must be one of its history which the other backup is of.
+    /// What is in a segment that the newest backup has copied. An owner that was set back to an older state may go on
+    /// in the same segment with other records: so that opening must be one of its history which the other backup is of.
     fn known(&self, cut: &Cut, path: &str, row: &SegmentRow) -> Option<FileImage> {
         let of_history = |before: &&BackupManifest| {
             let mut owners = before.owners.iter();
             let image = owners.find(|image| image.number == cut.manifest.number);
             image.is_some_and(|image| cut.manifest.has_had(image.epoch, image.opening))
         };
-        let before = || self.before.as_ref().filter(of_history)?.files.get(path);
-        let known = self.copied.get(path).or_else(before)?;
-        ((known.salt, known.bytes()) == (row.salt, row.end_position)).then(|| known.clone())
+        let known = self.before.as_ref().filter(of_history)?.files.get(path)?;
+        is_of_row(known, row).then(|| known.clone())
     }
 
     fn copy_checked(
@@ -315,6 +321,27 @@ impl Work<'_> {
         }
         Ok(chunks)
     }
+}
+
+/// Whether the image is of the segment that the row names, up to the end that it says.
+fn is_of_row(image: &FileImage, row: &SegmentRow) -> bool {
+    (image.salt, image.bytes()) == (row.salt, row.end_position)
+}
+
+/// Whether the last two chunks of a segment are those of its image: 4 MiB at least, or all of it. A machine that was
+/// set back with its memory goes on in the same opening and draws the same salts, so nothing but the records tells its
+/// two histories apart: those that differ go on to the end.
+fn ends_alike(file: &dyn DiskFile, image: &FileImage) -> io::Result<bool> {
+    let mut end = image.bytes();
+    for chunk in image.chunks.iter().rev().take(2) {
+        let mut bytes = vec![0; chunk.bytes as usize];
+        end -= u64::from(chunk.bytes);
+        let read = file.read_full_at(&mut bytes, end)?;
+        if !chunk.is_of(&bytes[..read]) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 impl Seen {

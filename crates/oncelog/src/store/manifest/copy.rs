@@ -7,7 +7,7 @@ use crate::backup::Link;
 use crate::codec::{CheckSite, Input, crc32c, same};
 use crate::disk::DiskFile;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Epoch, Lsn, OwnerId, StoreId};
+use crate::ids::{Epoch, Lsn, OWNER_NAME_BYTES_MAX, OwnerId, StoreId};
 use crate::journal::{FileName, JournalPosition};
 use crate::table::{ROOT_HEAD_BYTES, TableFileName, TableRoot};
 
@@ -19,7 +19,7 @@ const SUMMED_BYTES: usize = COPY_BYTES - 4;
 pub(in crate::store) const PAIRS: [[usize; 2]; 2] = [[0, 4096], [8192, 12288]];
 pub(super) const FILE_BYTES: usize = HOLDER_AT + HOLDER_BYTES;
 /// Longest name of an owner.
-pub(in crate::store) const OWNER_BYTES: usize = 64;
+pub(in crate::store) const OWNER_BYTES: usize = OWNER_NAME_BYTES_MAX;
 const ARCHIVED_AT: usize = 508;
 /// So many openings are remembered.
 pub(super) const OPENINGS: usize = 32;
