@@ -487,15 +487,36 @@ fn a_verification_removes_only_what_it_has_made() {
     fs::create_dir(&busy).unwrap();
     let restoring = fs::File::create(busy.join("RESTORING")).unwrap();
     restoring.lock().unwrap();
-    fs::write(busy.join("half"), "x").unwrap();
+    fs::create_dir(busy.join("topics")).unwrap();
+    fs::write(busy.join("topics/half"), "x").unwrap();
     assert_eq!(verify(None, &busy), Err(ErrorKind::Locked));
-    assert!(busy.join("half").exists());
-    // What a restore has left goes, but a link in it leads nowhere.
-    #[cfg(unix)]
-    std::os::unix::fs::symlink(&photos, busy.join("link")).unwrap();
+    assert!(busy.join("topics/half").exists());
     drop(restoring);
+    // It need not be what a restore has left.
+    let mark = fs::read(data.join("STORE")).unwrap();
+    for not_left in [&b""[..], &[0; 48], &mark[..20], b"a song", &[1; 48]] {
+        fs::write(busy.join("RESTORING"), not_left).unwrap();
+        assert_eq!(verify(None, &busy), Err(ErrorKind::Invalid), "{not_left:?}");
+        assert!(busy.join("topics/half").exists());
+    }
+    fs::write(busy.join("RESTORING"), &mark).unwrap();
+    fs::write(busy.join("photo"), "x").unwrap();
+    assert_eq!(verify(None, &busy), Err(ErrorKind::Invalid));
+    assert!(busy.join("topics/half").exists() && busy.join("photo").exists());
+    fs::remove_file(busy.join("photo")).unwrap();
+    // What it has left goes, but a link in it leads nowhere.
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(&photos, busy.join("topics/link")).unwrap();
     assert_eq!(verify(None, &busy), Ok(()));
     assert!(!busy.exists() && photos.join("photo").exists());
+    let song = dir.path().join("song");
+    fs::create_dir(&song).unwrap();
+    for (begun, expected) in [(&b""[..], Ok(())), (&mark[..20], Ok(())), (b"a song", Err(ErrorKind::Invalid))] {
+        let _ = fs::create_dir(&song);
+        fs::write(song.join("RESTORING"), begun).unwrap();
+        assert_eq!(verify(None, &song), expected, "{begun:?}");
+        assert_eq!(song.exists(), expected.is_err());
+    }
     #[cfg(unix)]
     {
         let (link, room) = (dir.path().join("scratch"), dir.path().join("room"));

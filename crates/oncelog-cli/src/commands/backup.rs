@@ -354,6 +354,8 @@ struct Restored {
     held_back: Vec<Owner>,
     /// Owners of which the archive has another history too, to that frame.
     other_histories: Vec<Owner>,
+    /// Owners whose frames are archived, and of which the backup has nothing.
+    left_out: Vec<String>,
 }
 
 impl Restored {
@@ -370,6 +372,7 @@ impl Restored {
             newest: time(report.newest_ms),
             held_back: owners(&report.held_back),
             other_histories: owners(&report.other_histories),
+            left_out: report.left_out.clone(),
         }
     }
 
@@ -379,7 +382,9 @@ impl Restored {
         let of = format!("backup   {backup}, of {taken}\nsource   {source}\n");
         let held = |owner: &Owner| format!("held     {}, from {}, to fit the other owners\n", owner.name, owner.lsn);
         let other = |owner: &Owner| format!("other    {} has another history there, to {}\n", owner.name, owner.lsn);
-        let told: String = self.held_back.iter().map(held).chain(self.other_histories.iter().map(other)).collect();
+        let left = |owner: &String| format!("left out {owner}, which was made after the backup: a later one has it\n");
+        let told = self.held_back.iter().map(held).chain(self.other_histories.iter().map(other));
+        let told: String = told.chain(self.left_out.iter().map(left)).collect();
         let what = format!("store    {store}\nowners   {lsns}\ntopics   {topics}\nrecords  {records}\n");
         format!("{of}{what}newest   {newest}\n{told}")
     }

@@ -256,22 +256,36 @@ impl Layout {
             _ => Error::io(path, "open the store", error),
         })?;
         let bytes = file.read_whole(4096).map_err(|error| Error::io(path, "read the store", error))?;
-        let mut input = Input::new(&bytes);
-        let parsed = (|| {
-            let (magic, format): ([u8; 8], u32) = (input.array()?, input.u32()?);
-            Some((magic, format, StoreId(input.array()?), StoreId(input.array()?), input.u32()?))
-        })();
-        let damaged = || Error::corrupt(path, 0, "the file that makes this a store is damaged");
-        let (magic, format, store, identity, sum) = parsed.ok_or_else(damaged)?;
-        if magic != MAGIC || !input.is_empty() || !same(CheckSite::StoreFile, sum, crc32c(&bytes[..SUMMED_BYTES])) {
-            return Err(damaged());
-        }
-        if format != FORMAT {
-            let what = format!("the store has format {format}, this program knows {FORMAT}");
-            return Err(Error::new(ErrorKind::UnsupportedVersion, what).in_file(path));
-        }
-        Ok((store, identity))
+        read_store_file(&bytes, path)
     }
+}
+
+/// What the bytes of the file that makes a directory a store say: what its files call it, and what it is called
+/// outside.
+///
+/// # Errors
+/// `Corrupt`, `UnsupportedVersion`, naming `path`.
+pub(super) fn read_store_file(bytes: &[u8], path: &Path) -> Result<(StoreId, StoreId)> {
+    let mut input = Input::new(bytes);
+    let parsed = (|| {
+        let (magic, format): ([u8; 8], u32) = (input.array()?, input.u32()?);
+        Some((magic, format, StoreId(input.array()?), StoreId(input.array()?), input.u32()?))
+    })();
+    let damaged = || Error::corrupt(path, 0, "the file that makes this a store is damaged");
+    let (magic, format, store, identity, sum) = parsed.ok_or_else(damaged)?;
+    if magic != MAGIC || !input.is_empty() || !same(CheckSite::StoreFile, sum, crc32c(&bytes[..SUMMED_BYTES])) {
+        return Err(damaged());
+    }
+    if format != FORMAT {
+        let what = format!("the store has format {format}, this program knows {FORMAT}");
+        return Err(Error::new(ErrorKind::UnsupportedVersion, what).in_file(path));
+    }
+    Ok((store, identity))
+}
+
+/// Whether these bytes are what a power cut may leave of [`store_file_bytes`] that were never synced.
+pub(super) fn is_cut_store_file(bytes: &[u8]) -> bool {
+    bytes.len() <= SUMMED_BYTES + 4 && (bytes.iter().all(|byte| *byte == 0) || bytes.starts_with(&MAGIC))
 }
 
 /// What is in `STORE`.

@@ -10,14 +10,14 @@ use super::listing::read_progress_key;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{LogOffset, OwnerId, PartitionId, TableId, TopicId};
 use crate::record::BatchHead;
-use crate::topic::PartitionState;
+use crate::topic::{PartitionState, TopicSpec};
 use crate::transaction::system::{self, CatalogueKey, NextIds};
 use crate::transaction::{Effect, effects};
 
 /// The topics of an owner, and where their partitions end.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ends {
-    topics: BTreeSet<TopicId>,
+    topics: BTreeMap<TopicId, String>,
     /// The id of the next one; `None`: it has made none yet.
     next: Option<TopicId>,
     ends: BTreeMap<(TopicId, PartitionId), LogOffset>,
@@ -28,7 +28,9 @@ impl Ends {
     pub(super) fn row(&mut self, table: TableId, key: &[u8], value: Option<&[u8]>) -> Result<()> {
         match (table, value) {
             (system::CATALOGUE, value) => match (CatalogueKey::decode(key), value) {
-                (Some(CatalogueKey::Topic(id)), Some(_)) => drop(self.topics.insert(id)),
+                (Some(CatalogueKey::Topic(id)), Some(value)) => {
+                    drop(self.topics.insert(id, system::decode_row::<TopicSpec>(value)?.name));
+                }
                 (Some(CatalogueKey::Topic(id)), None) => drop(self.topics.remove(&id)),
                 (Some(CatalogueKey::NextIds), Some(value)) => {
                     self.next = Some(TopicId(system::decode_row::<NextIds>(value)?.topic));
@@ -66,11 +68,17 @@ impl Ends {
         self.ends.insert((topic, partition), end);
     }
 
+    /// A name that topics of several owners have: one has given it up, and another one has taken it since.
+    pub(super) fn shared_name<'e>(all: impl IntoIterator<Item = &'e Ends>) -> Option<&'e str> {
+        let mut seen = BTreeSet::new();
+        all.into_iter().flat_map(|ends| ends.topics.values()).map(String::as_str).find(|name| !seen.insert(*name))
+    }
+
     /// How far the partition may have been read; `None`: as far as anybody likes, since the topic was deleted and its
     /// id is never given again. A topic that is not made yet cannot have been read at all.
     fn limit(&self, topic: TopicId, partition: PartitionId) -> Option<LogOffset> {
         let was_made = self.next.is_some_and(|next| topic < next);
-        let is_there = self.topics.contains(&topic);
+        let is_there = self.topics.contains_key(&topic);
         (is_there || !was_made).then(|| match self.ends.get(&(topic, partition)) {
             Some(end) if is_there => *end,
             _ => LogOffset(0),
@@ -145,6 +153,8 @@ fn malformed(table: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::Bytes;
+    use crate::handles::TopicDef;
 
     const OTHER: OwnerId = OwnerId(1);
 
@@ -164,8 +174,9 @@ mod tests {
         let mut ends = Ends::default();
         let row = system::encode_row(&NextIds { topic: next.0, table: 20 }).unwrap();
         ends.row(system::CATALOGUE, &CatalogueKey::NextIds.encode(), Some(&row)).unwrap();
+        let row = system::encode_row(&TopicDef::<Bytes, Bytes>::new("made").spec()).unwrap();
         for topic in topics {
-            ends.row(system::CATALOGUE, &CatalogueKey::Topic(*topic).encode(), Some(b"")).unwrap();
+            ends.row(system::CATALOGUE, &CatalogueKey::Topic(*topic).encode(), Some(&row)).unwrap();
         }
         ends
     }

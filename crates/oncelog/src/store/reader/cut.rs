@@ -227,7 +227,8 @@ fn own_rows(core: &Core, lsn: Lsn) -> Result<HeldRows> {
     Ok(rows)
 }
 
-/// Whether nobody has read further than there is.
+/// Whether nobody has read further than there is, and no topic is cut at two owners, of which one has its name from the
+/// other.
 fn fit(cuts: &[Cut]) -> Result<bool> {
     if cuts.len() < 2 {
         return Ok(true);
@@ -235,6 +236,9 @@ fn fit(cuts: &[Cut]) -> Result<bool> {
     let mut ends = BTreeMap::new();
     for cut in cuts {
         ends.insert(cut.manifest.number, cut.ends()?);
+    }
+    if Ends::shared_name(ends.values()).is_some() {
+        return Ok(false);
     }
     for cut in cuts {
         if cut.reads()?.ahead_of(&ends).is_some() {

@@ -182,7 +182,10 @@ impl Site<'_> {
         let store = self.layout.dir.join("STORE");
         let renamed = self.disk().rename(&self.layout.store_file, &store);
         renamed.map_err(|error| Error::io(&store, "end a restore", error))?;
-        self.sync_dir(&self.layout.dir)
+        self.sync_dir(&self.layout.dir).inspect_err(|_| {
+            // Best effort: a restore that has failed has made no store.
+            let _ = self.disk().rename(&store, &self.layout.store_file);
+        })
     }
 }
 

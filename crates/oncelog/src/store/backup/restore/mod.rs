@@ -102,6 +102,9 @@ pub struct RestoreReport {
     /// Owners of which the archive holds another history than the one that was restored, and its last frame: see
     /// [`ArchiveReach::other_history`].
     pub other_histories: Vec<(String, Lsn)>,
+    /// Owners whose frames are archived and that are not in it: they were made after the backup, which says nothing of
+    /// them. Asked for a time only; a later backup has them.
+    pub left_out: Vec<String>,
 }
 
 impl Default for RestoreOptions {
@@ -150,7 +153,7 @@ impl RestoreOptions {
     /// memory until it ends, and each ends with a trim point and begins new segments. The frames that the backup itself
     /// holds are one step at least.
     pub fn replay_bytes(self, bytes: u64) -> RestoreOptions {
-        RestoreOptions { replay_bytes: bytes, ..self }
+        RestoreOptions { replay_bytes: bytes.max(1), ..self }
     }
 
     /// Sets the disk on which the store is made: the machine's unless set.
@@ -178,12 +181,12 @@ impl RestoreOptions {
     /// outer world, put the store's in front.
     ///
     /// # Errors
-    /// `NotFound`: no such backup, or none at all. `Corrupt`: a manifest or a chunk is damaged or gone, the error names
-    /// it and the file of the store to which it belongs; `UnsupportedVersion`. `Invalid`: `dir` holds something.
-    /// `Locked`: another process restores into it. `Full`, `Unavailable`. Of archived frames: `NotFound`: no backup is
-    /// from before that point, or the archive ends before it; `Gap`: frames are missing in between, the text says
-    /// which; `Conflict`: an owner has read more of a topic of another one than is restored of that: choose a later
-    /// point.
+    /// `NotFound`: no such backup, or none at all, or no such owner in it. `Corrupt`: a manifest or a chunk is damaged
+    /// or gone, the error names it and the file of the store to which it belongs; `UnsupportedVersion`. `Invalid`:
+    /// `dir` holds something. `Locked`: another process restores into it. `Full`, `Unavailable`. Of archived frames:
+    /// `NotFound`: no backup is from before that point, or the archive ends before it; `Gap`: frames are missing in
+    /// between, the text says which; `Conflict`: an owner has read more of a topic of another one than is restored of
+    /// that, or two owners have a topic of one name: choose a later point.
     pub fn restore(&self, target: &BackupTarget, dir: impl AsRef<Path>) -> Result<RestoreReport> {
         self.restore_marked(target, dir.as_ref(), &mut None)
     }
@@ -276,6 +279,7 @@ impl RestoreOptions {
             newest_ms: points.iter().map(|point| point.newest_ms).min().unwrap_or(manifest.taken_ms),
             held_back: Vec::new(),
             other_histories: Vec::new(),
+            left_out: site.left_out()?,
         };
         for (owner, point) in manifest.owners.iter().zip(&points) {
             let named = |lsn| (owner.name.clone(), lsn);

@@ -1,7 +1,7 @@
 //! The names that rows and frames know: topics, tables, consumers, and their claims, which no backup holds.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::super::super::claims::{CLAIMS_AT_ONCE, global_claim_dir};
 use super::super::super::layout::make_dir;
@@ -82,6 +82,20 @@ impl Known {
     }
 }
 
+/// Owners that are restored up to points of different moments may each have a topic of one name: at the later moment
+/// one had given it up. Its files would be those of both.
+fn check_distinct(topics: &[(PathBuf, Claim)]) -> Result<()> {
+    let mut seen: BTreeMap<&Path, &Claim> = BTreeMap::new();
+    for (dir, claim) in topics {
+        let Some(other) = seen.insert(dir, claim) else { continue };
+        let what =
+            format!("topic {:?} is one of owner {:?} and one of owner {:?}", claim.name, other.owner, claim.owner);
+        let why = "at these points: take others, or where it is a long archive, replay more of it in one step";
+        return Err(Error::new(ErrorKind::Conflict, format!("{what} {why}")));
+    }
+    Ok(())
+}
+
 impl Site<'_> {
     /// The claims on all names that the rows know, and the directories of partitions.
     pub(super) fn claim(&self, known: &mut Known) -> Result<()> {
@@ -98,6 +112,7 @@ impl Site<'_> {
         for (id, (owner, spec)) in &known.topics {
             claims.push((topic_dir(&self.layout.topics, &spec.name), claim(*id, owner, &spec.name, Some(spec))));
         }
+        check_distinct(&claims)?;
         for (id, (owner, spec)) in &known.tables {
             let dir = self.layout.tables.join(escape_name(&spec.name));
             claims.push((dir, claim(TopicId(id.0), owner, &spec.name, None)));

@@ -5,16 +5,16 @@
 //! leave another one ahead of it, so it is done until all fit. It ends, since owners only go back, and none further
 //! than the backup, whose owners fit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use super::super::super::reading::{Ends, Reads};
 use super::Until;
 use super::archived::{Archive, Trail};
 use super::lay::{Site, owner_file};
-use crate::backup::OwnerImage;
+use crate::backup::{JOURNAL, OwnerImage, PieceName};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Lsn, OwnerId};
+use crate::ids::{Lsn, OwnerId, unescape_name};
 use crate::table::{StateKey, Visit};
 use crate::transaction::system;
 
@@ -35,11 +35,38 @@ const ROUNDS: usize = 32;
 impl Site<'_> {
     /// The points of all owners, in the order of the manifest.
     pub(super) fn points(&self) -> Result<Vec<Point>> {
+        self.check_owner()?;
         let mut points = self.manifest.owners.iter().map(|owner| self.point_of(owner)).collect::<Result<Vec<_>>>()?;
         if matches!(self.options.until, Until::Time(_)) && points.len() > 1 {
             self.make_fit(&mut points)?;
         }
         Ok(points)
+    }
+
+    /// Whether the owner that is to be restored to a frame is in the backup.
+    fn check_owner(&self) -> Result<()> {
+        let Until::Lsn(name, _) = &self.options.until else { return Ok(()) };
+        if self.manifest.owners.iter().any(|owner| owner.name == *name && owner.rows_lsn.is_some()) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::NotFound, format!("no frame of an owner {name:?} is in the backup")))
+    }
+
+    /// Owners whose journals are archived and that cannot be brought to any time: the backup has nothing of them.
+    pub(super) fn left_out(&self) -> Result<Vec<String>> {
+        if !matches!(self.options.until, Until::Time(_)) {
+            return Ok(Vec::new());
+        }
+        let folder = format!("{JOURNAL}/{}", self.manifest.identity);
+        let mut left_out = BTreeSet::new();
+        for object in self.target.list_objects(&folder, 2)? {
+            let Some((owner, piece)) = object.split_once('/') else { continue };
+            let (Some(owner), Some(_)) = (unescape_name(owner), PieceName::read(piece)) else { continue };
+            if !self.manifest.owners.iter().any(|image| image.name == owner && image.rows_lsn.is_some()) {
+                left_out.insert(owner);
+            }
+        }
+        Ok(left_out.into_iter().collect())
     }
 
     pub(super) fn archive<'a>(&'a self, owner: &'a OwnerImage) -> Archive<'a> {
