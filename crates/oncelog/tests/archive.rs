@@ -4,6 +4,8 @@
 
 #[path = "common/copy.rs"]
 mod copy;
+#[path = "common/hooked_disk.rs"]
+mod hooked_disk;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use copy::copy_dir;
+use hooked_disk::{Event, over};
 use oncelog::clock::Clock;
+use oncelog::disk::RealDisk;
 use oncelog::{
     BackupTarget, ConsumerOptions, ConsumerStyle, ErrorKind, GapPolicy, Lsn, Outcome, PartitionId, RestoreOptions,
     RestoreReport, Store, StoreOptions, StoreReader, SyncPolicy, TableDef, TopicDef, U64, Utf8, Whence,
@@ -277,6 +281,164 @@ fn a_rotten_file_of_the_spool_is_set_aside() {
     write(&store, &place, &["again"]);
     let far = RestoreOptions::new().until_time(i64::MAX);
     assert_eq!(place.restore(far, "whole").unwrap().1, ["first", "one", "two", "three", "again"]);
+}
+
+/// A sector that cannot be read any more is rot too: what is behind it is archived, and it is given up in the end.
+#[test]
+fn a_file_of_the_spool_that_cannot_be_read_holds_up_nothing() {
+    let place = Place::new();
+    let oldest = Arc::new(std::sync::Mutex::new(None::<PathBuf>));
+    let seen = Arc::clone(&oldest);
+    let disk = over(Arc::new(RealDisk), move |event| match event {
+        Event::Read(path) if seen.lock().unwrap().as_deref() == Some(path) => {
+            Err(std::io::Error::other("a bad sector"))
+        }
+        _ => Ok(()),
+    });
+    let data = place.path("data");
+    let store = place.archived().disk(disk).open(&data).unwrap();
+    write(&store, &place, &["first"]);
+    store.backup(&place.target).unwrap();
+    let lines = store.producer(LINES).unwrap();
+    for line in ["one", "two", "three"] {
+        lines.append("k", line).unwrap();
+        store.trim().unwrap();
+    }
+    let spooled = || {
+        let files = fs::read_dir(data.join("owners/main/archive")).unwrap().map(|file| file.unwrap().path());
+        let mut files: Vec<_> = files.collect();
+        files.sort();
+        files
+    };
+    let bad = spooled().remove(0);
+    *oldest.lock().unwrap() = Some(bad.clone());
+    store.run_duties().unwrap();
+    assert_eq!(spooled(), [bad.clone()], "the others are in the archive");
+    assert_eq!((store.stats().archive_set_aside, store.stats().archive_failures), (0, 1));
+    (0..8).for_each(|_| store.run_duties().unwrap());
+    assert_eq!(spooled(), [bad.with_extension("frames.damaged")]);
+    let stats = store.stats();
+    assert_eq!((stats.archive_set_aside, stats.archive_behind_bytes), (1, 0));
+    assert!(place.target.list().unwrap()[0].archives[0].gap.is_some());
+}
+
+/// A piece that the target does not take, for whatever reason of its own, is tried again and holds up nothing.
+#[test]
+fn a_piece_that_the_target_refuses_holds_up_nothing() {
+    let place = Place::new();
+    let (refused, is_refused) = (Arc::new(std::sync::Mutex::new(None::<PathBuf>)), Arc::new(AtomicI64::new(1)));
+    let (first, flag) = (Arc::clone(&refused), Arc::clone(&is_refused));
+    let disk = over(Arc::new(RealDisk), move |event| {
+        if let Event::Rename(_, to) = event
+            && to.components().any(|part| part.as_os_str() == "journal")
+            && flag.load(Ordering::SeqCst) == 1
+            && *first.lock().unwrap().get_or_insert_with(|| to.to_owned()) == to
+        {
+            return Err(std::io::ErrorKind::PermissionDenied.into());
+        }
+        Ok(())
+    });
+    let target = BackupTarget::dir_on(disk, place.path("target")).unwrap();
+    let store = place.plain().journal_archive(target).archive_interval(Duration::from_secs(1 << 20));
+    let store = store.open(place.path("data")).unwrap();
+    store.backup(&place.target).unwrap();
+    let lines = store.producer(LINES).unwrap();
+    for line in ["one", "two", "three"] {
+        lines.append("k", line).unwrap();
+        store.trim().unwrap();
+    }
+    for _ in 0..3 {
+        store.run_duties().unwrap();
+        let spool = fs::read_dir(place.path("data/owners/main/archive")).unwrap();
+        assert_eq!(spool.count(), 1, "only the one that is refused");
+    }
+    is_refused.store(0, Ordering::SeqCst);
+    store.run_duties().unwrap();
+    assert_eq!(store.stats().archive_behind_bytes, 0);
+    let far = RestoreOptions::new().until_time(i64::MAX);
+    assert_eq!(place.restore(far, "whole").unwrap().1, ["one", "two", "three"]);
+}
+
+/// Frames that waited for the target when the store was adopted are those of what it was called then.
+#[test]
+fn what_waits_when_a_store_is_adopted_comes_to_its_archive() {
+    let place = Place::new();
+    let data = place.path("data");
+    let store = place.archived().open(&data).unwrap();
+    let before = store.backup(&place.target).unwrap();
+    fs::rename(place.path("target"), place.path("away")).unwrap();
+    fs::write(place.path("target"), "in the way").unwrap();
+    store.producer(LINES).unwrap().append("k", "waits").unwrap();
+    store.close().unwrap();
+    fs::remove_file(place.path("target")).unwrap();
+    fs::rename(place.path("away"), place.path("target")).unwrap();
+    let adopted = Store::adopt(&data).unwrap();
+    assert_ne!(adopted, before.store);
+    let store = place.archived().open(&data).unwrap();
+    store.run_duties().unwrap();
+    assert_eq!((store.stats().archive_set_aside, store.stats().archive_behind_bytes), (0, 0));
+    let far = RestoreOptions::new().backup(&before.name).until_time(i64::MAX);
+    assert_eq!(place.restore(far, "before").unwrap().1, ["waits"]);
+}
+
+/// A point is of an owner that the backup has; whom it leaves out is told.
+#[test]
+fn owners_that_the_backup_does_not_have_are_told() {
+    let place = Place::new();
+    let data = place.path("data");
+    let main = place.archived().open(&data).unwrap();
+    let made = main.backup(&place.target).unwrap();
+    write(&main, &place, &["one", "two"]);
+    let late = place.archived().attach(&data, "late").unwrap();
+    late.producer(BILLS).unwrap().append("b", &1).unwrap();
+    late.trim().unwrap();
+    late.run_duties().unwrap();
+    let options = || RestoreOptions::new().backup(&made.name);
+    for (owner, lsn) in [("mian", 2), ("late", 1)] {
+        let told = place.restore(options().until_lsn(owner, Lsn(lsn)), &format!("to {owner}")).unwrap_err();
+        assert_eq!(told.kind(), ErrorKind::NotFound, "{told}");
+        assert!(told.to_string().contains(owner), "{told}");
+    }
+    let (report, lines) = place.restore(options().until_time(i64::MAX).replay_bytes(0), "newest").unwrap();
+    assert_eq!((lines, report.left_out), (vec!["one".to_owned(), "two".to_owned()], vec!["late".to_owned()]));
+    let again = main.backup(&place.target).unwrap();
+    let (report, _) = place.restore(RestoreOptions::new().until_time(i64::MAX), "again").unwrap();
+    assert_eq!((report.backup, report.left_out), (again.name, Vec::new()));
+}
+
+/// One owner gives a name up and another one takes it: no point has it twice.
+#[test]
+fn a_name_that_goes_from_owner_to_owner_is_restored_once() {
+    const BRIEF: TopicDef<Utf8, Utf8> = TopicDef::new("brief");
+    let place = Place::new();
+    let data = place.path("data");
+    let main = place.archived().open(&data).unwrap();
+    let billing = place.archived().attach(&data, "billing").unwrap();
+    billing.producer(BRIEF).unwrap().append("b", "of billing").unwrap();
+    write(&main, &place, &["one"]);
+    let made = main.backup(&place.target).unwrap().name;
+    billing.delete_topic("brief").unwrap();
+    main.producer(BRIEF).unwrap().append("b", "of main").unwrap();
+    write(&main, &place, &["two"]);
+    billing.trim().unwrap();
+    billing.run_duties().unwrap();
+    let newest = place.target.list().unwrap()[0].archives.iter().find(|reach| reach.owner == "main").unwrap().until;
+    let options = || RestoreOptions::new().backup(&made);
+    // Billing stays as the backup has it.
+    let told = place.restore(options().until_lsn("main", newest), "to main").unwrap_err();
+    assert_eq!(told.kind(), ErrorKind::Conflict, "{told}");
+    for part in ["brief", "main", "billing"] {
+        assert!(told.to_string().contains(part), "{told}");
+    }
+    let (_, lines) = place.restore(options().until_time(i64::MAX), "both").unwrap();
+    assert_eq!(lines, ["one", "two"]);
+    let both = Store::open(place.path("both")).unwrap();
+    assert_eq!(both.offsets("brief", PartitionId(0)).unwrap().1.0, 1);
+    // In steps one owner has it before the other: it says so, or it is right.
+    match place.restore(options().until_time(i64::MAX).replay_bytes(1), "steps") {
+        Ok((_, lines)) => assert_eq!(lines, ["one", "two"]),
+        Err(told) => assert!(told.kind() == ErrorKind::Conflict && told.to_string().contains("step"), "{told}"),
+    }
 }
 
 /// Rot in the archive itself is found by a verification, with the name of the object.

@@ -16,6 +16,7 @@
 //!   the same frames spooled again, in other pieces; whoever reads them takes each once.
 //! * Nothing waits for the target, which may be far away: a spool that grows beyond its limit refuses what is new.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -39,8 +40,15 @@ const MARK_EVERY: Duration = Duration::from_secs(1);
 const MARKS_MAX: usize = 4096;
 /// Added to the name of a file in the spool that has rotted.
 const DAMAGED: &str = "damaged";
+/// A file of the spool that cannot be read so often is set aside, so that its frames are known to be missing.
+const READS_MAX: u32 = 8;
 /// What could not be brought to the target is tried again after so long.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// Stock of the spool is taken behind so many pieces.
+const PIECES_BETWEEN_LOOKS: usize = 64;
+/// The end of a store is held up for about so long; what is not in the target by then is for the next opening.
+const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 
 /// How the journal is archived.
 #[derive(Clone)]
@@ -59,6 +67,8 @@ pub(super) struct Archiving {
     pub(super) failures: AtomicU64,
     /// Files in the spool that had rotted.
     pub(super) set_aside: AtomicU64,
+    /// How often files of the spool could not be read.
+    unreadable: Mutex<BTreeMap<PathBuf, u32>>,
     /// The directory of the spool is there, durably.
     is_made: AtomicBool,
     waiting: Mutex<()>,
@@ -137,10 +147,33 @@ impl Core {
             return Ok(Some(begun));
         }
         self.make_spool()?;
-        let (now_ms, last) = (self.options.clock.now_ms(), Lsn(position.next_lsn.0 - 1));
         let marks = std::mem::take(&mut self.archiving.marks.lock().marks);
+        let spooled = self.spool_frames(from, position, begun.link, &marks);
+        let after = spooled.inspect_err(|_| {
+            // For the next try.
+            self.archiving.marks.lock().marks.splice(..0, marks.iter().copied());
+        })?;
+        let dir = &self.layout.archive;
+        self.disk
+            .sync_dir(dir, SyncSite::ArchiveDir)
+            .map_err(|error| Error::sync(dir, "sync the spool of the archive", error))?;
+        self.note_spool();
+        self.archiving.spooled.notify_all();
+        Ok(Some(Archived { link: after, ..begun }))
+    }
+
+    /// Writes the frames of the journal from one place to another, behind that with the link `before`, to files of the
+    /// spool. Gives the link of the last one.
+    fn spool_frames(
+        &self,
+        from: JournalPosition,
+        to: JournalPosition,
+        before: Link,
+        marks: &[TimeMark],
+    ) -> Result<Link> {
+        let (now_ms, last) = (self.options.clock.now_ms(), Lsn(to.next_lsn.0 - 1));
         let (store, owner) = (self.store, &self.layout.name);
-        let mut piece = Piece::begin(store, self.identity, owner, (from.next_lsn, begun.link));
+        let mut piece = Piece::begin(store, self.identity, owner, (from.next_lsn, before));
         journal::replay(&*self.disk, &self.layout.journal, store, from, Some(last), |lsn, body| {
             piece.push(lsn, body);
             if piece.frames.len() >= PIECE_BYTES || lsn == last {
@@ -155,13 +188,7 @@ impl Core {
             }
             Ok(())
         })?;
-        let dir = &self.layout.archive;
-        self.disk
-            .sync_dir(dir, SyncSite::ArchiveDir)
-            .map_err(|error| Error::sync(dir, "sync the spool of the archive", error))?;
-        self.note_spool();
-        self.archiving.spooled.notify_all();
-        Ok(Some(Archived { link: piece.after, ..begun }))
+        Ok(piece.after)
     }
 
     /// Makes the directory of the spool, durably. One that is there may have been made by a process that was killed
@@ -226,44 +253,86 @@ impl Core {
     /// # Errors
     /// The target cannot be written: what is not there stays in the spool.
     pub(super) fn ship_spool(&self) -> Result<u64> {
-        let Some(options) = &self.options.journal_archive else { return Ok(0) };
-        let (folder, mut shipped) = (archive_folder(self.identity, &self.layout.name), 0);
-        let pieces = self.spooled().inspect_err(|error| self.note_archive_failure(error))?;
-        for path in pieces {
-            match self.ship(&options.target, &folder, &path) {
-                Ok(()) => shipped += 1,
-                // None keeps those behind it from being archived.
-                Err(NotShipped::Damaged(error)) => {
-                    self.note_archive_failure(&error);
-                    self.set_aside(&path)?;
-                }
-                Err(NotShipped::Otherwise(error)) => {
-                    self.note_archive_failure(&error);
-                    return Err(error);
-                }
-            }
-            self.note_spool();
-        }
-        Ok(shipped)
+        self.ship_while(|| true)
     }
 
-    fn ship(&self, target: &BackupTarget, folder: &str, path: &Path) -> std::result::Result<(), NotShipped> {
+    /// As [`Core::ship_spool`], at the end of the store: a target that is slow does not hold it up for long.
+    pub(super) fn ship_last(&self) -> Result<u64> {
+        let clock = &self.options.clock;
+        let until = clock.monotonic().saturating_add(CLOSE_WITHIN);
+        self.ship_while(|| clock.monotonic() < until)
+    }
+
+    fn ship_while(&self, goes_on: impl Fn() -> bool) -> Result<u64> {
+        let Some(options) = &self.options.journal_archive else { return Ok(0) };
+        let pieces = self.spooled().inspect_err(|error| self.note_archive_failure(error))?;
+        let shipped = self.ship_pieces(&options.target, pieces, goes_on);
+        self.note_spool();
+        shipped
+    }
+
+    fn ship_pieces(&self, target: &BackupTarget, pieces: Vec<PathBuf>, goes_on: impl Fn() -> bool) -> Result<u64> {
+        let (mut shipped, mut met) = (0, None);
+        for (at, path) in pieces.into_iter().enumerate().take_while(|_| goes_on()) {
+            // Whoever waits for room need not wait for the last one; but it looks at all of them.
+            if at % PIECES_BETWEEN_LOOKS == PIECES_BETWEEN_LOOKS - 1 {
+                self.note_spool();
+            }
+            let Err(not_shipped) = self.ship(target, &path) else {
+                shipped += 1;
+                self.archiving.unreadable.lock().remove(&path);
+                continue;
+            };
+            self.note_archive_failure(not_shipped.error());
+            // None keeps those behind it from being archived.
+            match not_shipped {
+                NotShipped::Damaged(_) => self.set_aside(&path)?,
+                NotShipped::Unreadable(_) if self.is_given_up(&path) => self.set_aside(&path)?,
+                NotShipped::Unreadable(_) | NotShipped::Newer(_) => {}
+                // Twice, and it is not the piece.
+                NotShipped::OfTarget(error) if met.is_some() => return Err(error),
+                NotShipped::OfTarget(error) => met = Some(error),
+            }
+        }
+        met.map_or(Ok(shipped), Err)
+    }
+
+    /// Whether a file of the spool has failed to be read so often that it is not waited for any longer.
+    fn is_given_up(&self, path: &Path) -> bool {
+        let mut unreadable = self.archiving.unreadable.lock();
+        let failed = unreadable.entry(path.to_owned()).or_default();
+        *failed += 1;
+        let is_given_up = *failed >= READS_MAX;
+        if is_given_up {
+            unreadable.remove(path);
+        }
+        is_given_up
+    }
+
+    fn ship(&self, target: &BackupTarget, path: &Path) -> std::result::Result<(), NotShipped> {
         let Some(name) = piece_of(path) else { return Ok(()) };
         let read = self.disk.open(path, OpenMode::Read).and_then(|file| file.read_whole(PIECE_BYTES_MAX));
-        let bytes = read.map_err(|error| Error::io(path, "read the spool of the archive", error))?;
+        let bytes = read.map_err(|error| match Error::io(path, "read the spool of the archive", error) {
+            too_long if too_long.kind() == ErrorKind::Corrupt => NotShipped::Damaged(too_long),
+            error => NotShipped::Unreadable(error),
+        })?;
         // Rot is not archived as if it were frames.
-        let piece = Piece::decode(&bytes, path).map_err(NotShipped::Damaged)?;
-        let told = (piece.store, piece.identity, &piece.owner, piece.name());
-        if told != (self.store, self.identity, &self.layout.name, name) {
+        let piece = Piece::decode(&bytes, path).map_err(|error| match error.kind() {
+            ErrorKind::UnsupportedVersion => NotShipped::Newer(error),
+            _ => NotShipped::Damaged(error),
+        })?;
+        if (piece.store, &piece.owner, piece.name()) != (self.store, &self.layout.name, name) {
             let what = "frames that are spooled under another name than theirs";
             return Err(NotShipped::Damaged(Error::corrupt(path, 0, what)));
         }
-        target.write_object(&format!("{folder}/{name}"), &bytes)?;
-        target.settle_folder(folder)?;
+        // Frames of before the store was adopted belong to what it was called then.
+        let folder = archive_folder(piece.identity, &piece.owner);
+        let written = target.write_object(&format!("{folder}/{name}"), &bytes);
+        written.and_then(|()| target.settle_folder(&folder)).map_err(NotShipped::OfTarget)?;
         // Were this undone by a power cut, it is archived once more.
         match self.disk.remove(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::io(path, "remove what is archived", error).into())
+                Err(NotShipped::Unreadable(Error::io(path, "remove what is archived", error)))
             }
             _ => Ok(()),
         }
@@ -290,12 +359,21 @@ impl Core {
 enum NotShipped {
     /// It is not what was spooled.
     Damaged(Error),
-    Otherwise(Error),
+    /// Its file cannot be read, or not be removed.
+    Unreadable(Error),
+    /// A newer program has spooled it.
+    Newer(Error),
+    OfTarget(Error),
 }
 
-impl From<Error> for NotShipped {
-    fn from(error: Error) -> NotShipped {
-        NotShipped::Otherwise(error)
+impl NotShipped {
+    fn error(&self) -> &Error {
+        match self {
+            NotShipped::Damaged(error)
+            | NotShipped::Unreadable(error)
+            | NotShipped::Newer(error)
+            | NotShipped::OfTarget(error) => error,
+        }
     }
 }
 
@@ -320,7 +398,7 @@ pub(super) fn archive_gap(options: &StoreOptions, found: &Manifest) -> Option<Ls
 }
 
 /// The thread that brings the spool to the target. Dropping it ends and joins it; what is spooled then is brought to
-/// the target once more, and if that fails, by the next opening.
+/// the target by [`Core::ship_last`], or by the next opening.
 pub(super) struct Shipping {
     core: Arc<Core>,
     thread: Option<Thread<()>>,
@@ -345,7 +423,7 @@ fn run(core: &Core) {
     let archiving = &core.archiving;
     while !archiving.stop.load(Ordering::SeqCst) {
         // Told where it failed.
-        let _ = core.ship_spool();
+        let _ = core.ship_while(|| !archiving.stop.load(Ordering::SeqCst));
         let waiting = archiving.waiting.lock();
         if !archiving.stop.load(Ordering::SeqCst) {
             drop(archiving.spooled.wait_timeout(waiting, TRY_AGAIN));

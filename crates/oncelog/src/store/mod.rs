@@ -549,7 +549,7 @@ impl Inner {
         drop(self.shipping.lock().take());
         if closed.is_ok() {
             // Told where it failed; what stays is for the next opening.
-            let _ = self.core.ship_spool();
+            let _ = self.core.ship_last();
         }
         let failed = self.core.pipeline.journal.has_failed();
         self.core.pipeline.journal.halt();
