@@ -1,6 +1,6 @@
 //! Everything at once: producers of all kinds, processors, consumers of all styles, transfers, topics that come and go,
-//! that are compacted and that are cut, trims, and a disk that fails, for many lives of one store. What was answered is there, what was not is there once or
-//! not at all, each record has its effect once.
+//! that are compacted and that are cut, trims, and a disk that fails, for many lives of one store. What was answered is
+//! there, what was not is there once or not at all, each record has its effect once.
 //!
 //! Seeded by `ONCELOG_STRESS_SEED`; threads are not, so a seed says what is tried and not in which order.
 #![allow(
