@@ -75,6 +75,11 @@ fn what_is_wrong_is_told_with_its_code() {
     shell.fails("backup verify --from place", 4, chunk.file_name().unwrap().to_str().unwrap());
     shell.fails("backup restore --from place --into half", 4, "damaged");
     shell.fails("topic list --store half", 2, "restore");
+    shell.fails("backup verify --from place --set-aside", 4, "set aside");
+    assert!(!chunk.exists() && chunk.with_extension("damaged").exists());
+    shell.ok("backup create --to place");
+    shell.ok("backup verify --from place --set-aside");
+    shell.ok(&format!("backup verify --from place --backup {name}"));
     std::fs::write(&manifest, &good[..good.len() - 1]).unwrap();
     shell.fails("backup list --from place", 4, &name);
 }

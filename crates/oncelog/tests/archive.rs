@@ -313,13 +313,28 @@ fn a_file_of_the_spool_that_cannot_be_read_holds_up_nothing() {
     let bad = spooled().remove(0);
     *oldest.lock().unwrap() = Some(bad.clone());
     store.run_duties().unwrap();
-    assert_eq!(spooled(), [bad.clone()], "the others are in the archive");
+    assert_eq!(spooled(), std::slice::from_ref(&bad), "the others are in the archive");
     assert_eq!((store.stats().archive_set_aside, store.stats().archive_failures), (0, 1));
     (0..8).for_each(|_| store.run_duties().unwrap());
     assert_eq!(spooled(), [bad.with_extension("frames.damaged")]);
     let stats = store.stats();
     assert_eq!((stats.archive_set_aside, stats.archive_behind_bytes), (1, 0));
     assert!(place.target.list().unwrap()[0].archives[0].gap.is_some());
+}
+
+/// What a killed opening was writing to the spool goes with the next one that writes there.
+#[test]
+fn unfinished_files_of_the_spool_go() {
+    let place = Place::new();
+    let data = place.path("data");
+    let store = place.archived().open(&data).unwrap();
+    write(&store, &place, &["one"]);
+    store.close().unwrap();
+    let left = data.join("owners/main/archive/00000000000000000007.1.new");
+    fs::write(&left, "half").unwrap();
+    let store = place.archived().open(&data).unwrap();
+    write(&store, &place, &["two"]);
+    assert!(!left.exists());
 }
 
 /// A piece that the target does not take, for whatever reason of its own, is tried again and holds up nothing.

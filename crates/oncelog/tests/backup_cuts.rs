@@ -227,6 +227,54 @@ fn a_rotten_chunk_is_found_when_its_turn_comes() {
     }
 }
 
+/// What has rotted in the target need not be removed by hand.
+#[test]
+fn damaged_chunks_are_set_aside_and_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("data"));
+    let kept = store.producer(KEPT).unwrap();
+    for n in 0..50 {
+        kept.append("k", &format!("{n} {}", "x".repeat(200))).unwrap();
+    }
+    store.trim().unwrap();
+    let place = dir.path().join("target");
+    let target = BackupTarget::dir(&place).unwrap();
+    let first = store.backup(&target).unwrap();
+    assert!(target.set_damaged_aside(&first.name).unwrap().is_empty());
+    let mut chunks = Vec::new();
+    for folder in std::fs::read_dir(place.join("chunks")).unwrap() {
+        chunks.extend(std::fs::read_dir(folder.unwrap().path()).unwrap().map(|chunk| chunk.unwrap().path()));
+    }
+    // Flipped, cut, too long for a chunk, and gone.
+    let good = std::fs::read(&chunks[0]).unwrap();
+    let flipped: Vec<u8> = good.iter().map(|byte| byte ^ 1).collect();
+    let bad = [Some(flipped), Some(good[..good.len() / 2].to_vec()), Some(vec![0; (4 << 20) + 1]), None];
+    for (chunk, bad) in chunks.iter().zip(&bad) {
+        match bad {
+            Some(bad) => std::fs::write(chunk, bad).unwrap(),
+            None => std::fs::remove_file(chunk).unwrap(),
+        }
+    }
+    let mut told: Vec<_> = target.set_damaged_aside(&first.name).unwrap();
+    told.sort_by_key(|error| chunks.iter().position(|chunk| error.file() == Some(chunk)));
+    assert!(told.iter().all(|error| error.kind() == ErrorKind::Corrupt));
+    assert_eq!(
+        told.iter().filter_map(|error| error.file()).collect::<Vec<_>>(),
+        chunks[..4].iter().collect::<Vec<_>>()
+    );
+    for (chunk, bad) in chunks.iter().zip(bad) {
+        assert!(!chunk.exists());
+        let aside = chunk.with_extension("damaged");
+        assert_eq!(bad.is_some().then(|| std::fs::read(aside).unwrap()), bad);
+    }
+    // Both are whole then: they share them.
+    assert_eq!(store.backup(&target).unwrap().new_chunks, 4);
+    for name in target.list().unwrap().into_iter().map(|info| info.name) {
+        let verified = RestoreOptions::new().backup(name).verify(&target, dir.path().join("scratch")).unwrap();
+        assert!(verified.is_sound());
+    }
+}
+
 /// A chunk that is cut short, or longer than it was, does not count as there.
 #[test]
 fn a_chunk_of_another_length_is_written_anew() {

@@ -114,6 +114,9 @@ struct VerifyArguments {
     /// Where the store is made, with room for all of it: empty, or not there; among the temporary files unless set
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
+    /// Read all chunks first, and rename those that are damaged: the next backup writes anew what its store still has
+    #[arg(long)]
+    set_aside: bool,
     #[command(flatten)]
     output: OutputArgument,
 }
@@ -419,8 +422,24 @@ struct Verified {
     damage: Vec<String>,
 }
 
+/// Of the backup of that name, or the newest.
+fn set_aside(target: &BackupTarget, backup: Option<&String>) -> Result<(), Failure> {
+    let name = match backup {
+        Some(name) => Some(name.clone()),
+        None => target.list().map_err(told)?.pop().map(|newest| newest.name),
+    };
+    // That there is none the verification tells.
+    let damaged = name.map_or(Ok(Vec::new()), |name| target.set_damaged_aside(&name)).map_err(told)?;
+    let Some(first) = damaged.first() else { return Ok(()) };
+    let what = format!("{first}; {} in all, which are set aside: make a backup, and verify again", damaged.len());
+    Err(Failure::new(exit::CORRUPT, what))
+}
+
 fn verify(arguments: &VerifyArguments) -> Result<(), Failure> {
     let target = arguments.from.target()?;
+    if arguments.set_aside {
+        set_aside(&target, arguments.backup.as_ref())?;
+    }
     // Removed with all that is in it, whatever happens.
     let temporary = tempfile::Builder::new().prefix("oncelog-verify-").tempdir();
     let temporary = temporary.map_err(|error| Failure::io("make a temporary directory", &error))?;

@@ -134,6 +134,14 @@ impl Files {
         }
     }
 
+    /// Gives a file another name, durably.
+    pub(super) fn rename(&self, name: &str, to: &str) -> Result<()> {
+        let (from, to) = (self.dir.join(name), self.dir.join(to));
+        let renamed = self.disk.rename(&from, &to);
+        renamed.map_err(|error| Error::io(&from, "set a damaged chunk aside", error))?;
+        name.rsplit_once('/').map_or(Ok(()), |(folder, _)| self.settle(folder))
+    }
+
     /// What was being written when somebody was killed.
     pub(super) fn remove_unfinished(&self, folder: &str) -> Result<()> {
         let dir = self.dir.join(folder);

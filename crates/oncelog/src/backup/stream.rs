@@ -1,6 +1,6 @@
 //! Rows and frames as streams of bytes, and back, over the chunks of a file.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 
 use super::chunks::{CHUNK_BYTES, Chunk};
@@ -145,6 +145,35 @@ impl<'t> ChunkReader<'t> {
             return Err(Error::new(ErrorKind::Corrupt, what));
         }
         Ok(())
+    }
+}
+
+impl BackupTarget {
+    /// Reads all chunks of a backup, and renames those that are not what was written to `HASH.damaged`. So no backup
+    /// counts on them any more, and the next one writes anew what its store still has; then this one is whole again
+    /// too. Gives what is wrong with each; those that are gone are among them.
+    ///
+    /// # Errors
+    /// `NotFound`: no such backup. `Corrupt`, `UnsupportedVersion`: its manifest cannot be read. `Unavailable`.
+    pub fn set_damaged_aside(&self, backup: &str) -> Result<Vec<Error>> {
+        let (mut seen, mut damaged) = (BTreeSet::new(), Vec::new());
+        for (path, file) in &self.read_manifest(backup)?.files {
+            for chunk in &file.chunks {
+                if !seen.insert(chunk.id) {
+                    continue;
+                }
+                let only = FileImage { salt: 0, chunks: vec![*chunk] };
+                let Err(error) = ChunkReader::new(self, path, &only).next_chunk() else { continue };
+                if error.kind() != ErrorKind::Corrupt {
+                    return Err(error);
+                }
+                if self.object_bytes(&chunk.id.object())?.is_some() {
+                    self.set_aside(&chunk.id.object())?;
+                }
+                damaged.push(error);
+            }
+        }
+        Ok(damaged)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "object-store")]
+use super::chunks::CHUNK_BYTES;
 use super::files::Files;
 use super::manifest::{self, BackupManifest};
 use super::reach::{ArchiveReach, Archives};
@@ -20,6 +22,8 @@ pub(super) const CHUNKS: &str = "chunks";
 /// Archived frames are in it, by store and owner.
 pub(crate) const JOURNAL: &str = "journal";
 const EXTENSION: &str = ".backup";
+/// Added to the name of a chunk that has rotted.
+const DAMAGED: &str = ".damaged";
 
 /// Where backups are kept: a directory, or a prefix in object storage. Backups of several stores may share one. Cheap
 /// to clone.
@@ -278,6 +282,22 @@ impl BackupTarget {
             Place::Files(files) => files.remove(name),
             #[cfg(feature = "object-store")]
             Place::Objects(objects) => objects.remove(below(objects, name), "remove a backup"),
+        }
+    }
+
+    /// Keeps a damaged object under another name, for whoever looks into it: nothing counts on that.
+    pub(super) fn set_aside(&self, name: &str) -> Result<()> {
+        let aside = format!("{name}{DAMAGED}");
+        match &self.place {
+            Place::Files(files) => files.rename(name, &aside),
+            #[cfg(feature = "object-store")]
+            Place::Objects(_) => match self.read_object(name, CHUNK_BYTES as u64) {
+                Ok(None) => Ok(()),
+                Ok(Some(bytes)) => self.write_object(&aside, &bytes).and_then(|()| self.remove_object(name).map(drop)),
+                // No chunk is so long.
+                Err(error) if error.kind() == ErrorKind::Corrupt => self.remove_object(name).map(drop),
+                Err(error) => Err(error),
+            },
         }
     }
 

@@ -201,8 +201,19 @@ impl Core {
         make_dir(&*self.disk, dir).map_err(|error| Error::io(dir, "make the spool of the archive", error))?;
         let synced = self.disk.sync_dir(&self.layout.owner, SyncSite::ArchiveDir);
         synced.map_err(|error| Error::sync(dir, "sync the spool of the archive", error))?;
+        self.sweep_spool();
         self.archiving.is_made.store(true, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// What earlier openings were writing when they were killed. Best effort.
+    fn sweep_spool(&self) {
+        let found = self.disk.list(&self.layout.archive).unwrap_or_default();
+        for left in found.iter().filter(|path| path.extension().is_some_and(|kind| kind == "new")) {
+            if let Err(error) = self.disk.remove(left) {
+                tracing::warn!(%error, file = %left.display(), "an unfinished piece of the archive stays");
+            }
+        }
     }
 
     fn spool(&self, piece: &Piece) -> Result<()> {
