@@ -64,11 +64,22 @@ pub(super) fn steps(root: &Path, size: Size) -> Vec<Step> {
     vec![
         Step::new(
             "tests",
-            "test --workspace --exclude oncelog-kafka --features oncelog/async,oncelog-cli/zstd --locked \
-             --no-fail-fast",
+            "test --workspace --exclude oncelog-kafka --exclude oncelog-sim --features oncelog/async,oncelog-cli/zstd \
+             --locked --no-fail-fast -- --skip a_million_lines",
             Proof::TestResults,
         )
         .with("ONCELOG_TEST_OFFSETS_SECONDS", offset_seconds),
+        // What takes minutes without optimisation.
+        Step::new(
+            "tests of the simulator",
+            "test --release --locked -p oncelog-sim --no-fail-fast",
+            Proof::TestResults,
+        ),
+        Step::new(
+            "a million lines",
+            "test --release --locked -p oncelog-cli --test demo a_million_lines",
+            Proof::TestResults,
+        ),
         Step::new("simulation", &simulate, Proof::Crashes(crashes)),
         Step::new("short histories", &exhaust, Proof::Crashes(1000)),
         Step::new("failing calls", &failures, Proof::Checked),
@@ -90,7 +101,8 @@ pub(super) fn steps(root: &Path, size: Size) -> Vec<Step> {
             "mutants",
         ),
         apart(
-            Step::new("models (loom)", "test --locked -p oncelog --features async --lib models::", Proof::TestResults),
+            Step::new("models (loom)", "test --locked -p oncelog --features async --lib models::", Proof::TestResults)
+                .with("CARGO_PROFILE_TEST_OPT_LEVEL", "1"),
             "--cfg loom -Dwarnings",
             "loom",
         ),
@@ -100,6 +112,7 @@ pub(super) fn steps(root: &Path, size: Size) -> Vec<Step> {
                 "test --locked -p oncelog --features async --lib models::",
                 Proof::TestResults,
             )
+            .with("CARGO_PROFILE_TEST_OPT_LEVEL", "1")
             .with("ONCELOG_SCHEDULES", schedules)
             .with("ONCELOG_STORE_SCHEDULES", store_schedules),
             "--cfg shuttle -Dwarnings",
