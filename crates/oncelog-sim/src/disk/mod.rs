@@ -170,6 +170,11 @@ impl SimDisk {
         self.world().faults.capacity = bytes;
     }
 
+    /// As [`capacity`](Self::capacity): so many bytes more than what is taken now.
+    pub fn leave_room(&self, bytes: u64) {
+        self.world().leave_room(bytes);
+    }
+
     /// Makes reads and writes short or `Interrupted` at random.
     pub fn choppy(&self, choppy: bool) {
         self.world().faults.choppy = choppy;

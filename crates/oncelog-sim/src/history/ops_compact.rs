@@ -8,7 +8,7 @@ use std::time::Duration;
 use oncelog::{ErrorKind, LogOffset, PartitionId, RecordView, Snapshot, Step, Store, StoreReader};
 
 use super::ops::Done;
-use super::world::{RESERVE, World};
+use super::world::World;
 use crate::schema::KEYED;
 
 /// Key and value; none is a tombstone.
@@ -39,14 +39,29 @@ impl World {
         }
     }
 
-    /// Some files fit into what is left beside the reserve, and some do not.
+    /// Some files fit into what is left beside the reserve, and some do not: again and again, so that those that were
+    /// passed over may be so again when tombstones behind them have come of age.
     fn compact_in_little_room(&mut self) -> Done {
-        let used: u64 = self.disk.paths().iter().map(|(_, len)| len).sum();
-        let room = RESERVE + self.dice.below(2 << 10);
-        self.disk.capacity(Some(used + room));
-        let done = if self.dice.one_in(2) { self.compact_by_hand() } else { self.compact_by_duties() };
-        self.disk.capacity(None);
-        done
+        for _ in 0..6 {
+            self.append_keyed()?;
+        }
+        let room = self.reserve() + 512 + self.dice.below(768);
+        for _ in 0..3 {
+            // What that takes is not to be counted.
+            if let Err(error) = self.store()?.trim() {
+                return self.after_error(&error);
+            }
+            if self.disk.is_dead() {
+                return self.crash();
+            }
+            self.disk.leave_room(room);
+            let done = if self.dice.one_in(2) { self.compact_by_hand() } else { self.compact_by_duties() };
+            self.disk.capacity(None);
+            done?;
+            self.clock.pass(Duration::from_secs(6));
+            self.note_time();
+        }
+        Ok(())
     }
 
     /// As [`World::compact`], from the first record on.

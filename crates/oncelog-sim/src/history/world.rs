@@ -23,9 +23,6 @@ use crate::schema::LAX_TOPICS;
 /// Where the store is: two directories deep, so that those are made too.
 pub(super) const DIR: &str = "/data/store";
 
-/// What compaction leaves to others.
-pub(super) const RESERVE: u64 = 2048;
-
 pub(super) struct World {
     pub(super) disk: SimDisk,
     pub(super) clock: Arc<SimClock>,
@@ -143,12 +140,17 @@ impl World {
             .compaction_memory(if self.tight { 300 } else { 64 << 20 })
             // One file at a time takes the place of others, so that a crash comes between two.
             .compaction_piece_bytes(if self.tight { 1 } else { 32 << 20 })
-            .compaction_reserve(RESERVE)
+            .compaction_reserve(self.reserve())
             .batch_bytes(1024)
             .max_record_bytes(8 << 10)
             .max_transaction_bytes(32 << 10)
             // Fewer than there are segments, so that they are closed and opened again.
             .max_open_files(if self.tight { 3 } else { 512 })
+    }
+
+    /// What compaction leaves to others: enough to move the trim point; or nothing, so that it meets a full disk.
+    pub(super) fn reserve(&self) -> u64 {
+        if self.tight { 0 } else { 256 << 10 }
     }
 
     pub(super) fn store(&self) -> Result<Store, String> {

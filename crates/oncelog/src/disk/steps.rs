@@ -16,8 +16,6 @@ pub enum StepSite {
     TrimBeforeRemoval,
     /// The trim point names the compacted segments before those that they replace are removed.
     TrimBeforeExchange,
-    /// While a compaction passes files over, no tombstone behind them is given its time.
-    TimeAfterAllBefore,
     /// The progress of a consumer that is forgotten is gone before the claim on its id.
     ProgressBeforeClaim,
     /// A delayed record is appended, and waits no more, in one transaction; split, it waits until a second one.
@@ -35,13 +33,12 @@ pub enum StepSite {
 #[cfg(oncelog_mutants)]
 impl StepSite {
     /// Every site, for tests that break each in turn.
-    pub const ALL: [StepSite; 10] = [
+    pub const ALL: [StepSite; 9] = [
         StepSite::StampsInFrame,
         StepSite::ManifestBeforeRecycling,
         StepSite::TrimBeforeSweep,
         StepSite::TrimBeforeRemoval,
         StepSite::TrimBeforeExchange,
-        StepSite::TimeAfterAllBefore,
         StepSite::ProgressBeforeClaim,
         StepSite::DueInOneStep,
         StepSite::OutcomeInFrame,

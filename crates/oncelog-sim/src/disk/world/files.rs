@@ -201,6 +201,10 @@ impl World {
         Ok(self.free())
     }
 
+    pub(in crate::disk) fn leave_room(&mut self, bytes: u64) {
+        self.faults.capacity = Some(self.tree.bytes_used() + bytes);
+    }
+
     fn free(&self) -> Option<u64> {
         self.faults.capacity.map(|capacity| capacity.saturating_sub(self.tree.bytes_used()))
     }

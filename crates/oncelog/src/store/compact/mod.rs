@@ -273,6 +273,7 @@ impl Core {
             // What is finished makes room.
             Err(error) if error.kind() == ErrorKind::Full && round.hand_back() => {}
             Err(error) if error.kind() == ErrorKind::Full => {
+                tracing::debug!(%error, topic = round.topic.spec.name, partition = %round.partition.id, "passed over");
                 round.pass_over(error);
                 return Ok(());
             }

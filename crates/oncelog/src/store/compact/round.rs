@@ -15,7 +15,6 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use crate::disk::{StepSite, is_kept};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::LogOffset;
 use crate::record::{Batch, BatchError, RecordView, Verdict};
@@ -436,8 +435,7 @@ impl Round {
     fn tombstones(&self, batch: &Batch<'_>) -> Option<TombstoneTime> {
         self.known_time(batch).map(TombstoneTime::At).or_else(|| {
             let stamp = self.now_ms.saturating_add(self.settings.tombstone_retention_ms());
-            let is_complete = self.no_room.is_none() || !is_kept(StepSite::TimeAfterAllBefore);
-            let goes_now = batch.next_offset() <= self.stop && is_complete;
+            let goes_now = batch.next_offset() <= self.stop && self.no_room.is_none();
             goes_now.then_some(TombstoneTime::Counted(stamp))
         })
     }
