@@ -255,6 +255,26 @@ fn a_panic_of_the_disk_is_an_answer_to_those_who_wait() {
     assert_eq!(producer.append(b"k", b"v").unwrap_err().kind(), ErrorKind::Closed);
 }
 
+/// What a sync that panicked has lost no later sync brings back.
+#[test]
+fn a_flush_in_which_the_disk_panics_ends_the_handle() {
+    let panics = Arc::new(AtomicBool::new(false));
+    let theirs = Arc::clone(&panics);
+    let hook = move |event: Event<'_>| {
+        let hit = matches!(event, Event::Sync(_, SyncSite::JournalGroup)) && theirs.swap(false, Ordering::SeqCst);
+        assert!(!hit, "the disk panics");
+        Ok(())
+    };
+    let store = on(&Arc::default(), hook).manual_duties().open("/s").unwrap();
+    let lax = store.producer(ONE).unwrap().sync_policy(SyncPolicy::Os);
+    lax.append(b"k", b"v").unwrap();
+    panics.store(true, Ordering::SeqCst);
+    let flushed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| store.flush()));
+    assert!(flushed.is_err(), "no sync");
+    assert_eq!(store.flush().unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(lax.append(b"k", b"v").unwrap_err().kind(), ErrorKind::Closed);
+}
+
 /// Of one whose process has ended, and of one that may still live: then the name of a table file stays, empty.
 #[test]
 fn a_recovery_without_space_gives_back_what_it_took() {

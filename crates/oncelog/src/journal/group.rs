@@ -441,6 +441,7 @@ impl<A: Apply> Journal<A> {
                 yield_now();
                 continue;
             }
+            let mut fails = Fails(Some(self));
             let settled_before = writer.settled();
             let settled = writer.settle().and_then(|settled| {
                 if settled > settled_before {
@@ -449,7 +450,10 @@ impl<A: Apply> Journal<A> {
                 Ok(settled)
             });
             let done = match settled {
-                Ok(settled) if applier.apply(&mut [], settled).is_ok() => return Ok(()),
+                Ok(settled) if applier.apply(&mut [], settled).is_ok() => {
+                    fails.0 = None;
+                    return Ok(());
+                }
                 Err(error) if error.kind() == ErrorKind::Fenced => Done::Fenced,
                 Ok(_) => Done::InDoubt,
                 Err(error) => {
@@ -457,7 +461,7 @@ impl<A: Apply> Journal<A> {
                     Done::InDoubt
                 }
             };
-            self.fail();
+            drop(fails);
             applier.failed();
             return done.answer();
         }
@@ -566,6 +570,17 @@ impl<A: Apply> Drop for Leading<'_, A> {
             drop(queue);
             group.finish(Done::InDoubt);
             self.journal.wake_background();
+        }
+    }
+}
+
+/// Ends the journal unless it is told that all went well: a panic of the disk is no success of its sync.
+struct Fails<'a, A: Apply>(Option<&'a Journal<A>>);
+
+impl<A: Apply> Drop for Fails<'_, A> {
+    fn drop(&mut self) {
+        if let Some(journal) = self.0 {
+            journal.fail();
         }
     }
 }
