@@ -194,16 +194,22 @@ fn a_name_that_moves_between_two_cuts_is_in_the_backup_once() {
     drop((main, billing));
 }
 
-/// Each backup reads what is in one folder of chunks, each time the next one, before it counts on it.
-#[test]
-fn a_rotten_chunk_is_found_when_its_turn_comes() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir.path().join("data"));
+/// A store with records in segments that a trim point names.
+fn filled(dir: &Path) -> Store {
+    let store = open(dir);
     let kept = store.producer(KEPT).unwrap();
     for n in 0..50 {
         kept.append("k", &format!("{n} {}", "x".repeat(200))).unwrap();
     }
     store.trim().unwrap();
+    store
+}
+
+/// Each backup reads what is in one folder of chunks, each time the next one, before it counts on it.
+#[test]
+fn a_rotten_chunk_is_found_when_its_turn_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(&dir.path().join("data"));
     let place = dir.path().join("target");
     let target = BackupTarget::dir(&place).unwrap();
     let mut name = store.backup(&target).unwrap().name;
@@ -231,12 +237,7 @@ fn a_rotten_chunk_is_found_when_its_turn_comes() {
 #[test]
 fn damaged_chunks_are_set_aside_and_written_anew() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir.path().join("data"));
-    let kept = store.producer(KEPT).unwrap();
-    for n in 0..50 {
-        kept.append("k", &format!("{n} {}", "x".repeat(200))).unwrap();
-    }
-    store.trim().unwrap();
+    let store = filled(&dir.path().join("data"));
     let place = dir.path().join("target");
     let target = BackupTarget::dir(&place).unwrap();
     let first = store.backup(&target).unwrap();

@@ -17,7 +17,7 @@ use hooked_disk::{Event, on};
 use oncelog::disk::{Disk, MemoryDisk, OpenMode, SyncSite};
 use oncelog::{
     Bytes, ConsumerStyle, ErrorKind, IdempotentProducerConfig, LogOffset, Outcome, PartitionId, Processor, Step, Store,
-    SyncPolicy, TableDef, TopicDef, U64, Utf8, Whence,
+    StoreOptions, SyncPolicy, TableDef, TopicDef, U64, Utf8, Whence,
 };
 
 const LINES: TopicDef<Bytes, Bytes> = TopicDef::new("lines").partitions(2);
@@ -234,18 +234,24 @@ fn a_failed_making_of_a_store_leaves_that_of_another_process_alone() {
     assert_eq!(again.offsets("one", PartitionId(0)).unwrap().1.0, 1);
 }
 
-#[test]
-fn a_panic_of_the_disk_is_an_answer_to_those_who_wait() {
-    let fails = Arc::new(AtomicBool::new(false));
-    let theirs = Arc::clone(&fails);
+/// A disk whose next sync of the journal panics when the flag is set.
+fn panicking() -> (StoreOptions, Arc<AtomicBool>) {
+    let panics = Arc::new(AtomicBool::new(false));
+    let theirs = Arc::clone(&panics);
     let hook = move |event: Event<'_>| {
         let hit = matches!(event, Event::Sync(_, SyncSite::JournalGroup)) && theirs.swap(false, Ordering::SeqCst);
         assert!(!hit, "the disk panics");
         Ok(())
     };
-    let store = on(&Arc::default(), hook).open("/s").unwrap();
+    (on(&Arc::default(), hook), panics)
+}
+
+#[test]
+fn a_panic_of_the_disk_is_an_answer_to_those_who_wait() {
+    let (options, panics) = panicking();
+    let store = options.open("/s").unwrap();
     let producer = store.producer(ONE).unwrap();
-    fails.store(true, Ordering::SeqCst);
+    panics.store(true, Ordering::SeqCst);
     let pending = producer.submit(b"k", b"v").unwrap();
     // The background leads, and panics.
     while !pending.is_done() {
@@ -258,14 +264,8 @@ fn a_panic_of_the_disk_is_an_answer_to_those_who_wait() {
 /// What a sync that panicked has lost no later sync brings back.
 #[test]
 fn a_flush_in_which_the_disk_panics_ends_the_handle() {
-    let panics = Arc::new(AtomicBool::new(false));
-    let theirs = Arc::clone(&panics);
-    let hook = move |event: Event<'_>| {
-        let hit = matches!(event, Event::Sync(_, SyncSite::JournalGroup)) && theirs.swap(false, Ordering::SeqCst);
-        assert!(!hit, "the disk panics");
-        Ok(())
-    };
-    let store = on(&Arc::default(), hook).manual_duties().open("/s").unwrap();
+    let (options, panics) = panicking();
+    let store = options.manual_duties().open("/s").unwrap();
     let lax = store.producer(ONE).unwrap().sync_policy(SyncPolicy::Os);
     lax.append(b"k", b"v").unwrap();
     panics.store(true, Ordering::SeqCst);
