@@ -50,10 +50,12 @@ impl Core {
         // to lead.
         let rows = rows.and_then(|(mut rows, mut changes)| {
             let (deleted, mut gone) = self.deleted_rows(noted, pin.lsn())?;
-            touched.retain(|partition| !deleted.contains(&partition.topic));
-            changes.leave_out(&deleted);
-            rows.retain(|key, _| place_of_row(key).is_none_or(|topic| !deleted.contains(&topic)));
-            rows.append(&mut gone);
+            if !deleted.is_empty() {
+                touched.retain(|partition| !deleted.contains(&partition.topic));
+                changes.leave_out(&deleted);
+                rows.retain(|key, _| place_of_row(key).is_none_or(|topic| !deleted.contains(&topic)));
+                rows.append(&mut gone);
+            }
             Ok((rows, (changes, deleted)))
         });
         let moved = rows.and_then(|(rows, changes)| self.trim_to(position, &touched, rows, state).map(|()| changes));
